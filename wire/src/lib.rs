@@ -1,0 +1,2 @@
+//! MQTT on the wire, without allocation.
+#![no_std]
