@@ -1,1 +1,4 @@
 //! The broker, as a library.
+
+pub mod message;
+pub mod store;

@@ -1,0 +1,163 @@
+//! One published message, shared by every queue that it is in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Milliseconds on the broker's own clock: monotonic while the broker runs, carried over restarts by the store
+/// (see `clock`). Never compared with a wall clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The moment `ms` milliseconds later; saturates.
+    #[must_use]
+    pub fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// The moment `s` seconds later; saturates.
+    #[must_use]
+    pub fn plus_s(self, s: u32) -> Self {
+        self.plus_ms(u64::from(s).saturating_mul(1000))
+    }
+
+    /// Milliseconds from `earlier` until now, or zero.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Whoever published a message and waits for it to be safe.
+pub trait Origin: Send + Sync {
+    /// The last durable target has the message on disk or has acknowledged it: the publisher's ack may leave.
+    fn message_safe(&self);
+}
+
+/// A message as the queues hold it. The body is one allocation: topic, properties to forward, payload.
+pub struct Message {
+    body: Box<[u8]>,
+    topic_len: u16,
+    properties_len: u32,
+    /// The QoS at which it was published, 0 to 2.
+    pub qos: u8,
+    /// The RETAIN flag of the publisher.
+    pub retain: bool,
+    /// When it expires [MQTT5-3.3.2-5], if it does.
+    pub expires_at: Option<Time>,
+    /// When the broker accepted it.
+    pub accepted_at: Time,
+    /// Durable targets that have it neither on disk nor acknowledged.
+    unsafe_targets: AtomicU32,
+    origin: Option<Arc<dyn Origin>>,
+}
+
+/// What a message is made of.
+pub struct Parts<'a> {
+    /// The topic name.
+    pub topic: &'a str,
+    /// Encoded MQTT 5 properties to forward: without topic alias, message expiry and subscription identifier.
+    pub properties: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+    /// 0 to 2.
+    pub qos: u8,
+    /// The RETAIN flag of the publisher.
+    pub retain: bool,
+    /// When it expires, if it does.
+    pub expires_at: Option<Time>,
+    /// When the broker accepted it.
+    pub accepted_at: Time,
+}
+
+impl Message {
+    /// Copies the parts into one allocation. A topic longer than 65,535 bytes cannot come from the wire; it is cut.
+    #[must_use]
+    pub fn new(parts: &Parts<'_>, origin: Option<Arc<dyn Origin>>) -> Self {
+        let mut body = Vec::with_capacity(parts.topic.len() + parts.properties.len() + parts.payload.len());
+        body.extend_from_slice(parts.topic.as_bytes());
+        body.extend_from_slice(parts.properties);
+        body.extend_from_slice(parts.payload);
+        Self {
+            body: body.into_boxed_slice(),
+            topic_len: u16::try_from(parts.topic.len()).unwrap_or(u16::MAX),
+            properties_len: u32::try_from(parts.properties.len()).unwrap_or(u32::MAX),
+            qos: parts.qos,
+            retain: parts.retain,
+            expires_at: parts.expires_at,
+            accepted_at: parts.accepted_at,
+            unsafe_targets: AtomicU32::new(0),
+            origin,
+        }
+    }
+
+    /// The topic's bytes; they are valid UTF-8.
+    #[must_use]
+    pub fn topic_bytes(&self) -> &[u8] {
+        self.body.get(..usize::from(self.topic_len)).unwrap_or_default()
+    }
+
+    /// The topic name.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        std::str::from_utf8(self.topic_bytes()).unwrap_or_default()
+    }
+
+    /// Encoded properties to forward.
+    #[must_use]
+    pub fn properties(&self) -> &[u8] {
+        let start = usize::from(self.topic_len);
+        self.body.get(start..start + self.properties_len as usize).unwrap_or_default()
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.body.get(usize::from(self.topic_len) + self.properties_len as usize..).unwrap_or_default()
+    }
+
+    /// Bytes of topic, properties and payload: what the queue limits count.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Whole seconds that remain, rounded up, at least 1; `None` if it never expires [MQTT5-3.3.2-6].
+    #[must_use]
+    pub fn remaining_s(&self, now: Time) -> Option<u32> {
+        let at = self.expires_at?;
+        Some(u32::try_from(at.since(now).div_ceil(1000)).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// Whether its time is over.
+    #[must_use]
+    pub fn expired(&self, now: Time) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// One more durable target must have it before the publisher's ack may leave.
+    pub fn await_one(&self) {
+        self.unsafe_targets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One durable target has it on disk, or has acknowledged it. Tells the origin when it was the last.
+    pub fn settle(&self) {
+        if self.unsafe_targets.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(origin) = &self.origin
+        {
+            origin.message_safe();
+        }
+    }
+
+    /// Whether the publisher's ack may leave.
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        self.unsafe_targets.load(Ordering::Acquire) == 0
+    }
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Message").field("topic", &self.topic()).field("bytes", &self.body.len()).finish_non_exhaustive()
+    }
+}
