@@ -156,7 +156,7 @@ impl<T> Group<T> {
     /// average, not one by one.
     ///
     /// Asks about each member once at most, and about one if it is ready.
-    pub fn pick<'a>(&'a self, usable: impl Fn(&T) -> Readiness) -> Option<&'a Target<T>> {
+    pub fn pick(&self, usable: impl Fn(&T) -> Readiness) -> Option<&Target<T>> {
         let turn = self.cursor.fetch_add(1, Ordering::Relaxed).checked_rem(self.members.len())?;
         let (before, from) = self.members.split_at_checked(turn)?;
         let mut busy = None;
