@@ -101,3 +101,11 @@ fn one_route_beyond_the_limit_is_kept_alone() {
     cache.get(&router, "b");
     assert_eq!(Arc::strong_count(&first), 1, "the other took its place");
 }
+
+/// What the documentation of `RouteCache` and the design's memory figures count on.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn targets_and_options_are_small() {
+    assert_eq!(size_of::<crate::router::Target<Client>>(), 40);
+    assert_eq!(size_of::<Options>(), 8);
+}
