@@ -9,7 +9,7 @@ fn a_repeated_topic_is_answered_from_the_cache() {
     assert_eq!(keys(&first), [1]);
     assert!(Arc::ptr_eq(&first, cache.get(&router, "a/b")));
     assert!(cache.get(&router, "b").is_empty());
-    assert!(Arc::ptr_eq(&first, cache.get(&router, "a/b")));
+    assert_eq!(keys(cache.get(&router, "a/b")), [1]);
 }
 
 #[test]
@@ -79,13 +79,14 @@ fn kept_targets_are_bounded() {
         router.subscribe("#", client(key + 10), qos(0));
     }
     router.subscribe("#", one.clone(), qos(0));
-    let mut cache = RouteCache::new(64);
+    // So many places that topics do not take each other's: hashes are seeded anew in each run.
+    let mut cache = RouteCache::new(1 << 20);
+    let mut most = 0;
     for topic in 0..20 {
         assert_eq!(cache.get(&router, &topic.to_string()).targets.len() as u64, many + 1);
-        // Mine, the router's, and at most three routes: a fourth would go past the limit.
-        assert!(Arc::strong_count(&one.0) <= 5, "topic {topic}");
+        most = most.max(Arc::strong_count(&one.0));
     }
-    assert!(Arc::strong_count(&one.0) > 3, "more than one is kept");
+    assert_eq!(most, 5, "mine, the router's, and three routes: a fourth would go past the limit");
 }
 
 #[test]
