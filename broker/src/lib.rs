@@ -1,4 +1,5 @@
 //! The broker, as a library.
 
 pub mod message;
+pub mod router;
 pub mod store;
