@@ -1,4 +1,6 @@
 //! The broker, as a library.
 
+pub mod config;
+pub mod listener;
 pub mod message;
 pub mod store;
