@@ -213,20 +213,9 @@ impl Config {
     #[must_use]
     pub fn built_in(data_dir: PathBuf) -> Self {
         let limits = Limits::default();
-        let listener = |url: &str, port: u16, tls: Option<Tls>| Listener {
-            url: url.to_owned(),
-            addr: SocketAddr::from(([127, 0, 0, 1], port)),
-            tls,
-            durability: Durability::Commit,
-            max_connections: limits.max_connections,
-            rate: None,
-        };
         Self {
             data_dir,
-            listeners: vec![
-                listener(defaults::LISTEN_TCP, 1883, None),
-                listener(defaults::LISTEN_TLS, 8883, Some(Tls::Development)),
-            ],
+            listeners: Self::built_in_listeners(&limits),
             workers: defaults::workers(),
             log: LogLevel::Info,
             limits,
@@ -237,6 +226,18 @@ impl Config {
             sys_interval: defaults::SYS_INTERVAL,
             shutdown_grace: defaults::SHUTDOWN_GRACE,
         }
+    }
+
+    pub(super) fn built_in_listeners(limits: &Limits) -> Vec<Listener> {
+        let listener = |url: &str, port: u16, tls: Option<Tls>| Listener {
+            url: url.to_owned(),
+            addr: SocketAddr::from(([127, 0, 0, 1], port)),
+            tls,
+            durability: Durability::Commit,
+            max_connections: limits.max_connections,
+            rate: None,
+        };
+        vec![listener(defaults::LISTEN_TCP, 1883, None), listener(defaults::LISTEN_TLS, 8883, Some(Tls::Development))]
     }
 }
 
