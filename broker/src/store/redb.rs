@@ -1,5 +1,8 @@
 //! The store over redb: one file, one writer, readers beside it.
 
+// redb's errors are non-exhaustive: whatever is not told apart here is an error of the device.
+#![allow(clippy::wildcard_enum_match_arm)]
+
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
