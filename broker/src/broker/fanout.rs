@@ -1,5 +1,5 @@
 //! From one publisher to all who asked. Messages of one read are handled together: a target is locked and woken once
-//! for all of them that have the same route.
+//! for all of them that have the same topic.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
 
 use super::{Broker, Slot};
-use crate::config;
+use crate::codec::AckKind;
 use crate::message::{Message, Origin, Parts, Time};
-use crate::router::{Readiness, Route, RouteCache, Target};
-use crate::session::{AckKind, Cx, Delivery, Durability, Outcome, Policy, Urgency};
+use crate::router::{Group, Readiness, Route, RouteCache, Target};
+use crate::session::{Cx, Delivery, Durability, Fill, Outcome, Session, Urgency};
 
 /// The borrowed parts of a message on its way.
 #[derive(Clone, Copy, Debug)]
@@ -38,18 +38,19 @@ pub enum Verdict {
     Taken,
     /// Nobody asked for it.
     Nobody,
-    /// There is no room: refused (MQTT 5), or to be tried again (3.1.1).
+    /// There is no room: refused (MQTT 5), or to be tried again (3.1.1). It went nowhere at all.
     Full,
 }
+
+/// Where a frame lies in what was read.
+pub type Span = std::ops::Range<usize>;
 
 /// One PUBLISH between its parsing and its ack.
 pub struct Staged<'a> {
     /// What it says.
     pub source: Source<'a>,
     /// Its frame, when a subscriber of the same protocol may be sent the very same bytes.
-    pub frame: Option<&'a [u8]>,
-    /// The protocol that the frame is in.
-    pub version: Version,
+    pub frame: Option<Span>,
     /// The ack that it wants.
     pub ack: Option<(AckKind, PacketId)>,
     /// The shared message, once somebody must keep it.
@@ -66,16 +67,21 @@ impl<'a> Staged<'a> {
     /// Freshly parsed.
     #[must_use]
     pub fn new(source: Source<'a>, durability: Durability) -> Self {
-        Self {
-            source,
-            frame: None,
-            version: Version::V311,
-            ack: None,
-            message: None,
-            waits: false,
-            verdict: Verdict::Open,
-            durability,
-        }
+        Self { source, frame: None, ack: None, message: None, waits: false, verdict: Verdict::Open, durability }
+    }
+
+    /// A message that is shared already.
+    #[must_use]
+    pub fn of(message: &'a Arc<Message>, retain: bool, durability: Durability) -> Self {
+        let source = Source {
+            topic: message.topic(),
+            properties: message.properties(),
+            payload: message.payload(),
+            qos: message.qos,
+            retain,
+            expires_at: message.expires_at,
+        };
+        Self { message: Some(message.clone()), ..Self::new(source, durability) }
     }
 
     /// The message that all queues share, made when the first asks.
@@ -83,18 +89,16 @@ impl<'a> Staged<'a> {
         let source = &self.source;
         let message = self.message.get_or_insert_with(|| {
             let origin = origin.map(|slot| slot.clone() as Arc<dyn Origin>);
-            Arc::new(Message::new(
-                &Parts {
-                    topic: source.topic,
-                    properties: source.properties,
-                    payload: source.payload,
-                    qos: source.qos,
-                    retain: source.retain,
-                    expires_at: source.expires_at,
-                    accepted_at: now,
-                },
-                origin,
-            ))
+            let parts = Parts {
+                topic: source.topic,
+                properties: source.properties,
+                payload: source.payload,
+                qos: source.qos,
+                retain: source.retain,
+                expires_at: source.expires_at,
+                accepted_at: now,
+            };
+            Arc::new(Message::new(&parts, origin))
         });
         message.clone()
     }
@@ -110,18 +114,25 @@ impl<'a> Staged<'a> {
     }
 }
 
-/// Turns the configuration's durability into the session's.
-pub(crate) fn durability(of: config::Durability) -> Durability {
-    match of {
-        config::Durability::Commit => Durability::Commit,
-        config::Durability::Interval(_) => Durability::Interval,
-        config::Durability::Memory => Durability::Memory,
-    }
+/// What one read brought, and from whom.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    /// The publisher's session; `None` for the broker itself.
+    pub origin: Option<&'a Arc<Slot>>,
+    /// The protocol of the frames.
+    pub version: Version,
+    /// What the spans of [`Staged::frame`] point into.
+    pub bytes: &'a [u8],
+}
+
+impl Batch<'_> {
+    /// Of the broker itself.
+    pub const OWN: Self = Self { origin: None, version: Version::V311, bytes: &[] };
 }
 
 impl Broker {
-    /// Routes what one read brought, in order. Messages with [`Verdict::Full`] went nowhere at all.
-    pub fn fan_out(&self, cache: &mut RouteCache<Arc<Slot>>, origin: Option<&Arc<Slot>>, staged: &mut [Staged<'_>]) {
+    /// Routes what one read brought, in order.
+    pub fn fan_out(&self, cache: &mut RouteCache<Arc<Slot>>, batch: Batch<'_>, staged: &mut [Staged<'_>]) {
         let cx = self.cx();
         let mut rest = staged;
         while let Some(first) = rest.first() {
@@ -129,38 +140,46 @@ impl Broker {
             let length = rest.iter().take_while(|s| s.source.topic == topic).count();
             let (run, after) = rest.split_at_mut(length);
             let route = cache.get(&self.router, topic);
-            self.fan_out_run(route, origin, run, cx);
+            self.run(route, batch, run, cx);
             rest = after;
         }
     }
 
-    fn fan_out_run(&self, route: &Route<Arc<Slot>>, origin: Option<&Arc<Slot>>, run: &mut [Staged<'_>], cx: Cx<'_>) {
-        let nobody = route.targets.is_empty() && route.groups.is_empty();
-        for staged in run.iter_mut() {
-            staged.verdict = if self.no_room(route, staged) {
-                Verdict::Full
-            } else if nobody {
-                Verdict::Nobody
+    /// Messages with one topic, in order. With little room somewhere they go one by one, so that each is refused or
+    /// taken as a whole.
+    fn run(&self, route: &Route<Arc<Slot>>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
+        if room(route) == Fill::Roomy && !self.store_failing() {
+            self.run_with_room(route, batch, run, cx);
+            return;
+        }
+        for at in 0..run.len() {
+            let Some(one) = run.get_mut(at..=at) else { return };
+            let full = one.first().is_some_and(|staged| self.no_room(route, staged));
+            if let (true, Some(staged)) = (full, one.first_mut()) {
+                staged.verdict = Verdict::Full;
             } else {
-                Verdict::Taken
-            };
-            if staged.source.retain && staged.verdict != Verdict::Full {
-                self.retain(staged, origin, cx.now);
+                self.run_with_room(route, batch, one, cx);
             }
         }
-        let frames = whole_frames(run);
+    }
+
+    fn run_with_room(&self, route: &Route<Arc<Slot>>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
+        let nobody = route.targets.is_empty() && route.groups.is_empty();
+        let verdict = if nobody { Verdict::Nobody } else { Verdict::Taken };
+        for staged in run.iter_mut() {
+            staged.verdict = verdict;
+            if staged.source.retain {
+                self.retain(staged, batch.origin, cx.now);
+            }
+        }
+        let frames = whole_frames(batch.bytes, run);
         for target in &route.targets {
-            self.to_target(target, origin, run, frames, cx);
+            self.to_target(target, batch, run, frames, cx);
         }
         for group in &route.groups {
             for at in 0..run.len() {
-                let ready = |slot: &Arc<Slot>| match (slot.online(), slot.full()) {
-                    (true, false) => Readiness::Ready,
-                    (true, true) => Readiness::Busy,
-                    (false, _) => Readiness::Offline,
-                };
-                if let (Some(target), Some(one)) = (group.pick(ready), run.get_mut(at..=at)) {
-                    self.to_shared(target, origin, one, cx);
+                if let (Some(target), Some(one)) = (pick(group), run.get_mut(at..=at)) {
+                    to_slot(self, target, batch.origin, one, true, cx);
                 }
             }
         }
@@ -180,26 +199,26 @@ impl Broker {
                 return true;
             }
         }
-        self.settings.policy == Policy::Reject && route.targets.iter().any(|t| t.options.qos > 0 && t.subscriber.full())
+        let full = |t: &Target<Arc<Slot>>| t.options.qos > 0 && t.subscriber.full();
+        route.targets.iter().any(full) || route.groups.iter().any(|g| g.members().iter().all(full))
     }
 
     fn retain(&self, staged: &mut Staged<'_>, origin: Option<&Arc<Slot>>, now: Time) {
         let message = staged.shared(now, origin);
         let wait = staged.durability == Durability::Commit && staged.source.qos > 0;
-        match self.retained.set(&message, wait) {
-            Ok(()) => {
-                staged.waits |= wait;
-                if staged.verdict == Verdict::Nobody {
-                    staged.verdict = Verdict::Taken;
-                }
+        if self.retained.set(&message, wait).is_ok() {
+            staged.waits |= wait;
+            if staged.verdict == Verdict::Nobody {
+                staged.verdict = Verdict::Taken;
+            }
+            if !message.topic_bytes().starts_with(b"$SYS/") {
                 self.writer.mark_retained(if wait { Urgency::Now } else { Urgency::Lazy });
             }
-            Err(_) => {
-                self.counters.retained_refused.add(1);
-                // Refused as a whole where it can be said; a QoS 0 message is delivered and not retained.
-                if staged.source.qos > 0 {
-                    staged.verdict = Verdict::Full;
-                }
+        } else {
+            self.counters.retained_refused.add(1);
+            // Refused as a whole where it can be said; a QoS 0 message is delivered and not retained.
+            if staged.source.qos > 0 {
+                staged.verdict = Verdict::Full;
             }
         }
     }
@@ -207,69 +226,88 @@ impl Broker {
     fn to_target(
         &self,
         target: &Target<Arc<Slot>>,
-        origin: Option<&Arc<Slot>>,
+        batch: Batch<'_>,
         run: &mut [Staged<'_>],
         frames: Option<&[u8]>,
         cx: Cx<'_>,
     ) {
         let slot = &target.subscriber;
-        let own = origin.is_some_and(|o| Arc::ptr_eq(o, slot));
-        if own && target.options.no_local {
+        if target.options.no_local && batch.origin.is_some_and(|o| Arc::ptr_eq(o, slot)) {
             return;
         }
-        slot.with(self, |session| {
-            if let (Some(frames), Some(first)) = (frames, run.first())
-                && target.subscription_ids.is_empty()
-                && session.version().is_v5() == first.version.is_v5()
-                && session.deliver_frames(frames, u32::try_from(run.len()).unwrap_or(u32::MAX), cx)
-            {
+        if let (Some(frames), true) = (frames, target.subscription_ids.is_empty()) {
+            let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
+            let whole = |s: &mut Session| {
+                s.version().is_v5() == batch.version.is_v5() && s.deliver_frames(frames, count, cx)
+            };
+            if slot.with(self, whole) {
+                slot.wake();
                 return;
             }
-            for staged in run.iter_mut().filter(|s| s.verdict != Verdict::Full) {
-                deliver(session, target, staged, origin, false, cx);
-            }
-        });
-        slot.wake();
+        }
+        to_slot(self, target, batch.origin, run, false, cx);
     }
 
-    fn to_shared(&self, target: &Target<Arc<Slot>>, origin: Option<&Arc<Slot>>, one: &mut [Staged<'_>], cx: Cx<'_>) {
-        let slot = &target.subscriber;
-        slot.with(self, |session| {
-            for staged in one.iter_mut().filter(|s| s.verdict != Verdict::Full) {
-                deliver(session, target, staged, origin, true, cx);
-            }
-        });
-        slot.wake();
-    }
-
-    /// Publishes a message of the broker's own: a will, `$SYS`, or one that a shared subscription's member left.
-    pub fn publish(&self, message: &Arc<Message>, retain: bool) {
-        let source = Source {
-            topic: message.topic(),
-            properties: message.properties(),
-            payload: message.payload(),
-            qos: message.qos,
-            retain,
-            expires_at: message.expires_at,
-        };
-        let mut staged = Staged::new(source, Durability::Interval);
-        staged.message = Some(message.clone());
+    /// Publishes a message of the broker's own: a will, or `$SYS`.
+    pub fn publish(&self, message: &Arc<Message>, retain: bool, durability: Durability) {
+        let mut staged = Staged::of(message, retain, durability);
         let route = self.router.route(message.topic());
-        self.fan_out_run(&route, None, std::slice::from_mut(&mut staged), self.cx());
+        self.run_with_room(&route, Batch::OWN, std::slice::from_mut(&mut staged), self.cx());
+    }
+
+    /// Gives a message to one member of one shared subscription.
+    pub(crate) fn publish_to_group(&self, group: &Group<Arc<Slot>>, message: &Arc<Message>) {
+        let mut staged = Staged::of(message, message.retain, Durability::Interval);
+        if let Some(target) = pick(group) {
+            to_slot(self, target, None, std::slice::from_mut(&mut staged), true, self.cx());
+        }
     }
 }
 
-/// The frames of a run, if they lie side by side and may be sent on as they are.
-fn whole_frames<'a>(run: &[Staged<'a>]) -> Option<&'a [u8]> {
-    // Contiguity is known to the stager: it hands out one slice to the first of a run. A single frame is the plain case.
-    match run {
-        [one] => one.frame,
-        _ => None,
+/// The least room that any target has.
+fn room(route: &Route<Arc<Slot>>) -> Fill {
+    let members = route.groups.iter().flat_map(|group| group.members());
+    route.targets.iter().chain(members).map(|t| t.subscriber.fill()).max().unwrap_or(Fill::Roomy)
+}
+
+fn pick(group: &Group<Arc<Slot>>) -> Option<&Target<Arc<Slot>>> {
+    group.pick(|slot| match (slot.online(), slot.full()) {
+        (true, false) => Readiness::Ready,
+        (true, true) => Readiness::Busy,
+        (false, _) => Readiness::Offline,
+    })
+}
+
+/// The frames of a run, if all of them may be sent on as they are and lie side by side.
+fn whole_frames<'b>(bytes: &'b [u8], run: &[Staged<'_>]) -> Option<&'b [u8]> {
+    let first = run.first()?.frame.as_ref()?;
+    let mut end = first.start;
+    for staged in run {
+        let span = staged.frame.as_ref().filter(|span| span.start == end)?;
+        end = span.end;
     }
+    bytes.get(first.start..end)
+}
+
+fn to_slot(
+    broker: &Broker,
+    target: &Target<Arc<Slot>>,
+    origin: Option<&Arc<Slot>>,
+    run: &mut [Staged<'_>],
+    shared: bool,
+    cx: Cx<'_>,
+) {
+    let slot = &target.subscriber;
+    slot.with(broker, |session| {
+        for staged in run.iter_mut().filter(|s| s.verdict != Verdict::Full) {
+            deliver(session, target, staged, origin, shared, cx);
+        }
+    });
+    slot.wake();
 }
 
 fn deliver(
-    session: &mut crate::session::Session,
+    session: &mut Session,
     target: &Target<Arc<Slot>>,
     staged: &mut Staged<'_>,
     origin: Option<&Arc<Slot>>,

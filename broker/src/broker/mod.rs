@@ -6,7 +6,6 @@ mod pager;
 mod retained;
 mod sessions;
 mod slot;
-mod start;
 mod sys;
 mod writer;
 
@@ -16,12 +15,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-pub use fanout::{Source, Staged, Verdict};
+pub use fanout::{Batch, Source, Staged, Verdict};
+pub use keeper::Stop;
 pub use pager::Pager;
 pub use retained::RetainedStore;
-pub use sessions::Opened;
+pub use sessions::{Ending, Opened};
 pub use slot::Slot;
-pub use start::{RunArgs, run};
+pub use sys::Pressure;
 pub use writer::{Writer, WriterOptions};
 
 use crate::auth::Mechanisms;
@@ -31,6 +31,7 @@ use crate::message::Time;
 use crate::observe::Counters;
 use crate::router::Router;
 use crate::session::{Cx, Policy, Settings};
+use crate::store::redb::Gauge;
 use crate::store::{Ledger, Recovered, SessionNo};
 
 /// Milliseconds after which a refused publisher or client is told to try again.
@@ -65,6 +66,7 @@ pub struct Broker {
     deadlines: Mutex<keeper::Deadlines>,
     parked: Mutex<Vec<Arc<Slot>>>,
     ended_ledger: Mutex<EndedLedger>,
+    gauge: Option<Arc<Gauge>>,
 }
 
 #[derive(Default)]
@@ -106,11 +108,23 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
+/// What nobody waits for is written this often: the shortest interval that the configuration promises, or a tenth of a
+/// second.
+fn lazy(config: &Config) -> std::time::Duration {
+    let rules = config.durability.iter().map(|rule| rule.durability);
+    let all = rules.chain(config.listeners.iter().map(|listener| listener.durability));
+    let intervals = all.filter_map(|durability| match durability {
+        crate::config::Durability::Interval(time) => Some(time),
+        crate::config::Durability::Commit | crate::config::Durability::Memory => None,
+    });
+    intervals.chain([WriterOptions::default().lazy]).min().unwrap_or_default()
+}
+
 impl Broker {
-    /// A broker with what the store found. Its threads are started by [`run`], or driven by a simulation.
+    /// A broker with what the store found. Its threads are started by [`crate::start::start`], or driven by a simulation.
     #[must_use]
-    pub fn new(config: Arc<Config>, recovered: Recovered, pager: Pager, mechanisms: Mechanisms) -> Arc<Self> {
-        let options = WriterOptions { commit_wait: config.store.commit_wait, ..WriterOptions::default() };
+    pub fn new(config: Arc<Config>, recovered: Recovered, pager: Pager, mechanisms: Mechanisms, gauge: Option<Arc<Gauge>>) -> Arc<Self> {
+        let options = WriterOptions { commit_wait: config.store.commit_wait, lazy: lazy(&config) };
         let broker = Arc::new(Self {
             settings: settings(&config),
             router: Router::new(),
@@ -127,6 +141,7 @@ impl Broker {
             deadlines: Mutex::new(keeper::Deadlines::default()),
             parked: Mutex::new(Vec::new()),
             ended_ledger: Mutex::new(EndedLedger { total: recovered.ended_ledger, changed: false }),
+            gauge,
             config,
         });
         broker.recover(recovered);
@@ -156,6 +171,12 @@ impl Broker {
         self.sessions.lock().values().cloned().collect()
     }
 
+    /// Whether there is a session of this client.
+    #[must_use]
+    pub fn has_session(&self, client_id: &str) -> bool {
+        self.sessions.lock().contains_key(client_id)
+    }
+
     /// How many sessions there are.
     #[must_use]
     pub fn session_count(&self) -> usize {
@@ -164,6 +185,9 @@ impl Broker {
 
     /// A publisher waits for room somewhere; [`Broker::unpark`] wakes it.
     pub(crate) fn park(&self, slot: &Arc<Slot>) {
+        if slot.set_parked(true) {
+            return;
+        }
         self.parked.lock().push(slot.clone());
     }
 
@@ -171,6 +195,7 @@ impl Broker {
     pub fn unpark(&self) {
         let parked = std::mem::take(&mut *self.parked.lock());
         for slot in parked {
+            slot.set_parked(false);
             slot.wake();
         }
     }
@@ -178,7 +203,7 @@ impl Broker {
     /// Whether durable messages are refused because the store cannot be written.
     #[must_use]
     pub fn store_failing(&self) -> bool {
-        self.writer.failing.load(Ordering::Relaxed)
+        self.writer.failing.load(Ordering::Relaxed) || self.gauge.as_ref().is_some_and(|gauge| gauge.low())
     }
 
     /// The ledger of everything: queues that are, and queues that have ended. Also the messages queued.

@@ -28,8 +28,8 @@ pub struct NoRoom;
 impl RetainedStore {
     /// An empty one.
     #[must_use]
-    pub fn new(max_messages: usize, max_bytes: usize) -> Self {
-        let messages = Retained::new(Limits { max_messages, max_bytes });
+    pub fn new(messages_max: usize, bytes_max: usize) -> Self {
+        let messages = Retained::new(Limits { messages_max, bytes_max });
         Self { state: Mutex::new(State { messages, dirty: HashMap::new(), waiting: Vec::new() }) }
     }
 

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::broker::Broker;
 use crate::message::Origin;
 use crate::router::Subscriber;
-use crate::session::{Session, Urgency};
+use crate::session::{Fill, Session, Urgency};
 use crate::store::SessionNo;
 
 /// One session's place in the broker. Locks: at most one slot's session at a time, and nothing else below it but the
@@ -22,8 +22,10 @@ pub struct Slot {
     /// The highest urgency that the writer knows of, see [`Urgency`].
     pub(crate) dirty: AtomicU8,
     online: AtomicBool,
-    /// The queue refuses more messages, by its policy.
-    full: AtomicBool,
+    /// How full the queue is, see [`Fill`]; only for the policy that refuses.
+    fill: AtomicU8,
+    /// It is on the list of those who wait for room.
+    parked: AtomicBool,
     /// Broker seconds of the last packet, and the keep alive in seconds: 0 for none.
     last_packet_s: AtomicU32,
     keep_alive_s: AtomicU16,
@@ -42,7 +44,8 @@ impl Slot {
             notified: AtomicBool::new(false),
             dirty: AtomicU8::new(0),
             online: AtomicBool::new(false),
-            full: AtomicBool::new(false),
+            fill: AtomicU8::new(Fill::Roomy as u8),
+            parked: AtomicBool::new(false),
             last_packet_s: AtomicU32::new(0),
             keep_alive_s: AtomicU16::new(0),
             kicked: AtomicU8::new(0),
@@ -71,20 +74,22 @@ impl Slot {
 
     fn leave(self: &Arc<Self>, mut session: MutexGuard<'_, Session>, broker: &Broker) {
         let urgency = session.take_urgency();
-        let full = session.refuses(broker.cx_settings());
+        let fill = session.room(broker.cx_settings());
         let connected = session.connected();
         let page = session.wants_page(broker.cx_settings());
         drop(session);
-        self.online.store(connected, Ordering::Relaxed);
+        if connected != self.online() {
+            self.set_online(connected);
+        }
         if urgency != Urgency::None {
             broker.writer.mark(self, urgency);
         }
         if let Some(page) = page {
             broker.pager.ask(self, page);
         }
-        if full != self.full.load(Ordering::Relaxed) {
-            self.full.store(full, Ordering::Relaxed);
-            if !full {
+        if fill as u8 != self.fill.load(Ordering::Relaxed) {
+            let before = self.fill.swap(fill as u8, Ordering::Relaxed);
+            if before == Fill::Full as u8 {
                 broker.unpark();
             }
         }
@@ -96,10 +101,24 @@ impl Slot {
         self.online.load(Ordering::Relaxed)
     }
 
+    /// How much room the queue has, where it refuses when there is none.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        match self.fill.load(Ordering::Relaxed) {
+            0 => Fill::Roomy,
+            1 => Fill::Tight,
+            _ => Fill::Full,
+        }
+    }
+
     /// Whether the queue refuses more.
     #[must_use]
     pub fn full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        self.fill() == Fill::Full
+    }
+
+    pub(crate) fn set_online(&self, online: bool) {
+        self.online.store(online, Ordering::Relaxed);
     }
 
     /// Wakes the connection, once until it has looked.
@@ -111,9 +130,14 @@ impl Slot {
         }
     }
 
-    /// The connection looks: later wake-ups count again.
-    pub(crate) fn looked(&self) {
-        self.notified.store(false, Ordering::Release);
+    /// The connection looks: later wake-ups count again. False: nobody has woken it.
+    pub(crate) fn looked(&self) -> bool {
+        self.notified.swap(false, Ordering::AcqRel)
+    }
+
+    /// Returns what it was.
+    pub(crate) fn set_parked(&self, parked: bool) -> bool {
+        self.parked.swap(parked, Ordering::AcqRel)
     }
 
     pub(crate) fn set_waker(&self, waker: Option<Waker>) {

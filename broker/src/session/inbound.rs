@@ -3,41 +3,36 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use forebay_wire::reason::ReasonCode;
+use forebay_wire::types::PacketId;
 use hashbrown::HashSet;
 
 use super::alias::Aliases;
 use super::{Session, Urgency};
-use crate::codec::encode;
+use crate::codec::{AckKind, encode};
 use crate::message::Message;
-use forebay_wire::types::PacketId;
-use forebay_wire::reason::ReasonCode;
 
-/// Which ack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AckKind {
-    /// QoS 1.
-    Puback,
-    /// QoS 2, first.
-    Pubrec,
-    /// QoS 2, last.
-    Pubcomp,
+/// What is owed to the client. Acks leave in the order of what they acknowledge [MQTT-4.6.0-2], [MQTT-4.6.0-3].
+#[derive(Debug)]
+struct Owed {
+    what: What,
+    /// Not before this message is safe.
+    message: Option<Arc<Message>>,
+    /// Not before this session's own delta of this number is committed; 0 for no wait.
+    mark: u32,
 }
 
-/// An ack that may have to wait. Acks leave in the order of what they acknowledge [MQTT-4.6.0-2], [MQTT-4.6.0-3].
 #[derive(Debug)]
-pub struct PendingAck {
-    /// Which.
-    pub kind: AckKind,
-    /// The packet identifier.
-    pub packet_id: PacketId,
-    /// The reason code.
-    pub reason: ReasonCode,
-    /// Sent with 0x97: milliseconds after which the client should try again.
-    pub retry_after_ms: Option<u32>,
-    /// Not before this message is safe.
-    pub message: Option<Arc<Message>>,
-    /// Not before this session's own delta of this number is committed; 0 for no wait.
-    pub mark: u32,
+enum What {
+    Ack {
+        kind: AckKind,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        /// Sent with 0x97: milliseconds after which the client should try again.
+        retry_after_ms: Option<u32>,
+    },
+    /// A SUBACK or UNSUBACK, encoded.
+    Packet(Box<[u8]>),
 }
 
 /// What an inbound QoS 1 or 2 PUBLISH is to the session.
@@ -53,7 +48,7 @@ pub enum Received {
 
 #[derive(Default)]
 pub(crate) struct Inbound {
-    acks: VecDeque<PendingAck>,
+    acks: VecDeque<Owed>,
     pub(crate) ids: HashSet<u16, foldhash::fast::FixedState>,
     /// Own deltas up to this number are committed.
     pub(crate) committed_mark: u32,
@@ -69,7 +64,7 @@ impl Inbound {
         }
     }
 
-    fn ready(&self, ack: &PendingAck) -> bool {
+    fn ready(&self, ack: &Owed) -> bool {
         ack.mark <= self.committed_mark && ack.message.as_ref().is_none_or(|m| m.is_safe())
     }
 }
@@ -100,6 +95,12 @@ impl Session {
         Received::New
     }
 
+    /// Whether the client's QoS 2 identifier is taken.
+    #[must_use]
+    pub fn has_received(&self, packet_id: PacketId) -> bool {
+        self.inbound.ids.contains(&packet_id.get())
+    }
+
     /// A QoS 2 PUBLISH was refused after all: its identifier is free again.
     pub fn forget_qos2(&mut self, packet_id: PacketId) {
         self.inbound.ids.remove(&packet_id.get());
@@ -121,7 +122,7 @@ impl Session {
     /// repeated PUBLISH after a crash would be a second message otherwise.
     pub fn acknowledge(&mut self, kind: AckKind, packet_id: PacketId, reason: ReasonCode, message: Option<Arc<Message>>) {
         let mark = if kind == AckKind::Pubrec && reason.is_success() { self.mark() } else { 0 };
-        self.push_ack(PendingAck { kind, packet_id, reason, retry_after_ms: None, message, mark });
+        self.owe(Owed { what: What::Ack { kind, packet_id, reason, retry_after_ms: None }, message, mark });
     }
 
     /// Refuses a PUBLISH; MQTT 5 only.
@@ -129,7 +130,7 @@ impl Session {
         if kind == AckKind::Pubrec {
             self.forget_qos2(packet_id);
         }
-        self.push_ack(PendingAck { kind, packet_id, reason, retry_after_ms, message: None, mark: 0 });
+        self.owe(Owed { what: What::Ack { kind, packet_id, reason, retry_after_ms }, message: None, mark: 0 });
     }
 
     /// PUBREL: the identifier is released, and PUBCOMP owed [MQTT-4.3.3-11]. PUBCOMP waits for the commit: the client may
@@ -144,10 +145,17 @@ impl Session {
         } else {
             (ReasonCode::PacketIdentifierNotFound, 0)
         };
-        self.push_ack(PendingAck { kind: AckKind::Pubcomp, packet_id, reason, retry_after_ms: None, message: None, mark });
+        let what = What::Ack { kind: AckKind::Pubcomp, packet_id, reason, retry_after_ms: None };
+        self.owe(Owed { what, message: None, mark });
     }
 
-    fn push_ack(&mut self, ack: PendingAck) {
+    /// A SUBACK or UNSUBACK: it leaves when what it says is committed, after the acks before it.
+    pub fn owe_packet(&mut self, packet: &[u8]) {
+        let mark = self.mark();
+        self.owe(Owed { what: What::Packet(packet.into()), message: None, mark });
+    }
+
+    fn owe(&mut self, ack: Owed) {
         if self.inbound.acks.is_empty() && self.inbound.ready(&ack) {
             self.write_ack(&ack);
         } else {
@@ -169,14 +177,17 @@ impl Session {
         }
     }
 
-    fn write_ack(&mut self, ack: &PendingAck) {
-        let kind = match ack.kind {
-            AckKind::Puback => crate::codec::AckKind::Puback,
-            AckKind::Pubrec => crate::codec::AckKind::Pubrec,
-            AckKind::Pubcomp => crate::codec::AckKind::Pubcomp,
-        };
-        let retry = ack.retry_after_ms.filter(|_| self.problem_information);
-        encode::ack_with_retry(&mut self.out.buf, self.version, kind, ack.packet_id, ack.reason, retry);
+    fn write_ack(&mut self, owed: &Owed) {
+        match &owed.what {
+            What::Ack { kind, packet_id, reason, retry_after_ms: None } => {
+                encode::ack(&mut self.out.buf, self.version, *kind, *packet_id, *reason);
+            }
+            What::Ack { kind, packet_id, reason, retry_after_ms } => {
+                let (retry, told) = (*retry_after_ms, self.problem_information);
+                encode::ack_with_retry(&mut self.out.buf, self.version, *kind, *packet_id, *reason, retry, told);
+            }
+            What::Packet(packet) => self.out.buf.extend_from_slice(packet),
+        }
     }
 
     /// Binds a topic alias of the client.

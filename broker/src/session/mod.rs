@@ -11,15 +11,13 @@ mod alias;
 mod inbound;
 mod outbound;
 mod persist;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 
 use forebay_wire::types::Version;
 
-pub use inbound::{AckKind, PendingAck, Received};
-pub use outbound::{Delivery, Durability, Outcome};
+pub use inbound::Received;
+pub use outbound::{Delivery, Durability, Fill, Outcome, PageWanted};
 pub use persist::Collected;
 
 use crate::message::{Message, Time};
@@ -222,6 +220,12 @@ impl Session {
     #[must_use]
     pub fn problem_information(&self) -> bool {
         self.problem_information
+    }
+
+    /// The client's Maximum Packet Size.
+    #[must_use]
+    pub fn maximum_packet_size(&self) -> u32 {
+        self.outbound.maximum_packet_size
     }
 
     /// Its ledger, and how many messages are queued.

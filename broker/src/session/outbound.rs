@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use forebay_wire::reason::ReasonCode;
-use forebay_wire::types::{PacketId, QoS};
+use forebay_wire::types::PacketId;
 
 use super::alias::Alias;
 use super::{Cx, Policy, Session, Urgency};
@@ -26,6 +26,23 @@ use crate::store::{DropReason, Ledger, QueueEntry};
 
 /// How many places may lie between the oldest message in flight and the next: packet identifiers must differ.
 const SPAN_MAX: u64 = 65_000;
+
+/// More messages than one read can bring: with less room than this they are taken one by one.
+const TIGHT_MESSAGES: u64 = 10_000;
+/// More bytes than one read can bring.
+const TIGHT_BYTES: u64 = 128 * 1024;
+
+/// How much room a queue has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Fill {
+    /// Enough for whatever one read brings.
+    Roomy = 0,
+    /// For one more at least.
+    Tight,
+    /// None: it refuses.
+    Full,
+}
 
 /// When the publisher's ack may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,9 +210,12 @@ impl Outbound {
         self.inflight.binary_search_by(|f| f.seq.cmp(&seq)).ok().filter(|at| fits(*at))
     }
 
+    fn bytes_max(&self, cx: Cx<'_>, durable: bool) -> u64 {
+        if durable { cx.settings.max_bytes } else { cx.settings.max_transient_bytes }
+    }
+
     fn full(&self, cx: Cx<'_>, durable: bool) -> bool {
-        let bytes = if durable { cx.settings.max_bytes } else { cx.settings.max_transient_bytes };
-        self.queued >= cx.settings.max_messages || self.queued_bytes >= bytes
+        self.queued >= cx.settings.max_messages || self.queued_bytes >= self.bytes_max(cx, durable)
     }
 
     fn memory_full(&self, cx: Cx<'_>) -> bool {
@@ -406,16 +426,15 @@ impl Outbound {
         let key = foldhash::fast::FixedState::default().hash_one(topic);
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let Some((old, old_size)) = newest.insert(key, (seq, size)) else { return };
-        for list in [&mut self.queue, &mut self.pending] {
-            if let Ok(at) = list.binary_search_by(|e| e.item.seq.cmp(&old))
-                && let Some(entry) = list.remove(at)
-            {
-                if self.queue_bytes >= entry.item.message.size() && old < self.disk_from.max(1) {
-                    self.queue_bytes -= entry.item.message.size();
-                }
-                self.discard(entry, Some(DropReason::Replaced));
-                return;
-            }
+        let remove = |list: &mut VecDeque<Entry>| {
+            list.binary_search_by(|e| e.item.seq.cmp(&old)).ok().and_then(|at| list.remove(at))
+        };
+        if let Some(entry) = remove(&mut self.queue) {
+            self.queue_bytes = self.queue_bytes.saturating_sub(entry.item.message.size());
+            return self.discard(entry, Some(DropReason::Replaced));
+        }
+        if let Some(entry) = remove(&mut self.pending) {
+            return self.discard(entry, Some(DropReason::Replaced));
         }
         if self.on_disk() && (self.disk_from..self.disk_to).contains(&old) && !self.is_hole(old) {
             let at = self.holes.partition_point(|(start, _)| *start < old);
@@ -427,10 +446,28 @@ impl Outbound {
 }
 
 impl Session {
-    /// Whether a publisher should be told that there is no room (policy `reject` only).
+    /// How much room there is (policy `reject`; the others always have some).
     #[must_use]
-    pub fn refuses(&self, cx: Cx<'_>) -> bool {
-        cx.settings.policy == Policy::Reject && self.outbound.full(cx, self.durable())
+    pub fn room(&self, cx: Cx<'_>) -> Fill {
+        if cx.settings.policy != Policy::Reject {
+            return Fill::Roomy;
+        }
+        let o = &self.outbound;
+        if o.full(cx, self.durable()) {
+            Fill::Full
+        } else if o.queued + TIGHT_MESSAGES >= cx.settings.max_messages
+            || o.queued_bytes + TIGHT_BYTES >= o.bytes_max(cx, self.durable())
+        {
+            Fill::Tight
+        } else {
+            Fill::Roomy
+        }
+    }
+
+    /// Messages and bytes in the queue.
+    #[must_use]
+    pub fn fill(&self) -> (u64, u64) {
+        (self.outbound.queued, self.outbound.queued_bytes)
     }
 
     /// Takes a message for the client; `shared` gives the one that all queues share.
@@ -724,17 +761,12 @@ impl Session {
             Alias::Known(alias) => (&[][..], Some(alias)),
         };
         let expiry_s = d.expires_at.map(|at| u32::try_from(at.since(now).div_ceil(1000)).unwrap_or(u32::MAX));
-        let qos = match d.qos {
-            0 => QoS::AtMostOnce,
-            1 => QoS::AtLeastOnce,
-            _ => QoS::ExactlyOnce,
-        };
         let start = self.out.buf.len();
         encode::publish(
             &mut self.out.buf,
             self.version,
             dup,
-            qos,
+            d.qos,
             d.retain,
             topic,
             id,

@@ -121,6 +121,37 @@ pub enum DropReason {
     Purged,
 }
 
+impl DropReason {
+    /// All of them, in the order of [`Ledger::dropped`].
+    pub const ALL: [Self; DROP_REASONS] = [
+        Self::Oldest,
+        Self::Newest,
+        Self::Replaced,
+        Self::TooLarge,
+        Self::SessionEnded,
+        Self::Qos0,
+        Self::Refused,
+        Self::Damaged,
+        Self::Purged,
+    ];
+
+    /// As it is called in counters and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Newest => "newest",
+            Self::Replaced => "replaced",
+            Self::TooLarge => "too_large",
+            Self::SessionEnded => "session_ended",
+            Self::Qos0 => "qos0",
+            Self::Refused => "refused",
+            Self::Damaged => "damaged",
+            Self::Purged => "purged",
+        }
+    }
+}
+
 /// How many drop reasons there are.
 pub const DROP_REASONS: usize = 9;
 

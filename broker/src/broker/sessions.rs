@@ -1,0 +1,262 @@
+//! Sessions as connections come and go: found, made, resumed, taken over, ended.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use forebay_wire::reason::ReasonCode;
+use forebay_wire::topic;
+
+use super::{Broker, Slot};
+use crate::message::{Message, Parts, Time};
+use crate::router::Options;
+use crate::session::{Durability, Link, Session, Urgency};
+use crate::store::{NEVER_S, Recovered, StoredSubscription, StoredWill};
+
+/// A session that a connection has opened.
+pub struct Opened {
+    /// The session.
+    pub slot: Arc<Slot>,
+    /// The number of this connection among the session's.
+    pub epoch: u32,
+    /// Session Present in CONNACK [MQTT5-3.2.2-3].
+    pub session_present: bool,
+}
+
+/// How a connection ended, for its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The will is to be published: there was no DISCONNECT, or one with 0x04 [MQTT-3.1.2-8], [MQTT5-3.1.2-8].
+    pub with_will: bool,
+    /// The session expiry interval that DISCONNECT gave.
+    pub expiry_s: Option<u32>,
+}
+
+impl Broker {
+    /// Opens the client's session: the one that is there, unless it asks for a clean start, or a new one. A connection
+    /// that serves it is told to go [MQTT-3.1.4-2], [MQTT5-3.1.4-3].
+    pub fn open(self: &Arc<Self>, client_id: &str, clean_start: bool, link: Link, keep_alive_s: u16) -> Opened {
+        let cx = self.cx();
+        let mut sessions = self.sessions.lock();
+        let before = sessions.get(client_id).cloned();
+        let resumed = before.as_ref().filter(|_| !clean_start).filter(|slot| slot.look(|s| resumable(s, cx.now)));
+        if let Some(slot) = resumed.cloned() {
+            let will = slot.look(|s| s.will().filter(|w| s.connected() && w.delay_s == 0).cloned());
+            if slot.online() {
+                self.counters.sessions_taken_over.add(1);
+            }
+            slot.clear_kick();
+            slot.set_keep_alive(keep_alive_s, self.now_s());
+            let epoch = slot.with(self, |session| {
+                session.connect(link, cx);
+                session.epoch()
+            });
+            drop(sessions);
+            // The connection before is closed by the broker without DISCONNECT [MQTT-3.1.2-8].
+            if let Some(will) = will {
+                self.publish_will(&will);
+            }
+            return Opened { slot, epoch, session_present: true };
+        }
+        let mut session = Session::new(self.session_no(), client_id);
+        session.connect(link, cx);
+        let epoch = session.epoch();
+        let urgency = session.take_urgency();
+        let slot = Slot::new(session);
+        slot.set_keep_alive(keep_alive_s, self.now_s());
+        slot.set_online(true);
+        sessions.insert(client_id.into(), slot.clone());
+        drop(sessions);
+        if let Some(before) = before {
+            if before.online() {
+                self.counters.sessions_taken_over.add(1);
+            }
+            before.kick(ReasonCode::SessionTakenOver as u8);
+            self.end_session(&before);
+        }
+        if urgency != Urgency::None {
+            self.writer.mark(&slot, urgency);
+        }
+        Opened { slot, epoch, session_present: false }
+    }
+
+    /// The connection `epoch` of the session is over.
+    pub fn close(self: &Arc<Self>, slot: &Arc<Slot>, epoch: u32, ending: Ending) {
+        let cx = self.cx();
+        let left = slot.with(self, |session| {
+            if session.epoch() != epoch || !session.connected() || session.ended() {
+                return None;
+            }
+            if let Some(expiry_s) = ending.expiry_s {
+                session.set_expiry(expiry_s);
+            }
+            if !ending.with_will {
+                session.take_will();
+            }
+            session.disconnect(epoch, cx);
+            Some(session.expiry_s())
+        });
+        slot.set_keep_alive(0, 0);
+        // A broker that stops leaves wills and expiries to its next start.
+        if left.is_some() && !self.stopping.load(Ordering::Relaxed) {
+            self.settle_away(slot);
+        }
+    }
+
+    /// Does what is due for a session whose client is away, and plans what is due later.
+    pub(crate) fn settle_away(self: &Arc<Self>, slot: &Arc<Slot>) {
+        let now = self.clock.now();
+        let (will_due, will_at, ends_at) = slot.look(|session| {
+            let Some(since) = session.disconnected_at().filter(|_| !session.connected() && !session.ended()) else {
+                return (None, None, None);
+            };
+            let ends_at = (session.expiry_s() != NEVER_S).then(|| since.plus_s(session.expiry_s()));
+            // The will goes when its delay is over or when the session ends, whichever is first [MQTT5-3.1.3.2.2].
+            let will_at = session.will().map(|w| since.plus_s(w.delay_s)).map(|at| ends_at.map_or(at, |end| end.min(at)));
+            let due = session.will().filter(|_| will_at.is_some_and(|at| at <= now)).cloned();
+            (due, will_at, ends_at)
+        });
+        if let Some(will) = &will_due {
+            self.publish_will(will);
+            slot.with(self, Session::take_will);
+        }
+        match ends_at {
+            Some(at) if at <= now => {
+                self.counters.sessions_expired.add(1);
+                self.end_session(slot);
+            }
+            _ => {
+                let will_at = will_at.filter(|_| will_due.is_none());
+                if let Some(at) = [will_at, ends_at].into_iter().flatten().min() {
+                    self.deadlines.lock().plan(at, slot);
+                }
+            }
+        }
+    }
+
+    /// Ends a session: its will is published if there is one, its queue is dropped and counted, its shared messages
+    /// go to other members.
+    pub(crate) fn end_session(self: &Arc<Self>, slot: &Arc<Slot>) {
+        let ended = slot.with(self, |session| {
+            if session.ended() {
+                return None;
+            }
+            let will = session.take_will();
+            let filters: Vec<String> = session.subscriptions().iter().map(|s| s.filter.clone()).collect();
+            let orphans = session.end();
+            Some((will, filters, orphans, session.ledger().0, session.client_id().to_owned()))
+        });
+        let Some((will, filters, orphans, ledger, client_id)) = ended else { return };
+        self.router.remove_all(slot.no().0, &mut filters.iter().map(String::as_str));
+        self.bury(&ledger);
+        {
+            let mut sessions = self.sessions.lock();
+            if sessions.get(client_id.as_str()).is_some_and(|current| Arc::ptr_eq(current, slot)) {
+                sessions.remove(client_id.as_str());
+            }
+            // A storm of clients must not keep its table for ever.
+            if sessions.capacity() > 1024 && sessions.len() < sessions.capacity() / 8 {
+                sessions.shrink_to_fit();
+            }
+        }
+        slot.wake();
+        if let Some(will) = will {
+            self.publish_will(&will);
+        }
+        self.hand_over(&filters, &orphans);
+    }
+
+    /// What a dead member of shared subscriptions had not acknowledged goes to other members [MQTT5-4.8.2].
+    fn hand_over(&self, filters: &[String], orphans: &[Arc<Message>]) {
+        let mut turn = 0;
+        let mut last: Option<&Arc<Message>> = None;
+        for message in orphans {
+            // One message that came through several groups is there once for each of them.
+            turn = if last.is_some_and(|before| Arc::ptr_eq(before, message)) { turn + 1 } else { 0 };
+            last = Some(message);
+            let route = self.router.route(message.topic());
+            let mut groups = route.groups.iter().filter(|group| {
+                filters.iter().filter_map(|f| topic::split_share(f)).any(|s| s.name == &*group.name && s.filter == &*group.filter)
+            });
+            if let Some(group) = groups.nth(turn) {
+                self.publish_to_group(group, message);
+            }
+        }
+    }
+
+    fn publish_will(&self, will: &StoredWill) {
+        self.counters.wills_published.add(1);
+        let now = self.clock.now();
+        let message = &will.message;
+        let parts = Parts {
+            topic: message.topic(),
+            properties: message.properties(),
+            payload: message.payload(),
+            qos: message.qos,
+            retain: message.retain,
+            // It counts from the publication [MQTT5-3.1.3.2.4].
+            expires_at: will.expiry_s.map(|s| now.plus_s(s)),
+            accepted_at: now,
+        };
+        self.publish(&Arc::new(Message::new(&parts, None)), message.retain, Durability::Interval);
+    }
+
+    /// Adds a subscription to the session and the router; true if it was there before.
+    pub fn subscribe(&self, slot: &Arc<Slot>, subscription: StoredSubscription) -> bool {
+        let options = options(&subscription);
+        let filter = subscription.filter.clone();
+        let existed = slot.with(self, |session| session.subscribe(subscription));
+        self.router.subscribe(&filter, slot.clone(), options);
+        existed
+    }
+
+    /// Removes a subscription; true if it was there.
+    pub fn unsubscribe(&self, slot: &Arc<Slot>, filter: &str) -> bool {
+        self.router.unsubscribe(filter, slot.no().0);
+        slot.with(self, |session| session.unsubscribe(filter))
+    }
+
+    /// Puts back what the store found.
+    pub(crate) fn recover(self: &Arc<Self>, recovered: Recovered) {
+        let now = self.clock.now();
+        for line in &recovered.lost {
+            tracing::error!("{line}");
+        }
+        self.retained.recover(recovered.retained);
+        for found in recovered.sessions {
+            let Some(record) = &found.record else { continue };
+            let mut session = Session::recover(&found, record, now);
+            let urgency = session.take_urgency();
+            let slot = Slot::new(session);
+            for subscription in &found.subscriptions {
+                self.router.subscribe(&subscription.filter, slot.clone(), options(subscription));
+            }
+            self.sessions.lock().insert(record.client_id.as_str().into(), slot.clone());
+            if urgency != Urgency::None {
+                self.writer.mark(&slot, urgency);
+            }
+            self.deadlines.lock().plan(now, &slot);
+        }
+    }
+
+    /// Seconds since the broker was started.
+    pub(crate) fn now_s(&self) -> u32 {
+        u32::try_from(self.clock.uptime_ms() / 1000).unwrap_or(u32::MAX)
+    }
+}
+
+fn options(subscription: &StoredSubscription) -> Options {
+    Options {
+        qos: subscription.qos,
+        no_local: subscription.no_local,
+        retain_as_published: subscription.retain_as_published,
+        subscription_id: subscription.subscription_id,
+    }
+}
+
+/// Whether a CONNECT without clean start finds a session: one that outlives its connection, and whose time is not over.
+fn resumable(session: &Session, now: Time) -> bool {
+    let over = session
+        .disconnected_at()
+        .is_some_and(|since| session.expiry_s() != NEVER_S && since.plus_s(session.expiry_s()) <= now);
+    !session.ended() && session.expiry_s() > 0 && !over
+}
