@@ -2,6 +2,8 @@
 
 pub mod auth;
 pub mod broker;
+pub mod certs;
+pub mod cli;
 pub mod clock;
 pub mod codec;
 pub mod config;

@@ -1,7 +1,13 @@
 //! Opening the configured addresses.
 
+mod bind;
+mod tls;
+
 use std::net::TcpListener;
 use std::sync::Arc;
+
+pub use bind::{BindError, bind};
+pub use tls::{TlsError, ca_of};
 
 use crate::config::Listener;
 
