@@ -1,2 +1,54 @@
-//! MQTT on the wire, without allocation.
+//! MQTT 3.1, 3.1.1 and 5.0 on the wire, without allocation: frames, strings, topics, reason codes, properties, and
+//! PUBLISH borrowed from a buffer. What a peer sends never panics.
 #![no_std]
+
+pub mod frame;
+pub mod property;
+pub mod publish;
+pub mod read;
+pub mod reason;
+pub mod topic;
+pub mod types;
+pub mod varint;
+
+pub use reason::ReasonCode;
+
+/// What is wrong with a packet: the reason code that MQTT 5 has for it, the statement it breaks, and words for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WireError {
+    /// The reason code for DISCONNECT, CONNACK or an ack.
+    pub reason: ReasonCode,
+    /// The normative statement, for example `MQTT5-2.2.2-2`.
+    pub statement: &'static str,
+    /// What is wrong.
+    pub detail: &'static str,
+}
+
+impl WireError {
+    /// Bytes that cannot be a packet.
+    #[must_use]
+    pub const fn malformed(statement: &'static str, detail: &'static str) -> Self {
+        Self { reason: ReasonCode::MalformedPacket, statement, detail }
+    }
+
+    /// A packet that may not be sent, or not now.
+    #[must_use]
+    pub const fn protocol(statement: &'static str, detail: &'static str) -> Self {
+        Self { reason: ReasonCode::ProtocolError, statement, detail }
+    }
+
+    /// Any other reason.
+    #[must_use]
+    pub const fn new(reason: ReasonCode, statement: &'static str, detail: &'static str) -> Self {
+        Self { reason, statement, detail }
+    }
+}
+
+impl core::fmt::Display for WireError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} ({} 0x{:02x}, [{}])", self.detail, self.reason.name(), self.reason as u8, self.statement)
+    }
+}
+
+impl core::error::Error for WireError {}

@@ -4,6 +4,16 @@
 //! A batch is made of what each touched session says has changed since the last commit. What was delivered and
 //! acknowledged before the batch was collected is not in it: it is never written.
 
+mod apply;
+pub mod medium;
+pub mod memory;
+mod page;
+mod recover;
+pub mod redb;
+mod rows;
+mod salvage;
+pub mod space;
+
 use std::sync::Arc;
 
 use crate::message::{Message, Time};

@@ -1,0 +1,126 @@
+//! Retained messages in memory, and which of them the store does not have yet.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::writer::RetainedWork;
+use crate::message::{Message, Time};
+use crate::router::{Limits, Retained};
+use crate::store::RetainedChange;
+
+struct State {
+    messages: Retained<Arc<Message>>,
+    dirty: HashMap<String, Option<Arc<Message>>>,
+    waiting: Vec<Arc<Message>>,
+}
+
+/// See the module.
+pub struct RetainedStore {
+    state: Mutex<State>,
+}
+
+/// There is no room for another retained message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl RetainedStore {
+    /// An empty one.
+    #[must_use]
+    pub fn new(max_messages: usize, max_bytes: usize) -> Self {
+        let messages = Retained::new(Limits { max_messages, max_bytes });
+        Self { state: Mutex::new(State { messages, dirty: HashMap::new(), waiting: Vec::new() }) }
+    }
+
+    /// What the store had.
+    pub fn recover(&self, messages: Vec<Arc<Message>>) {
+        let mut state = self.state.lock();
+        for message in messages {
+            // Limits that have become smaller do not lose what is there: it was checked when it came.
+            let topic = message.topic().to_owned();
+            if state.messages.set(&topic, message.clone(), message.size()).is_err() {
+                tracing::warn!("retained message on {topic} is over the limit; it stays on disk until it is replaced");
+            }
+        }
+    }
+
+    /// A message with the RETAIN flag: the newest of its topic; an empty payload removes [MQTT-3.3.1-6], [MQTT-3.3.1-10]. With
+    /// `wait` the message counts as unsafe until the change is committed.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when a limit is reached.
+    pub fn set(&self, message: &Arc<Message>, wait: bool) -> Result<(), NoRoom> {
+        let mut state = self.state.lock();
+        let topic = message.topic();
+        let kept = if message.payload().is_empty() {
+            if state.messages.remove(topic).is_none() {
+                return Ok(());
+            }
+            None
+        } else {
+            state.messages.set(topic, message.clone(), message.size()).map_err(|_| NoRoom)?;
+            Some(message.clone())
+        };
+        state.dirty.insert(topic.to_owned(), kept);
+        if wait {
+            message.await_one();
+            state.waiting.push(message.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether there would be room for the message.
+    #[must_use]
+    pub fn count(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.messages.len(), state.messages.bytes())
+    }
+
+    /// All that match a filter and have not expired.
+    #[must_use]
+    pub fn matching(&self, filter: &str, now: Time) -> Vec<Arc<Message>> {
+        let mut found = Vec::new();
+        self.state.lock().messages.matching(filter, &mut |_, message| {
+            if !message.expired(now) {
+                found.push(message.clone());
+            }
+        });
+        found
+    }
+
+    /// Removes those that have expired.
+    pub fn expire(&self, now: Time) -> usize {
+        let mut state = self.state.lock();
+        let mut gone = Vec::new();
+        for filter in ["#", "$SYS/#"] {
+            state.messages.matching(filter, &mut |topic, message| {
+                if message.expired(now) {
+                    gone.push(topic.to_owned());
+                }
+            });
+        }
+        for topic in &gone {
+            state.messages.remove(topic);
+            state.dirty.insert(topic.clone(), None);
+        }
+        gone.len()
+    }
+
+    pub(crate) fn collect(&self) -> RetainedWork {
+        let mut state = self.state.lock();
+        let changes =
+            std::mem::take(&mut state.dirty).into_iter().map(|(topic, message)| RetainedChange { topic, message });
+        let changes = changes.filter(|c| !c.topic.starts_with("$SYS/")).collect();
+        (changes, std::mem::take(&mut state.waiting))
+    }
+
+    pub(crate) fn uncollect(&self, changes: Vec<RetainedChange>, mut waiting: Vec<Arc<Message>>) {
+        let mut state = self.state.lock();
+        for change in changes {
+            state.dirty.entry(change.topic).or_insert(change.message);
+        }
+        waiting.append(&mut state.waiting);
+        state.waiting = waiting;
+    }
+}

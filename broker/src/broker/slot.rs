@@ -1,0 +1,173 @@
+//! A session, and what ties it to the connection that serves it and to the store's writer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::task::Waker;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::broker::Broker;
+use crate::message::Origin;
+use crate::router::Subscriber;
+use crate::session::{Session, Urgency};
+use crate::store::SessionNo;
+
+/// One session's place in the broker. Locks: at most one slot's session at a time, and nothing else below it but the
+/// waker.
+pub struct Slot {
+    no: SessionNo,
+    session: Mutex<Session>,
+    waker: Mutex<Option<Waker>>,
+    notified: AtomicBool,
+    /// The highest urgency that the writer knows of, see [`Urgency`].
+    pub(crate) dirty: AtomicU8,
+    online: AtomicBool,
+    /// The queue refuses more messages, by its policy.
+    full: AtomicBool,
+    /// Broker seconds of the last packet, and the keep alive in seconds: 0 for none.
+    last_packet_s: AtomicU32,
+    keep_alive_s: AtomicU16,
+    /// Set by whoever wants the connection gone: a reason code, 0 for none.
+    kicked: AtomicU8,
+}
+
+impl Slot {
+    /// A slot for a session that no connection serves yet.
+    #[must_use]
+    pub fn new(session: Session) -> Arc<Self> {
+        Arc::new(Self {
+            no: session.no(),
+            session: Mutex::new(session),
+            waker: Mutex::new(None),
+            notified: AtomicBool::new(false),
+            dirty: AtomicU8::new(0),
+            online: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            last_packet_s: AtomicU32::new(0),
+            keep_alive_s: AtomicU16::new(0),
+            kicked: AtomicU8::new(0),
+        })
+    }
+
+    /// The session's number.
+    #[must_use]
+    pub fn no(&self) -> SessionNo {
+        self.no
+    }
+
+    /// Does something with the session, then tells the writer what the session wants written, and those who wait for
+    /// room that there is some.
+    pub fn with<R>(self: &Arc<Self>, broker: &Broker, act: impl FnOnce(&mut Session) -> R) -> R {
+        let mut session = self.session.lock();
+        let result = act(&mut session);
+        self.leave(session, broker);
+        result
+    }
+
+    /// The session alone, for looking at it.
+    pub fn look<R>(&self, act: impl FnOnce(&mut Session) -> R) -> R {
+        act(&mut self.session.lock())
+    }
+
+    fn leave(self: &Arc<Self>, mut session: MutexGuard<'_, Session>, broker: &Broker) {
+        let urgency = session.take_urgency();
+        let full = session.refuses(broker.cx_settings());
+        let connected = session.connected();
+        let page = session.wants_page(broker.cx_settings());
+        drop(session);
+        self.online.store(connected, Ordering::Relaxed);
+        if urgency != Urgency::None {
+            broker.writer.mark(self, urgency);
+        }
+        if let Some(page) = page {
+            broker.pager.ask(self, page);
+        }
+        if full != self.full.load(Ordering::Relaxed) {
+            self.full.store(full, Ordering::Relaxed);
+            if !full {
+                broker.unpark();
+            }
+        }
+    }
+
+    /// Whether a connection serves it.
+    #[must_use]
+    pub fn online(&self) -> bool {
+        self.online.load(Ordering::Relaxed)
+    }
+
+    /// Whether the queue refuses more.
+    #[must_use]
+    pub fn full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the connection, once until it has looked.
+    pub fn wake(&self) {
+        if !self.notified.swap(true, Ordering::AcqRel)
+            && let Some(waker) = &*self.waker.lock()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The connection looks: later wake-ups count again.
+    pub(crate) fn looked(&self) {
+        self.notified.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn set_waker(&self, waker: Option<Waker>) {
+        let old = std::mem::replace(&mut *self.waker.lock(), waker);
+        // The one before has been taken over: it must look, and go.
+        if let Some(old) = old {
+            old.wake();
+        }
+    }
+
+    /// Asks the connection to end with a reason code.
+    pub fn kick(&self, reason: u8) {
+        self.kicked.store(reason, Ordering::Release);
+        self.notified.store(false, Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn kicked(&self) -> Option<u8> {
+        match self.kicked.load(Ordering::Acquire) {
+            0 => None,
+            reason => Some(reason),
+        }
+    }
+
+    pub(crate) fn clear_kick(&self) {
+        self.kicked.store(0, Ordering::Release);
+    }
+
+    pub(crate) fn set_keep_alive(&self, keep_alive_s: u16, now_s: u32) {
+        self.keep_alive_s.store(keep_alive_s, Ordering::Relaxed);
+        self.last_packet_s.store(now_s, Ordering::Relaxed);
+    }
+
+    pub(crate) fn heard(&self, now_s: u32) {
+        self.last_packet_s.store(now_s, Ordering::Relaxed);
+    }
+
+    /// Whether one and a half times the keep alive has passed without a packet [MQTT-3.1.2-24], [MQTT5-3.1.2-22].
+    pub(crate) fn silent(&self, now_s: u32) -> bool {
+        let keep_alive = u32::from(self.keep_alive_s.load(Ordering::Relaxed));
+        // Seconds are whole, so one more than the statement's time: never early.
+        keep_alive > 0
+            && now_s.saturating_sub(self.last_packet_s.load(Ordering::Relaxed)) > keep_alive + keep_alive.div_ceil(2)
+    }
+}
+
+impl Origin for Slot {
+    fn message_safe(&self) {
+        self.wake();
+    }
+}
+
+impl Subscriber for Arc<Slot> {
+    fn key(&self) -> u64 {
+        self.no.0
+    }
+}

@@ -1,0 +1,117 @@
+//! The broker's clock: monotonic milliseconds since the broker was first started, carried over restarts.
+//!
+//! A board without a battery clock starts in 1970 or at its last shutdown, and jumps when NTP answers. So the wall clock is
+//! only asked two things: how long the broker was down, at start, if what it says is possible (not before the last
+//! commit); and, if it was not, once more when it first steps past that commit.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::message::Time;
+use crate::store::ClockMark;
+
+/// See the module.
+pub struct Clock {
+    started: Instant,
+    /// Added to the time since `started`.
+    base_ms: AtomicU64,
+    /// The wall clock at the last commit before this start, while the time that the broker was down is not known.
+    unknown_since_wall_ms: AtomicU64,
+}
+
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Clock {
+    /// Goes on from the last commit's mark.
+    #[must_use]
+    pub fn new(mark: Option<ClockMark>) -> Self {
+        Self::at(mark, wall_ms())
+    }
+
+    fn at(mark: Option<ClockMark>, wall: u64) -> Self {
+        let (base, unknown) = match mark {
+            // Not zero: zero is "at the beginning of time" for whoever subtracts.
+            None => (1000, 0),
+            Some(mark) if wall >= mark.wall_ms => (mark.time.0.saturating_add(wall - mark.wall_ms), 0),
+            Some(mark) => (mark.time.0, mark.wall_ms),
+        };
+        Self { started: Instant::now(), base_ms: AtomicU64::new(base), unknown_since_wall_ms: AtomicU64::new(unknown) }
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        Time(self.base_ms.load(Ordering::Relaxed).saturating_add(self.uptime_ms()))
+    }
+
+    /// Milliseconds since this start.
+    #[must_use]
+    pub fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The clock and the wall clock, for the store.
+    #[must_use]
+    pub fn mark(&self) -> ClockMark {
+        let unknown = self.unknown_since_wall_ms.load(Ordering::Relaxed);
+        // A wall clock that is known to be wrong must not replace the mark that it is behind of.
+        ClockMark { time: self.now(), wall_ms: wall_ms().max(unknown) }
+    }
+
+    /// To be called now and then: credits the time that the broker was down when the wall clock has come right at last.
+    pub fn watch(&self) {
+        self.watch_at(wall_ms());
+    }
+
+    fn watch_at(&self, wall: u64) {
+        let since = self.unknown_since_wall_ms.load(Ordering::Relaxed);
+        if since == 0 || wall <= since.saturating_add(self.uptime_ms()) {
+            return;
+        }
+        let down = (wall - since).saturating_sub(self.uptime_ms());
+        self.base_ms.fetch_add(down, Ordering::Relaxed);
+        self.unknown_since_wall_ms.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MARK: ClockMark = ClockMark { time: Time(50_000), wall_ms: 1_000_000 };
+
+    #[test]
+    fn time_that_the_broker_was_down_counts() {
+        let clock = Clock::at(Some(MARK), 1_060_000);
+        assert!((110_000..111_000).contains(&clock.now().0), "{:?}", clock.now());
+    }
+
+    #[test]
+    fn a_wall_clock_in_1970_stops_time_until_it_comes_right() {
+        let clock = Clock::at(Some(MARK), 5_000);
+        assert!((50_000..51_000).contains(&clock.now().0));
+        clock.watch_at(6_000);
+        assert!((50_000..51_000).contains(&clock.now().0));
+        clock.watch_at(1_500_000);
+        assert!((549_000..551_000).contains(&clock.now().0), "{:?}", clock.now());
+        // Only once: a later step of the wall clock changes nothing.
+        clock.watch_at(99_000_000);
+        assert!((549_000..551_000).contains(&clock.now().0));
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_right_may_step_as_it_likes() {
+        let clock = Clock::at(Some(MARK), 1_000_500);
+        clock.watch_at(999_999_999);
+        clock.watch_at(3);
+        assert!((50_000..52_000).contains(&clock.now().0));
+    }
+
+    #[test]
+    fn a_wrong_wall_clock_does_not_replace_the_mark() {
+        let clock = Clock::at(Some(ClockMark { time: Time(1), wall_ms: u64::MAX - 1 }), 5_000);
+        assert_eq!(clock.mark().wall_ms, u64::MAX - 1);
+    }
+}

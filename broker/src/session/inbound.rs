@@ -1,0 +1,192 @@
+//! From the client: QoS 2 identifiers and the acks that wait until what they acknowledge is safe.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+
+use super::alias::Aliases;
+use super::{Session, Urgency};
+use crate::codec::encode;
+use crate::message::Message;
+use forebay_wire::types::PacketId;
+use forebay_wire::reason::ReasonCode;
+
+/// Which ack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckKind {
+    /// QoS 1.
+    Puback,
+    /// QoS 2, first.
+    Pubrec,
+    /// QoS 2, last.
+    Pubcomp,
+}
+
+/// An ack that may have to wait. Acks leave in the order of what they acknowledge [MQTT-4.6.0-2], [MQTT-4.6.0-3].
+#[derive(Debug)]
+pub struct PendingAck {
+    /// Which.
+    pub kind: AckKind,
+    /// The packet identifier.
+    pub packet_id: PacketId,
+    /// The reason code.
+    pub reason: ReasonCode,
+    /// Sent with 0x97: milliseconds after which the client should try again.
+    pub retry_after_ms: Option<u32>,
+    /// Not before this message is safe.
+    pub message: Option<Arc<Message>>,
+    /// Not before this session's own delta of this number is committed; 0 for no wait.
+    pub mark: u32,
+}
+
+/// What an inbound QoS 1 or 2 PUBLISH is to the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// To be routed.
+    New,
+    /// A QoS 2 identifier that is already taken: acknowledge, do not route [MQTT-4.3.3-10].
+    Duplicate,
+    /// More unacknowledged messages than our Receive Maximum [MQTT5-3.3.4-9].
+    TooMany,
+}
+
+#[derive(Default)]
+pub(crate) struct Inbound {
+    acks: VecDeque<PendingAck>,
+    pub(crate) ids: HashSet<u16, foldhash::fast::FixedState>,
+    /// Own deltas up to this number are committed.
+    pub(crate) committed_mark: u32,
+}
+
+impl Inbound {
+    /// The connection is gone: acks that wait are not owed any more (the client repeats); identifiers stay for a
+    /// session that outlives its connection.
+    pub(crate) fn detach(&mut self, keep_ids: bool) {
+        self.acks = VecDeque::new();
+        if !keep_ids {
+            self.ids = HashSet::default();
+        }
+    }
+
+    fn ready(&self, ack: &PendingAck) -> bool {
+        ack.mark <= self.committed_mark && ack.message.as_ref().is_none_or(|m| m.is_safe())
+    }
+}
+
+impl Session {
+    /// Unacknowledged QoS 1 and 2 messages of the client.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.inbound.acks.len() + self.inbound.ids.len()
+    }
+
+    /// A QoS 1 PUBLISH has come.
+    #[must_use]
+    pub fn receive_qos1(&mut self, limit: usize) -> Received {
+        if self.unacknowledged() >= limit { Received::TooMany } else { Received::New }
+    }
+
+    /// A QoS 2 PUBLISH has come: its identifier is taken from here on [MQTT-4.3.3-8].
+    #[must_use]
+    pub fn receive_qos2(&mut self, packet_id: PacketId, limit: usize) -> Received {
+        if self.inbound.ids.contains(&packet_id.get()) {
+            return Received::Duplicate;
+        }
+        if self.unacknowledged() >= limit {
+            return Received::TooMany;
+        }
+        self.inbound.ids.insert(packet_id.get());
+        Received::New
+    }
+
+    /// A QoS 2 PUBLISH was refused after all: its identifier is free again.
+    pub fn forget_qos2(&mut self, packet_id: PacketId) {
+        self.inbound.ids.remove(&packet_id.get());
+    }
+
+    /// The number of the delta that will hold what changes now, for acks that wait for it; 0 where nothing is kept.
+    fn mark(&mut self) -> u32 {
+        if !self.durable() {
+            return 0;
+        }
+        self.want(Urgency::Now);
+        self.persist.as_mut().map_or(0, |persist| {
+            persist.changed = true;
+            persist.open
+        })
+    }
+
+    /// Acknowledges a PUBLISH when `message` (if any) is safe. PUBREC waits for its identifier's commit as well: a
+    /// repeated PUBLISH after a crash would be a second message otherwise.
+    pub fn acknowledge(&mut self, kind: AckKind, packet_id: PacketId, reason: ReasonCode, message: Option<Arc<Message>>) {
+        let mark = if kind == AckKind::Pubrec && reason.is_success() { self.mark() } else { 0 };
+        self.push_ack(PendingAck { kind, packet_id, reason, retry_after_ms: None, message, mark });
+    }
+
+    /// Refuses a PUBLISH; MQTT 5 only.
+    pub fn refuse(&mut self, kind: AckKind, packet_id: PacketId, reason: ReasonCode, retry_after_ms: Option<u32>) {
+        if kind == AckKind::Pubrec {
+            self.forget_qos2(packet_id);
+        }
+        self.push_ack(PendingAck { kind, packet_id, reason, retry_after_ms, message: None, mark: 0 });
+    }
+
+    /// PUBREL: the identifier is released, and PUBCOMP owed [MQTT-4.3.3-11]. PUBCOMP waits for the commit: the client may
+    /// use the identifier again as soon as it has it.
+    pub fn receive_pubrel(&mut self, packet_id: PacketId) {
+        let known = self.inbound.ids.remove(&packet_id.get());
+        if self.inbound.ids.is_empty() {
+            self.inbound.ids.shrink_to(16);
+        }
+        let (reason, mark) = if known {
+            (ReasonCode::Success, self.mark())
+        } else {
+            (ReasonCode::PacketIdentifierNotFound, 0)
+        };
+        self.push_ack(PendingAck { kind: AckKind::Pubcomp, packet_id, reason, retry_after_ms: None, message: None, mark });
+    }
+
+    fn push_ack(&mut self, ack: PendingAck) {
+        if self.inbound.acks.is_empty() && self.inbound.ready(&ack) {
+            self.write_ack(&ack);
+        } else {
+            self.inbound.acks.push_back(ack);
+        }
+    }
+
+    /// Writes the acks whose wait is over, in order.
+    pub fn release_acks(&mut self) {
+        while let Some(ack) = self.inbound.acks.pop_front() {
+            if !self.inbound.ready(&ack) {
+                self.inbound.acks.push_front(ack);
+                return;
+            }
+            self.write_ack(&ack);
+        }
+        if self.inbound.acks.capacity() > 0 {
+            self.inbound.acks.shrink_to(64);
+        }
+    }
+
+    fn write_ack(&mut self, ack: &PendingAck) {
+        let kind = match ack.kind {
+            AckKind::Puback => crate::codec::AckKind::Puback,
+            AckKind::Pubrec => crate::codec::AckKind::Pubrec,
+            AckKind::Pubcomp => crate::codec::AckKind::Pubcomp,
+        };
+        let retry = ack.retry_after_ms.filter(|_| self.problem_information);
+        encode::ack_with_retry(&mut self.out.buf, self.version, kind, ack.packet_id, ack.reason, retry);
+    }
+
+    /// Binds a topic alias of the client.
+    pub fn bind_alias(&mut self, alias: u16, topic: &str) {
+        self.aliases.get_or_insert_with(Aliases::inbound_only).bind(alias, topic);
+    }
+
+    /// The topic behind an alias of the client.
+    #[must_use]
+    pub fn resolve_alias(&self, alias: u16) -> Option<Arc<str>> {
+        self.aliases.as_ref()?.resolve(alias)
+    }
+}

@@ -1,0 +1,216 @@
+//! Where the store's file lives: a folder, or, in tests, memory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+use ::redb::backends::FileBackend;
+use ::redb::{BackendError, StorageBackend};
+
+use super::StoreError;
+use super::space::Space;
+
+/// The store's file.
+pub const FILE_NAME: &str = "forebay.redb";
+const LOCK_NAME: &str = "forebay.lock";
+/// Rows that could not be read, one JSON object a line, for whoever wants to look at them.
+const DAMAGED_ROWS_NAME: &str = "damaged-rows.jsonl";
+/// What [`Medium::damaged_row`] keeps at most: evidence must not fill the disk.
+const DAMAGED_ROWS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// A place for the store's file. It can be opened again after an error, and set aside when it is damaged.
+pub trait Medium: Send + Sync + 'static {
+    /// What to call it in messages.
+    fn name(&self) -> String;
+
+    /// Opens the file; makes an empty one if there is none.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn open(&self) -> io::Result<Backend>;
+
+    /// Moves the file out of the way under a name that contains `stamp`; gives that name and what is in it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)>;
+
+    /// Keeps a line about a row that could not be read.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn damaged_row(&self, line: &str) -> io::Result<()>;
+
+    /// Notes that the file must be checked whole when it is next opened, or that it has been.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn set_suspect(&self, suspect: bool) -> io::Result<()>;
+
+    /// Whether [`Medium::set_suspect`] was called with `true` last, by this program or one before it.
+    fn suspect(&self) -> bool;
+
+    /// How much room there is.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// Any storage backend: what [`Medium`] gives.
+#[derive(Debug)]
+pub struct Backend(Box<dyn StorageBackend>);
+
+impl Backend {
+    /// Of any kind.
+    pub fn new(backend: impl StorageBackend) -> Self {
+        Self(Box::new(backend))
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.query_lock_range(start, end)
+    }
+}
+
+/// A folder that holds the store, and the lock that keeps a second broker out of it.
+#[derive(Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    file: PathBuf,
+    /// Held until the store is dropped. The store's file has a lock as well, but it is let go when the file is
+    /// reopened or set aside.
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if it is not there, and locks it.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another broker has it, [`StoreError::Io`] if it cannot be made or written.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let io = |source: io::Error| StoreError::Io { path: dir.display().to_string(), source: source.into() };
+        std::fs::create_dir_all(dir).map_err(io)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK_NAME)).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse { path: dir.display().to_string() });
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(io(error)),
+        }
+        Ok(Self { dir: dir.to_owned(), file: dir.join(FILE_NAME), _lock: lock })
+    }
+
+    /// Makes the names in the folder durable: a file that was created or renamed is not, until this.
+    fn sync(&self) -> io::Result<()> {
+        if cfg!(unix) { File::open(&self.dir)?.sync_all() } else { Ok(()) }
+    }
+
+    fn suspect_path(&self) -> PathBuf {
+        self.dir.join("forebay.check")
+    }
+}
+
+fn file_backend(path: &Path, create: bool) -> io::Result<Backend> {
+    let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+    Ok(Backend::new(FileBackend::new(file).map_err(io::Error::other)?))
+}
+
+impl Medium for Folder {
+    fn name(&self) -> String {
+        self.file.display().to_string()
+    }
+
+    fn open(&self) -> io::Result<Backend> {
+        let new = !self.file.exists();
+        let backend = file_backend(&self.file, true)?;
+        if new {
+            self.sync()?;
+        }
+        Ok(backend)
+    }
+
+    fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)> {
+        let mut to = self.dir.join(format!("forebay-damaged-{stamp}.redb"));
+        let mut again = 1;
+        while to.exists() {
+            again += 1;
+            to = self.dir.join(format!("forebay-damaged-{stamp}-{again}.redb"));
+        }
+        std::fs::rename(&self.file, &to)?;
+        self.sync()?;
+        Ok((to.display().to_string(), file_backend(&to, false)?))
+    }
+
+    fn damaged_row(&self, line: &str) -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).open(self.dir.join(DAMAGED_ROWS_NAME))?;
+        if file.metadata()?.len() > DAMAGED_ROWS_BYTES_MAX {
+            return Ok(());
+        }
+        file.write_all(format!("{line}\n").as_bytes())
+    }
+
+    fn set_suspect(&self, suspect: bool) -> io::Result<()> {
+        if suspect {
+            File::create(self.suspect_path())?;
+        } else if self.suspect() {
+            std::fs::remove_file(self.suspect_path())?;
+        }
+        Ok(())
+    }
+
+    fn suspect(&self) -> bool {
+        self.suspect_path().exists()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        Space::of(&self.dir, &self.file)
+    }
+}

@@ -1,0 +1,494 @@
+//! Opens the store whatever state it is in: whole, with single rows that cannot be read, or damaged beyond what redb
+//! repairs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ::redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
+
+use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, charge};
+use super::medium::Medium;
+use super::page::{Limit, page_of};
+use super::redb::{FORMAT_VERSION, Fault, StoreOptions, contain, open_database, wants_check};
+use super::rows::{self, Damage, Mark, QueueRow};
+use super::salvage;
+use super::{DropReason, QueueState, Recovered, RecoveredSession, SessionNo};
+
+/// Lines of [`Recovered::lost`] for single things; more are summed up in one.
+const LOST_LINES_MAX: usize = 200;
+/// A new file of redb is smaller than this.
+const NEW_FILE_BYTES: u64 = 128 * 1024;
+
+/// Opens the file of the medium, or a fresh one with what could be read of it.
+pub(super) fn open(
+    medium: &dyn Medium,
+    options: &StoreOptions,
+    wall_ms: u64,
+) -> Result<(Database, Recovered, Mark), Fault> {
+    clear_unfinished(medium)?;
+    let check = wants_check(medium);
+    let tried = contain(|| open_and_repair(medium, options, check, Vec::new()));
+    let opened = match tried {
+        Err(fault) if fault.is_damage() => {
+            let stamp = stamp(wall_ms);
+            let (name, old) = medium.set_aside(&stamp)?;
+            let mut lost = vec![format!("the store could not be read ({fault}); it was set aside as {name}")];
+            contain(|| {
+                let database = open_database(medium, options, false)?;
+                salvage::copy(old, &database, &mut lost)?;
+                rebuild(&database, &mut lost)?;
+                drop(database);
+                open_and_repair(medium, options, false, lost)
+            })?
+        }
+        tried => tried?,
+    };
+    if check {
+        medium.set_suspect(false)?;
+    }
+    Ok(opened)
+}
+
+/// A power cut while redb made the file leaves one without its magic number and with nothing in it: it was never a
+/// store, so nothing is lost with it.
+fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
+    let backend = medium.open()?;
+    let len = backend.len()?;
+    if len > 0 && len <= NEW_FILE_BYTES {
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+        backend.read(0, &mut bytes)?;
+        let pages = bytes.get(4096..).unwrap_or_default();
+        if !bytes.starts_with(b"redb") && pages.iter().all(|byte| *byte == 0) {
+            backend.set_len(0)?;
+            backend.sync_data()?;
+        }
+    }
+    backend.close()?;
+    Ok(())
+}
+
+fn open_and_repair(
+    medium: &dyn Medium,
+    options: &StoreOptions,
+    check: bool,
+    mut lost: Vec<String>,
+) -> Result<(Database, Recovered, Mark), Fault> {
+    let database = open_database(medium, options, check)?;
+    let mut found = load(&database)?;
+    let damaged = std::mem::take(&mut found.damaged);
+    for row in &damaged {
+        let line = damaged_line(row.table, &row.key, row.damage, Some(&row.bytes));
+        if let Err(error) = medium.damaged_row(&line) {
+            lost.push(format!("a damaged row could not be kept beside the store: {error}"));
+        }
+        lost.push(format!("row {} of table {} is damaged ({}) and was removed", row.key, row.table, row.damage));
+    }
+    repair(&database, &mut found, &damaged, &mut lost)?;
+    let mark = found.mark.unwrap_or_default();
+    for session in found.sessions.values().filter(|session| session.record.is_none()) {
+        lost.push(format!("session {} has lost its record and cannot be served", session.no.0));
+    }
+    if lost.len() > LOST_LINES_MAX {
+        let more = lost.split_off(LOST_LINES_MAX).len();
+        lost.push(format!("and {more} more"));
+    }
+    let recovered = Recovered {
+        sessions: found.sessions.into_values().collect(),
+        retained: found.retained,
+        clock: (mark.commit > 0).then_some(mark.clock),
+        ended_ledger: found.ended,
+        last_session: mark.last_session,
+        lost,
+    };
+    Ok((database, recovered, mark))
+}
+
+/// A row that is not what was written.
+struct DamagedRow {
+    table: &'static str,
+    key: String,
+    bytes: Vec<u8>,
+    damage: Damage,
+    remove: Remove,
+}
+
+/// How to remove it.
+enum Remove {
+    Session(u64),
+    State(u64),
+    Subscription(u64, String),
+    Retained(String),
+    Meta(&'static str),
+}
+
+#[derive(Default)]
+struct Found {
+    sessions: BTreeMap<u64, RecoveredSession>,
+    /// Sessions whose state must be made from their rows.
+    stateless: BTreeSet<u64>,
+    retained: Vec<std::sync::Arc<crate::message::Message>>,
+    mark: Option<Mark>,
+    ended: super::Ledger,
+    format: Option<u32>,
+    damaged: Vec<DamagedRow>,
+}
+
+impl Found {
+    fn session(&mut self, no: u64) -> &mut RecoveredSession {
+        self.sessions.entry(no).or_insert_with(|| RecoveredSession { no: SessionNo(no), ..RecoveredSession::default() })
+    }
+
+    fn damaged(&mut self, table: &'static str, key: String, bytes: &[u8], damage: Damage, remove: Remove) {
+        self.damaged.push(DamagedRow { table, key, bytes: bytes.to_vec(), damage, remove });
+    }
+}
+
+/// Reads everything but the queues.
+fn load(database: &Database) -> Result<Found, Fault> {
+    let mut found = Found::default();
+    let txn = database.begin_read()?;
+    // A new file has no tables: `meta` is made by the first commit, like the others.
+    if txn.list_tables()?.next().is_none() {
+        return Ok(found);
+    }
+    load_meta(&txn, &mut found)?;
+    load_sessions(&txn, &mut found)?;
+    for row in txn.open_table(RETAINED)?.iter()? {
+        let (topic, row) = row?;
+        let (topic, row) = (topic.value(), row.value());
+        match rows::read_retained(topic, row) {
+            Ok(message) => found.retained.push(message),
+            Err(damage) => {
+                found.damaged("retained", topic.to_owned(), row, damage, Remove::Retained(topic.to_owned()));
+            }
+        }
+    }
+    // Queues that nothing else knows of.
+    let queue = txn.open_table(QUEUE)?;
+    let mut from = 0;
+    while let Some(row) = queue.range((from, 0)..)?.next() {
+        let no = row?.0.value().0;
+        if !found.sessions.contains_key(&no) {
+            found.session(no);
+            found.stateless.insert(no);
+        }
+        let Some(next) = no.checked_add(1) else { break };
+        from = next;
+    }
+    Ok(found)
+}
+
+fn load_meta(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(), Fault> {
+    let meta = txn.open_table(META)?;
+    if let Some(row) = meta.get(rows::FORMAT)? {
+        match rows::read_format(row.value()) {
+            Ok(version) if version > FORMAT_VERSION => return Err(Fault::Newer(version)),
+            Ok(version) => found.format = Some(version),
+            Err(damage) => {
+                found.damaged("meta", rows::FORMAT.to_owned(), row.value(), damage, Remove::Meta(rows::FORMAT));
+            }
+        }
+    }
+    if let Some(row) = meta.get(rows::MARK)? {
+        match rows::read_mark(row.value()) {
+            Ok(mark) => found.mark = Some(mark),
+            Err(damage) => {
+                found.damaged("meta", rows::MARK.to_owned(), row.value(), damage, Remove::Meta(rows::MARK));
+            }
+        }
+    }
+    if let Some(row) = meta.get(rows::ENDED)? {
+        match rows::read_ended(row.value()) {
+            Ok(ledger) => found.ended = ledger,
+            Err(damage) => {
+                found.damaged("meta", rows::ENDED.to_owned(), row.value(), damage, Remove::Meta(rows::ENDED));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn load_sessions(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(), Fault> {
+    for row in txn.open_table(SESSION)?.iter()? {
+        let (no, row) = row?;
+        let (no, row) = (no.value(), row.value());
+        match rows::read_session(no, row) {
+            Ok(record) => found.session(no).record = Some(record),
+            Err(damage) => found.damaged("session", no.to_string(), row, damage, Remove::Session(no)),
+        }
+        found.session(no);
+    }
+    let mut stated = BTreeSet::new();
+    for row in txn.open_table(STATE)?.iter()? {
+        let (no, row) = row?;
+        let (no, row) = (no.value(), row.value());
+        match rows::read_state(no, row) {
+            Ok(state) => {
+                found.session(no).state = state;
+                stated.insert(no);
+            }
+            Err(damage) => {
+                found.session(no);
+                found.stateless.insert(no);
+                found.damaged("state", no.to_string(), row, damage, Remove::State(no));
+            }
+        }
+    }
+    for row in txn.open_table(SUBSCRIPTION)?.iter()? {
+        let (key, row) = row?;
+        let ((no, filter), row) = (key.value(), row.value());
+        match rows::read_subscription((no, filter), row) {
+            Ok(subscription) => found.session(no).subscriptions.push(subscription),
+            Err(damage) => {
+                let remove = Remove::Subscription(no, filter.to_owned());
+                found.damaged("subscription", format!("{no}/{filter}"), row, damage, remove);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is damaged and makes anew what can be made from the rest. Writes nothing when all is well.
+fn repair(database: &Database, found: &mut Found, damaged: &[DamagedRow], lost: &mut Vec<String>) -> Result<(), Fault> {
+    if damaged.is_empty() && found.stateless.is_empty() && found.format.is_some() && found.mark.is_some() {
+        return Ok(());
+    }
+    let mut states = Vec::new();
+    for no in std::mem::take(&mut found.stateless) {
+        let state = restate(database, no, None, lost)?;
+        found.session(no).state = state.clone();
+        states.push((no, state));
+    }
+    let txn = database.begin_write()?;
+    {
+        let mut tables = Tables::open(&txn)?;
+        for row in damaged {
+            match &row.remove {
+                Remove::Session(no) => drop(tables.session.remove(no)?),
+                Remove::State(no) => drop(tables.state.remove(no)?),
+                Remove::Subscription(no, filter) => drop(tables.subscription.remove((*no, filter.as_str()))?),
+                Remove::Retained(topic) => drop(tables.retained.remove(topic.as_str())?),
+                Remove::Meta(key) => drop(tables.meta.remove(key)?),
+            }
+        }
+        for (no, state) in &states {
+            tables.state.insert(no, rows::state(*no, state).as_slice())?;
+        }
+        tables.meta.insert(rows::FORMAT, rows::format(FORMAT_VERSION).as_slice())?;
+        if found.mark.is_none() {
+            let mark = remark(&tables, found)?;
+            tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
+            found.mark = Some(mark);
+        }
+    }
+    txn.commit()?;
+    Ok(())
+}
+
+/// The mark of a store that has none: of a new one, or one whose mark is damaged.
+fn remark(tables: &Tables<'_>, found: &Found) -> Result<Mark, Fault> {
+    let mut mark = Mark::default();
+    for row in tables.queue.iter()? {
+        mark.live_bytes += charge(row?.1.value().len());
+    }
+    for row in tables.shared.iter()? {
+        let (key, row) = row?;
+        mark.live_bytes += charge(row.value().len());
+        mark.commit = mark.commit.max(key.value().0);
+    }
+    for row in tables.retained.iter()? {
+        mark.live_bytes += charge(row?.1.value().len());
+    }
+    mark.last_session = found.sessions.keys().last().copied().unwrap_or_default();
+    Ok(mark)
+}
+
+/// Makes references, sizes and states agree with the rows that were saved from a damaged file.
+fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(), Fault> {
+    let txn = database.begin_write()?;
+    {
+        let mut tables = Tables::open(&txn)?;
+        let mut references = BTreeMap::<u64, u64>::new();
+        for row in tables.queue.iter()? {
+            let (key, row) = row?;
+            if let Ok(QueueRow { head, .. }) = QueueRow::read(key.value(), row.value())
+                && let Some(commit) = head.shared
+            {
+                *references.entry(commit).or_default() += 1;
+            }
+        }
+        tables.shared.retain(|key, _| references.contains_key(&key.0))?;
+        for (commit, count) in references {
+            tables.refs.insert(commit, rows::refs(commit, count).as_slice())?;
+        }
+        let saved = tables.meta.get(rows::MARK)?.and_then(|row| rows::read_mark(row.value()).ok());
+        if let Some(saved) = saved {
+            let live_bytes = remark(&tables, &Found::default())?.live_bytes;
+            tables.meta.insert(rows::MARK, rows::mark(&Mark { live_bytes, ..saved }).as_slice())?;
+        } else {
+            lost.push("the clock and the ledger of ended queues may be lost".to_owned());
+        }
+    }
+    txn.commit()?;
+    let states = load(database)?;
+    let mut changed = Vec::new();
+    for (no, session) in &states.sessions {
+        let known = (!states.stateless.contains(no)).then_some(&session.state);
+        let state = restate(database, *no, known, lost)?;
+        if known != Some(&state) {
+            changed.push((*no, state));
+        }
+    }
+    let txn = database.begin_write()?;
+    {
+        let mut tables = Tables::open(&txn)?;
+        for (no, state) in &changed {
+            tables.state.insert(no, rows::state(*no, state).as_slice())?;
+        }
+    }
+    txn.commit()?;
+    Ok(())
+}
+
+/// The state of a session as its rows have it: what the known state counts as queued and no row holds is dropped as
+/// damaged. Without a known state every row is queued, and may have been sent.
+fn restate(
+    database: &Database,
+    no: u64,
+    known: Option<&QueueState>,
+    lost: &mut Vec<String>,
+) -> Result<QueueState, Fault> {
+    let mut state = known.cloned().unwrap_or_default();
+    let (mut queued, mut bytes, mut next, mut first) = (0u64, 0u64, 0, None);
+    let mut present = Ranges::default();
+    loop {
+        let page = page_of(database, (no, next), Limit { messages: 4096, bytes: 1 << 20 })?;
+        let Some(last) = page.entries.last() else { break };
+        next = last.seq.saturating_add(1);
+        for entry in &page.entries {
+            first = first.or(Some(entry.seq));
+            present.push(entry.seq);
+            let done = state.done.iter().any(|(start, end)| (*start..*end).contains(&entry.seq));
+            if entry.seq >= state.floor && !done {
+                queued += 1;
+                bytes += entry.message.size() as u64;
+            }
+        }
+        if next == u64::MAX {
+            break;
+        }
+    }
+    if known.is_none() {
+        lost.push(format!("session {no} has lost its state: its {queued} stored messages may be sent again"));
+        state.next_seq = next;
+        state.sent = next;
+        state.floor = first.unwrap_or(next);
+        state.ledger.accepted = queued;
+    } else if queued < state.queued {
+        let missing = state.queued - queued;
+        lost.push(format!("session {no} has lost {missing} of {} queued messages", state.queued));
+        if let Some(dropped) = state.ledger.dropped.get_mut(DropReason::Damaged as usize) {
+            *dropped = dropped.saturating_add(missing);
+        }
+    }
+    state.next_seq = state.next_seq.max(next);
+    if known.is_none() || queued < state.queued {
+        state.done = present.all_but(state.floor, state.next_seq, &state.done);
+        state.released.retain(|seq| !state.done.iter().any(|(start, end)| (*start..*end).contains(seq)));
+    }
+    (state.queued, state.queued_bytes) = (queued, bytes);
+    Ok(state)
+}
+
+/// Places, ascending, as ranges.
+#[derive(Default)]
+struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    fn push(&mut self, seq: u64) {
+        match self.0.last_mut() {
+            Some((_, end)) if *end == seq => *end = seq.saturating_add(1),
+            _ => self.0.push((seq, seq.saturating_add(1))),
+        }
+    }
+
+    /// `from..to` without these places, and with `done`: ascending, disjoint, joined where they touch.
+    fn all_but(&self, from: u64, to: u64, done: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        let mut all = done.to_vec();
+        let mut at = from;
+        for (start, end) in &self.0 {
+            if *start > at {
+                all.push((at, (*start).min(to)));
+            }
+            at = at.max(*end);
+        }
+        if at < to {
+            all.push((at, to));
+        }
+        all.sort_unstable();
+        let mut joined = Vec::<(u64, u64)>::new();
+        for (start, end) in all {
+            match joined.last_mut() {
+                Some((_, last)) if start <= *last => *last = end.max(*last),
+                _ => joined.push((start, end)),
+            }
+        }
+        joined
+    }
+}
+
+/// The mark of the database as it is on disk.
+pub(super) fn read_mark(database: &Database) -> Result<Mark, Fault> {
+    let txn = database.begin_read()?;
+    let meta = match txn.open_table(META) {
+        Err(::redb::TableError::TableDoesNotExist(_)) => return Ok(Mark::default()),
+        meta => meta?,
+    };
+    let row = meta.get(rows::MARK)?;
+    Ok(row.map(|row| rows::read_mark(row.value())).transpose()?.unwrap_or_default())
+}
+
+/// A line of `damaged-rows.jsonl`.
+pub(super) fn damaged_line(table: &str, key: &str, damage: Damage, bytes: Option<&[u8]>) -> String {
+    let hex = bytes.map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    serde_json::json!({ "table": table, "key": key, "damage": damage.0, "row": hex }).to_string()
+}
+
+/// `YYYYMMDD-HHMMSS`, in UTC.
+fn stamp(wall_ms: u64) -> String {
+    let seconds = wall_ms / 1000;
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    // Days since 1970 to a date of the Gregorian calendar: years are counted from March, so that the leap day is last;
+    // an era is 400 years, 146,097 days.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let march = (5 * day + 2) / 153;
+    let (month, day) = (if march < 10 { march + 3 } else { march - 9 }, day - (153 * march + 2) / 5 + 1);
+    let year = era * 400 + year + u64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", time / 3600, time / 60 % 60, time % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_dates() {
+        assert_eq!(stamp(0), "19700101-000000");
+        assert_eq!(stamp(951_782_399_000), "20000228-235959");
+        assert_eq!(stamp(951_825_600_000), "20000229-120000");
+        assert_eq!(stamp(1_795_512_345_678), "20261124-092545");
+    }
+
+    #[test]
+    fn missing_places_are_done() {
+        let mut present = Ranges::default();
+        for seq in [3, 4, 7, 10] {
+            present.push(seq);
+        }
+        assert_eq!(present.all_but(3, 12, &[]), [(5, 7), (8, 10), (11, 12)]);
+        assert_eq!(present.all_but(1, 11, &[(4, 6), (9, 11)]), [(1, 3), (4, 7), (8, 11)]);
+        assert_eq!(Ranges::default().all_but(2, 5, &[]), [(2, 5)]);
+    }
+}

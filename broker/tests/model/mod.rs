@@ -1,0 +1,324 @@
+//! What a store should hold, simple enough to be believed, and batches made by seed to drive a store with.
+#![allow(dead_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use forebay::message::{Message, Parts, Time};
+use forebay::store::{
+    Batch, ClockMark, Ledger, QueueEntry, QueueState, Reader, Recovered, RetainedChange, SessionDelta, SessionNo,
+    SessionRecord, StoredSubscription, StoredWill,
+};
+
+/// Numbers by seed (SplitMix64).
+pub struct Seed(pub u64);
+
+impl Seed {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+pub fn message(topic: &str, payload: &[u8]) -> Arc<Message> {
+    let parts = Parts {
+        topic,
+        properties: b"",
+        payload,
+        qos: 1,
+        retain: false,
+        expires_at: None,
+        accepted_at: Time(payload.len() as u64),
+    };
+    Arc::new(Message::new(&parts, None))
+}
+
+pub fn entry(seq: u64, message: &Arc<Message>) -> QueueEntry {
+    QueueEntry {
+        seq,
+        qos: 1,
+        retain: false,
+        shared: false,
+        subscription_ids: [].into_iter().collect(),
+        message: Arc::clone(message),
+    }
+}
+
+/// One line that says all of an entry.
+pub fn line(entry: &QueueEntry) -> String {
+    let m = &entry.message;
+    format!(
+        "{} {} {} {} {:?} {} {:?} {:?} {} {} {:?} {:?}",
+        entry.seq,
+        entry.qos,
+        entry.retain,
+        entry.shared,
+        entry.subscription_ids,
+        m.topic(),
+        m.properties(),
+        m.payload(),
+        m.qos,
+        m.retain,
+        m.expires_at,
+        m.accepted_at,
+    )
+}
+
+/// What a session should have.
+#[derive(Clone, Default)]
+pub struct Session {
+    pub record: Option<SessionRecord>,
+    pub subscriptions: BTreeMap<String, StoredSubscription>,
+    pub state: QueueState,
+    /// By place, what is queued and not done.
+    pub queue: BTreeMap<u64, QueueEntry>,
+    /// Done places at or above the floor.
+    done: BTreeSet<u64>,
+}
+
+impl Session {
+    /// A place is delivered.
+    pub fn finish(&mut self, seq: u64) {
+        if let Some(entry) = self.queue.remove(&seq) {
+            self.state.queued -= 1;
+            self.state.queued_bytes -= entry.message.size() as u64;
+            self.state.ledger.delivered += 1;
+        }
+        self.done.insert(seq);
+        while self.done.remove(&self.state.floor) {
+            self.state.floor += 1;
+        }
+        self.state.done.clear();
+        for seq in &self.done {
+            match self.state.done.last_mut() {
+                Some((_, end)) if *end == *seq => *end += 1,
+                _ => self.state.done.push((*seq, *seq + 1)),
+            }
+        }
+    }
+
+    /// A message takes the next place.
+    pub fn enqueue(&mut self, mut entry: QueueEntry) -> QueueEntry {
+        entry.seq = self.state.next_seq;
+        self.state.next_seq += 1;
+        self.state.queued += 1;
+        self.state.queued_bytes += entry.message.size() as u64;
+        self.state.ledger.accepted += 1;
+        self.queue.insert(entry.seq, entry.clone());
+        entry
+    }
+}
+
+/// What the store should hold.
+#[derive(Clone, Default)]
+pub struct Model {
+    pub sessions: BTreeMap<u64, Session>,
+    pub retained: BTreeMap<String, Arc<Message>>,
+    pub ended: Ledger,
+    pub last_session: u64,
+    pub clock: ClockMark,
+    pub commits: u64,
+}
+
+impl Model {
+    /// Changes the model at random and gives the batch that says so.
+    pub fn step(&mut self, seed: &mut Seed) -> Batch {
+        self.commits += 1;
+        self.clock = ClockMark { time: Time(self.commits * 17), wall_ms: self.commits * 1000 };
+        let mut deltas = BTreeMap::<u64, SessionDelta>::new();
+        if self.sessions.len() < 2 || seed.one_in(12) {
+            self.begin(seed, &mut deltas);
+        }
+        if self.sessions.len() > 3 && seed.one_in(20) {
+            self.end(seed, &mut deltas);
+        }
+        let numbers: Vec<u64> = self.sessions.keys().copied().collect();
+        let most = if seed.one_in(6) { 400 } else { 12 };
+        for _ in 0..seed.below(most) {
+            self.publish(seed, &numbers, &mut deltas);
+        }
+        for no in &numbers {
+            if seed.one_in(2) {
+                self.acknowledge(*no, seed, &mut deltas);
+            }
+            if seed.one_in(6) {
+                self.subscribe(*no, seed, &mut deltas);
+            }
+        }
+        let mut retained = Vec::new();
+        if seed.one_in(3) {
+            let topic = format!("retained/{}", seed.below(6));
+            let kept = (!seed.one_in(3)).then(|| message(&topic, &vec![7; seed.below(6000) as usize]));
+            match &kept {
+                Some(message) => self.retained.insert(topic.clone(), Arc::clone(message)),
+                None => self.retained.remove(&topic),
+            };
+            retained.push(RetainedChange { topic, message: kept });
+        }
+        for (no, delta) in &mut deltas {
+            delta.no = SessionNo(*no);
+            if let Some(session) = self.sessions.get(no) {
+                delta.state = Some(session.state.clone());
+                // What was delivered before its commit is never written.
+                delta.enqueued.retain(|entry| session.queue.contains_key(&entry.seq));
+            }
+        }
+        Batch { sessions: deltas.into_values().collect(), retained, clock: self.clock, ended_ledger: Some(self.ended) }
+    }
+
+    fn begin(&mut self, seed: &mut Seed, deltas: &mut BTreeMap<u64, SessionDelta>) {
+        self.last_session += 1;
+        let will = StoredWill { message: message("will", b"gone"), expiry_s: None, delay_s: 5 };
+        let record = SessionRecord {
+            client_id: format!("client-{}", self.last_session),
+            protocol: 5,
+            expiry_s: seed.below(100) as u32,
+            disconnected_at: None,
+            will: seed.one_in(2).then_some(will),
+        };
+        self.sessions.insert(self.last_session, Session { record: Some(record.clone()), ..Session::default() });
+        deltas.entry(self.last_session).or_default().record = Some(record);
+    }
+
+    fn end(&mut self, seed: &mut Seed, deltas: &mut BTreeMap<u64, SessionDelta>) {
+        let which = seed.below(self.sessions.len() as u64) as usize;
+        let no = *self.sessions.keys().nth(which).unwrap();
+        let session = self.sessions.remove(&no).unwrap();
+        self.ended.accepted += session.state.ledger.accepted;
+        self.ended.delivered += session.state.ledger.delivered;
+        self.ended.dropped[4] += session.state.queued;
+        deltas.insert(no, SessionDelta { ended: true, ..SessionDelta::default() });
+    }
+
+    fn publish(&mut self, seed: &mut Seed, numbers: &[u64], deltas: &mut BTreeMap<u64, SessionDelta>) {
+        let size = if seed.one_in(200) { 100_000 } else { seed.below(200) };
+        let payload = vec![seed.next() as u8; size as usize];
+        let published = message(&format!("t/{}", self.commits), &payload);
+        let all = seed.one_in(3);
+        for no in numbers {
+            if !all && !seed.one_in(numbers.len() as u64) {
+                continue;
+            }
+            let mut entry = entry(0, &published);
+            entry.subscription_ids = (0..seed.below(3)).map(|id| id as u32 * 1000).collect();
+            entry.shared = seed.one_in(5);
+            let entry = self.sessions.get_mut(no).unwrap().enqueue(entry);
+            deltas.entry(*no).or_default().enqueued.push(entry);
+        }
+    }
+
+    fn acknowledge(&mut self, no: u64, seed: &mut Seed, deltas: &mut BTreeMap<u64, SessionDelta>) {
+        let session = self.sessions.get_mut(&no).unwrap();
+        let waiting: Vec<u64> = session.queue.keys().copied().collect();
+        let mut finished = seed.below(waiting.len() as u64 + 1) as usize;
+        if seed.one_in(4) {
+            finished = waiting.len();
+        }
+        let out_of_order = seed.one_in(3);
+        for seq in waiting {
+            if finished == 0 {
+                break;
+            }
+            if out_of_order && seed.one_in(2) {
+                continue;
+            }
+            session.finish(seq);
+            finished -= 1;
+        }
+        session.state.sent = session.state.sent.max(session.state.floor);
+        session.state.inbound = (0..seed.below(4)).map(|id| id as u16 * 100 + 1).collect();
+        deltas.entry(no).or_default();
+    }
+
+    fn subscribe(&mut self, no: u64, seed: &mut Seed, deltas: &mut BTreeMap<u64, SessionDelta>) {
+        let session = self.sessions.get_mut(&no).unwrap();
+        let delta = deltas.entry(no).or_default();
+        let filter = format!("f/{}/#", seed.below(4));
+        if seed.one_in(3) {
+            session.subscriptions.remove(&filter);
+            delta.unsubscribed.push(filter);
+        } else {
+            let subscription = StoredSubscription {
+                filter: filter.clone(),
+                qos: seed.below(3) as u8,
+                no_local: seed.one_in(2),
+                retain_as_published: seed.one_in(2),
+                subscription_id: seed.below(1000) as u32,
+            };
+            session.subscriptions.insert(filter, subscription.clone());
+            delta.subscribed.push(subscription);
+        }
+    }
+
+    /// Says how what was recovered, and what can be read, differs from the model; `None` if it does not.
+    pub fn differs(&self, recovered: &Recovered, reader: &dyn Reader, pages: &mut Seed) -> Option<String> {
+        if !recovered.lost.is_empty() {
+            return Some(format!("lost: {:?}", recovered.lost));
+        }
+        let found: Vec<u64> = recovered.sessions.iter().map(|session| session.no.0).collect();
+        let wanted: Vec<u64> = self.sessions.keys().copied().collect();
+        if found != wanted {
+            return Some(format!("sessions {found:?} for {wanted:?}"));
+        }
+        for found in &recovered.sessions {
+            let no = found.no.0;
+            let wanted = &self.sessions[&no];
+            if found.record != wanted.record {
+                return Some(format!("session {no}: record {:?} for {:?}", found.record, wanted.record));
+            }
+            if found.state != wanted.state {
+                return Some(format!("session {no}: state {:?} for {:?}", found.state, wanted.state));
+            }
+            let subscriptions: Vec<_> = wanted.subscriptions.values().cloned().collect();
+            if found.subscriptions != subscriptions {
+                return Some(format!("session {no}: subscriptions {:?}", found.subscriptions));
+            }
+            let read = read_all(reader, no, &wanted.state, pages);
+            let wanted: Vec<String> = wanted.queue.values().map(line).collect();
+            if read != wanted {
+                return Some(format!("session {no}: queue\n{read:#?}\nfor\n{wanted:#?}"));
+            }
+        }
+        let mut retained: Vec<_> = recovered.retained.iter().map(|m| (m.topic(), m.payload())).collect();
+        retained.sort_unstable();
+        let wanted: Vec<_> = self.retained.values().map(|m| (m.topic(), m.payload())).collect();
+        if retained != wanted {
+            return Some("retained messages differ".to_owned());
+        }
+        if recovered.ended_ledger != self.ended || recovered.last_session != self.last_session {
+            return Some(format!("ended {:?}, last session {}", recovered.ended_ledger, recovered.last_session));
+        }
+        let clock = (self.commits > 0).then_some(self.clock);
+        (recovered.clock != clock).then(|| format!("clock {:?} for {clock:?}", recovered.clock))
+    }
+}
+
+/// A session's queue in pages of random sizes, without what is done.
+pub fn read_all(reader: &dyn Reader, no: u64, state: &QueueState, pages: &mut Seed) -> Vec<String> {
+    let mut read = Vec::new();
+    let mut from = state.floor;
+    loop {
+        let (messages, bytes) = (1 + pages.below(300) as usize, 1 + pages.below(100_000) as usize);
+        let page = reader.page(SessionNo(no), from, messages, bytes).unwrap();
+        assert!(page.len() <= messages);
+        let Some(last) = page.last() else { return read };
+        assert!(page.is_sorted_by_key(|entry| entry.seq) && page[0].seq >= from, "a page out of order");
+        from = last.seq + 1;
+        for entry in page {
+            if !state.done.iter().any(|(start, end)| (*start..*end).contains(&entry.seq)) {
+                read.push(line(&entry));
+            }
+        }
+    }
+}
