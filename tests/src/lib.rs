@@ -1,1 +1,10 @@
-//! The test harness.
+//! The test harness: brokers as child processes, and a client that keeps its session.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+pub mod broker;
+pub mod device;
+pub mod link;
+pub mod numbered;
+pub mod packet;
+pub mod rng;
+pub mod scratch;

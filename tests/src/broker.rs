@@ -1,0 +1,258 @@
+//! Brokers as child processes: this repository's, and mosquitto to try a test itself on.
+
+use std::fs::{File, OpenOptions};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::scratch::Scratch;
+
+/// Which program is under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// This repository's broker: FOREBAY_BIN, or the newest build.
+    Forebay,
+    /// Debian's mosquitto; it syncs nothing, so the crash tests are not for it.
+    Mosquitto,
+}
+
+impl Kind {
+    /// What the environment variable BROKER asks for; `forebay` when it is not set.
+    pub fn from_environment() -> Self {
+        match std::env::var("BROKER").as_deref() {
+            Ok("mosquitto") => Self::Mosquitto,
+            Ok("forebay") | Err(_) => Self::Forebay,
+            Ok(other) => panic!("BROKER={other}: it is forebay or mosquitto"),
+        }
+    }
+}
+
+/// A broker that listens on two ports of 127.0.0.1, and that is killed when this is dropped.
+#[derive(Debug)]
+pub struct Broker {
+    kind: Kind,
+    data: PathBuf,
+    scratch: Scratch,
+    port: u16,
+    tls_port: u16,
+    wrapper: Vec<String>,
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+/// How long a broker may take until it accepts connections, before the test gives up on it.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+impl Broker {
+    /// Starts the broker that the environment names, with its data in a new temporary folder.
+    pub fn start() -> Self {
+        let mut broker = Self::prepare(None);
+        broker.run();
+        broker
+    }
+
+    /// The same, not yet running; `data` is its data directory if it is given.
+    pub fn prepare(data: Option<&Path>) -> Self {
+        let kind = Kind::from_environment();
+        let scratch = Scratch::new("broker");
+        let data = data.map_or_else(|| scratch.path().join("data"), Path::to_path_buf);
+        std::fs::create_dir_all(&data).unwrap();
+        let (port, tls_port) = (free_port(), free_port());
+        if kind == Kind::Mosquitto {
+            mosquitto::prepare(scratch.path(), &data, port, tls_port);
+        }
+        Self { kind, data, scratch, port, tls_port, wrapper: Vec::new(), arguments: Vec::new(), child: None }
+    }
+
+    /// Puts a program and its arguments before the broker's own, such as `strace`.
+    pub fn set_wrapper(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(|s| (*s).to_owned()).collect();
+    }
+
+    /// Adds arguments to the broker's command line.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.arguments.extend(arguments.iter().map(|s| (*s).to_owned()));
+    }
+
+    /// Starts the program on the same data and the same ports, and waits until it accepts connections.
+    pub fn run(&mut self) {
+        self.spawn();
+        if let Err(why) = self.wait_until_ready() {
+            panic!("the broker did not start: {why}\n{}", self.log());
+        }
+    }
+
+    fn spawn(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let mut line: Vec<String> = self.wrapper.clone();
+        match self.kind {
+            Kind::Mosquitto => {
+                let config = self.scratch.path().join("mosquitto.conf");
+                line.extend(["mosquitto".into(), "-c".into(), config.display().to_string()]);
+            }
+            Kind::Forebay => {
+                line.extend([program().display().to_string(), "--data-dir".into(), self.data.display().to_string()]);
+                line.extend(["--listen".into(), format!("mqtt://127.0.0.1:{}", self.port)]);
+                line.extend(["--listen".into(), format!("mqtts://127.0.0.1:{}", self.tls_port)]);
+            }
+        }
+        line.extend(self.arguments.iter().cloned());
+        let log = self.log_file();
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap_or_else(|why| panic!("{}: {why}", line[0])));
+    }
+
+    fn log_file(&self) -> File {
+        OpenOptions::new().create(true).append(true).open(self.scratch.path().join("log")).unwrap()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
+        for port in [self.port, self.tls_port] {
+            while TcpStream::connect(("127.0.0.1", port)).is_err() {
+                if let Some(status) = self.child.as_mut().unwrap().try_wait().map_err(|e| e.to_string())? {
+                    self.child = None;
+                    return Err(format!("it ended with {status}"));
+                }
+                if begun.elapsed() > START_LIMIT {
+                    return Err(format!("nothing listens on port {port}"));
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends it with SIGKILL, as a power switch would, and waits until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Ends it with SIGTERM and waits; the answer is its exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let mut child = self.child.take()?;
+        let _ = Command::new("kill").arg(child.id().to_string()).status();
+        child.wait().ok()?.code()
+    }
+
+    /// Whether the process is there.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(None)))
+    }
+
+    /// Its process's number while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Which program it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The port for plain TCP.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The port for TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The certificate of the CA that signed the broker's, made by the broker at its first start.
+    pub fn ca(&self) -> PathBuf {
+        self.data.join("certs").join("ca.pem")
+    }
+
+    /// The last 4,000 characters of what it wrote.
+    pub fn log(&self) -> String {
+        let text = std::fs::read(self.scratch.path().join("log")).unwrap_or_default();
+        let tail = &text[text.len().saturating_sub(4000)..];
+        String::from_utf8_lossy(tail).into_owned()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the broker's log ends with:\n{}\n---", self.log());
+        }
+    }
+}
+
+/// The broker's program: FOREBAY_BIN, or the newest one among the profiles' folders.
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("FOREBAY_BIN") {
+        return path.into();
+    }
+    // This test runs from target/PROFILE/deps.
+    let here = std::env::current_exe().unwrap();
+    let target = here.ancestors().nth(3).unwrap();
+    let newest = ["quick", "debug", "release"]
+        .map(|profile| target.join(profile).join("forebay"))
+        .into_iter()
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .max();
+    newest
+        .map(|(_, path)| path)
+        .unwrap_or_else(|| panic!("no broker in {}: `cargo build -p forebay`, or set FOREBAY_BIN", target.display()))
+}
+
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A free port below the system's range for outgoing connections, so that it is still free at a restart.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 11_000;
+    const COUNT: u16 = 20_000;
+    loop {
+        let n = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        let spread = std::process::id().wrapping_mul(37) as u16;
+        let port = FIRST + n.wrapping_add(spread) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+mod mosquitto {
+    use std::path::Path;
+    use std::process::Command;
+
+    /// Writes its configuration and a CA with a server certificate (openssl's program makes them).
+    pub(super) fn prepare(scratch: &Path, data: &Path, port: u16, tls_port: u16) {
+        let certs = data.join("certs");
+        std::fs::create_dir_all(&certs).unwrap();
+        make_certificates(&certs);
+        let (data, certs) = (data.display(), certs.display());
+        let text = format!(
+            "user root\nallow_anonymous true\npersistence true\npersistence_location {data}/\nlog_type all\n\
+             max_queued_messages 0\nlistener {port} 127.0.0.1\nlistener {tls_port} 127.0.0.1\n\
+             cafile {certs}/ca.pem\ncertfile {certs}/server.pem\nkeyfile {certs}/server.key\n"
+        );
+        std::fs::write(scratch.join("mosquitto.conf"), text).unwrap();
+    }
+
+    fn make_certificates(folder: &Path) {
+        let script = "set -e\n\
+            new='openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2'\n\
+            $new -x509 -keyout ca.key -out ca.pem -subj '/CN=test CA'\n\
+            $new -keyout server.key -out server.csr -subj '/CN=localhost'\n\
+            printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > ext\n\
+            openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.pem\n";
+        let output = Command::new("sh").args(["-c", script]).current_dir(folder).output().unwrap();
+        assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
