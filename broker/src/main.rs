@@ -1,5 +1,4 @@
 //! The broker's program: arguments, signals, exit codes.
-#![allow(clippy::print_stdout, reason = "the opening lines")]
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -81,13 +80,20 @@ fn run(config: Config) -> anyhow::Result<()> {
             recovered,
             mechanisms: Mechanisms::default(),
         })?;
-        println!("{opening}");
+        say(&opening);
         stop.await;
         anyhow::Ok(running)
     })?;
     tracing::info!("stopping");
     running.stop();
     Ok(())
+}
+
+/// Whoever started the broker may not read what it says: that is no reason to stop.
+fn say(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// Resolves at SIGINT or SIGTERM. Both are caught from this call on.

@@ -1,6 +1,7 @@
 //! The test harness: brokers as child processes, and a client that keeps its session.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+pub mod bench;
 pub mod broker;
 pub mod device;
 pub mod link;

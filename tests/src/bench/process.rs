@@ -1,0 +1,111 @@
+//! Brokers as child processes, and what they cost.
+
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A broker that runs.
+pub struct Process {
+    child: Child,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    _dir: tempfile::TempDir,
+}
+
+/// Which broker.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// Ours: the program, and its configuration.
+    Forebay(PathBuf, PathBuf),
+    /// Debian's mosquitto.
+    Mosquitto,
+    /// The relay that checks nothing: this program itself.
+    Floor,
+}
+
+impl Kind {
+    /// Its name in the tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Forebay(..) => "forebay",
+            Self::Mosquitto => "mosquitto",
+            Self::Floor => "floor",
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Process {
+    /// Starts it and waits until it accepts.
+    pub fn start(kind: &Kind) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (child, port) = match kind {
+            Kind::Forebay(program, config) => forebay(program, config, dir.path()),
+            Kind::Mosquitto => mosquitto(dir.path()),
+            Kind::Floor => {
+                let port = free_port();
+                let mut command = Command::new(std::env::current_exe().unwrap());
+                (command.args(["relay", &port.to_string()]).spawn().unwrap(), port)
+            }
+        };
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        Self { child, port, _dir: dir }
+    }
+
+    /// Nanoseconds of processor time of all its threads.
+    pub fn cpu_ns(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        tasks
+            .flatten()
+            .filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok())
+            .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
+            .sum()
+    }
+
+    /// Kilobytes of its own resident memory.
+    pub fn resident_kb(&self) -> u64 {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();
+        let line = rollup.lines().find(|line| line.starts_with("Rss:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn forebay(program: &Path, config: &Path, dir: &Path) -> (Child, u16) {
+    let mut command = Command::new(program);
+    command.arg("--config").arg(config).arg("--data-dir").arg(dir).args(["--listen", "mqtt://127.0.0.1:0", "--log", "warn"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the broker's program; build it, or give --broker");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let listening = lines.find_map(|line| line.split_once("mqtt://127.0.0.1:").map(|(_, rest)| rest.to_owned()));
+    let Some(port) = listening.and_then(|rest| rest.split_whitespace().next()?.parse().ok()) else {
+        panic!("the broker did not start: {:?}", child.wait());
+    };
+    std::thread::spawn(move || lines.count());
+    (child, port)
+}
+
+fn mosquitto(dir: &Path) -> (Child, u16) {
+    let port = free_port();
+    let config = dir.join("mosquitto.conf");
+    let text = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 0\nmax_queued_messages 0\n\
+         set_tcp_nodelay true\npersistence false\nlog_type error\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let child = Command::new("mosquitto").arg("-c").arg(&config).stderr(Stdio::null()).spawn();
+    (child.expect("mosquitto is not installed"), port)
+}

@@ -1,0 +1,88 @@
+//! Measures this repository's broker beside mosquitto and the floor, in turn in one run.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_precision_loss)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use forebay_tests::bench::process::Kind;
+use forebay_tests::bench::scenario::{self, Figures};
+
+/// Measures the broker beside mosquitto and the floor.
+#[derive(Parser)]
+struct Arguments {
+    /// Scenarios; all if none is named
+    scenarios: Vec<String>,
+    /// Brokers: forebay, mosquitto, floor
+    #[arg(long, value_delimiter = ',', default_value = "forebay,mosquitto,floor")]
+    brokers: Vec<String>,
+    /// Our program
+    #[arg(long, default_value = "target/release/forebay")]
+    broker: PathBuf,
+    /// Its configuration
+    #[arg(long, default_value = "config/bench.toml")]
+    config: PathBuf,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Measurements of each broker in each scenario; the median counts
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|a| a == "relay") {
+        forebay_tests::bench::relay::run(arguments[2].parse().unwrap());
+        return;
+    }
+    let arguments = Arguments::parse();
+    let kinds: Vec<Kind> = arguments
+        .brokers
+        .iter()
+        .map(|name| match name.as_str() {
+            "mosquitto" => Kind::Mosquitto,
+            "floor" => Kind::Floor,
+            _ => Kind::Forebay(arguments.broker.clone(), arguments.config.clone()),
+        })
+        .collect();
+    println!("| scenario | broker | µs CPU a message | messages a second | p50 / p99 µs | times less than mosquitto | target |");
+    println!("|---|---|---|---|---|---|---|");
+    let wanted = |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|s| s == name);
+    for scenario in scenario::all().iter().filter(|s| wanted(s.name)) {
+        let mut all: Vec<Vec<Figures>> = vec![Vec::new(); kinds.len()];
+        for _ in 0..arguments.rounds {
+            for (kind, figures) in kinds.iter().zip(&mut all) {
+                // The relay keeps nothing for those who are away.
+                if scenario.shape.away && matches!(kind, Kind::Floor) {
+                    continue;
+                }
+                figures.push(scenario::measure(kind, scenario, Duration::from_secs_f64(arguments.seconds)));
+            }
+        }
+        let medians: Vec<Option<Figures>> = all.into_iter().map(median).collect();
+        let mosquitto = kinds.iter().zip(&medians).find(|(kind, _)| matches!(kind, Kind::Mosquitto));
+        let mosquitto = mosquitto.and_then(|(_, figures)| figures.as_ref()).map(|figures| figures.cpu_us);
+        for (kind, figures) in kinds.iter().zip(&medians) {
+            let Some(figures) = figures else { continue };
+            let latency = figures.latency_us.map_or(String::new(), |(p50, p99)| format!("{p50:.0} / {p99:.0}"));
+            let ratio = mosquitto.map_or(String::new(), |m| format!("{:.1}", m / figures.cpu_us));
+            let target = scenario.target.map_or(String::new(), |target| format!("{target}"));
+            let wrong = if figures.wrong > 0 { format!(" **{} WRONG**", figures.wrong) } else { String::new() };
+            println!(
+                "| {} | {}{wrong} | {:.3} | {:.0} | {latency} | {ratio} | {target} |",
+                scenario.name,
+                kind.name(),
+                figures.cpu_us,
+                figures.rate
+            );
+        }
+    }
+}
+
+fn median(mut figures: Vec<Figures>) -> Option<Figures> {
+    figures.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
+    let wrong = figures.iter().map(|f| f.wrong).sum();
+    let middle = figures.get(figures.len() / 2)?.clone();
+    Some(Figures { wrong, ..middle })
+}
