@@ -30,6 +30,9 @@ pub trait Mechanism: Send + Sync {
     fn begin(&self, client_id: &str) -> Box<dyn Exchange>;
 }
 
+/// A connection's method, and the exchange that is under way, if one is.
+pub type Authentication = (String, Option<Box<dyn Exchange>>);
+
 /// The mechanisms that the broker offers. None as it comes: a CONNECT with a method is answered with 0x8C.
 #[derive(Clone, Default)]
 pub struct Mechanisms(Vec<Arc<dyn Mechanism>>);

@@ -26,10 +26,12 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             eprintln!("forebay: {error}");
-            return ExitCode::from(match error {
-                ConfigError::Usage(_) => USAGE,
-                ConfigError::Unreadable { .. } => FAILED,
-                _ => BAD_CONFIG,
+            return ExitCode::from(if matches!(error, ConfigError::Usage(_)) {
+                USAGE
+            } else if matches!(error, ConfigError::Unreadable { .. }) {
+                FAILED
+            } else {
+                BAD_CONFIG
             });
         }
     };

@@ -203,6 +203,8 @@ impl Publisher {
             return if kind == Ack::Pubrec { self.send(&packet::ack(Ack::Pubrel, id)) } else { Ok(()) };
         };
         let end = match kind {
+            // The broker has released it before its PUBCOMP was lost [MQTT5-3.7.2.1].
+            Ack::Pubcomp if code == 0x92 => true,
             _ if code >= 0x80 => {
                 self.flights[at].stage = Stage::Refused(code);
                 return Ok(());

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 pub use fanout::{Batch, Source, Staged, Verdict};
 pub use keeper::Stop;
-pub use pager::Pager;
+pub use pager::{Pager, Request};
 pub use retained::RetainedStore;
 pub use sessions::{Ending, Opened};
 pub use slot::Slot;

@@ -10,15 +10,18 @@ use crate::broker::Slot;
 use crate::session::{Cx, PageWanted};
 use crate::store::{Reader, StoreError};
 
+/// A session, and the page that it wants.
+pub type Request = (Arc<Slot>, PageWanted);
+
 /// Asks for pages.
 pub struct Pager {
-    requests: Mutex<Option<Sender<(Arc<Slot>, PageWanted)>>>,
+    requests: Mutex<Option<Sender<Request>>>,
 }
 
 impl Pager {
     /// The asking side, and what [`Pager::run`] needs.
     #[must_use]
-    pub fn new() -> (Self, Receiver<(Arc<Slot>, PageWanted)>) {
+    pub fn new() -> (Self, Receiver<Request>) {
         let (sender, receiver) = channel();
         (Self { requests: Mutex::new(Some(sender)) }, receiver)
     }
@@ -38,7 +41,7 @@ impl Pager {
     }
 
     /// The thread.
-    pub fn run(broker: &Arc<Broker>, reader: &dyn Reader, requests: &Receiver<(Arc<Slot>, PageWanted)>) {
+    pub fn run(broker: &Arc<Broker>, reader: &dyn Reader, requests: &Receiver<Request>) {
         while let Ok((slot, page)) = requests.recv() {
             Self::serve(broker, reader, &slot, page);
         }

@@ -149,6 +149,7 @@ fn check_client_id(version: Version, flags: u8, client_id: &str, limits: &Limits
 fn guard_will<'a>(version: Version, r: &mut Reader<'a>, limits: &Limits) -> Result<GuardedWill<'a>, CodecError> {
     let (mut delay_s, mut forwarded, mut utf8) = (0, Vec::new(), false);
     if version.is_v5() {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "what is left is forwarded as it is")]
         walk(section(r)?, Place::Will, limits, |property, bytes| match property {
             Property::WillDelayInterval(s) => delay_s = s,
             Property::MessageExpiryInterval(_) => {}

@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::pace::Pace;
 use super::{Connection, Shared, Stream};
-use crate::auth::{Exchange, Step};
+use crate::auth::{Authentication, Step};
 use crate::broker::{Broker, Opened, RETRY_AFTER_MS};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{self, CodecError, Connect, ConnectError, Packet};
@@ -132,7 +132,7 @@ struct Greeted {
     problem_information: bool,
     connack: Vec<u8>,
     rest: Vec<u8>,
-    auth: Option<Box<(String, Option<Box<dyn Exchange>>)>>,
+    auth: Option<Box<Authentication>>,
 }
 
 impl Greeted {

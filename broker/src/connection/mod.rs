@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use forebay_wire::types::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::auth::Exchange;
+use crate::auth::Authentication;
 use crate::broker::{Broker, Slot};
 use crate::codec;
 use crate::config;
@@ -118,7 +118,7 @@ pub(crate) struct Connection<S: Stream> {
     pace: Option<Box<Pace>>,
     parked: Option<Box<Parked>>,
     /// Enhanced authentication: the method, and the exchange that is under way.
-    auth: Option<Box<(String, Option<Box<dyn Exchange>>)>>,
+    auth: Option<Box<Authentication>>,
 }
 
 impl<S: Stream> Future for Connection<S> {
@@ -148,18 +148,18 @@ impl<S: Stream> Connection<S> {
         }
         if notified || !self.out.is_empty() || self.unflushed {
             self.retry_parked(scratch)?;
-            self.write(scratch, cx)?;
+            self.write(cx)?;
         }
         if self.tail_is_fresh {
             self.tail_is_fresh = false;
             self.process_tail(scratch)?;
-            self.write(scratch, cx)?;
+            self.write(cx)?;
         }
         for _ in 0..READS_A_TURN {
             if !self.read(scratch, cx)? {
                 return Ok(());
             }
-            self.write(scratch, cx)?;
+            self.write(cx)?;
         }
         // The others' turn; this one goes on after them.
         cx.waker().wake_by_ref();
@@ -228,15 +228,15 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Takes what the session has for the socket and writes it, as far as the socket takes it.
-    fn write(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>) -> Result<(), End> {
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         loop {
-            if self.out.is_empty() && !self.take_out(scratch)? {
+            if self.out.is_empty() && !self.take_out()? {
                 break;
             }
             if !self.write_out(cx)? {
                 return Ok(());
             }
-            scratch.give_back(std::mem::take(&mut self.out));
+            self.out = Vec::new();
             self.written = 0;
         }
         if self.unflushed {
@@ -250,7 +250,7 @@ impl<S: Stream> Connection<S> {
     }
 
     /// False: the session has nothing.
-    fn take_out(&mut self, scratch: &mut Scratch) -> Result<bool, End> {
+    fn take_out(&mut self) -> Result<bool, End> {
         let (epoch, broker) = (self.epoch, &self.on.broker);
         let taken = self.slot.with(broker, |session| {
             if session.epoch() != epoch || session.ended() {
@@ -265,7 +265,6 @@ impl<S: Stream> Connection<S> {
             session.pump(broker.cx());
             Ok(Some(taken))
         })?;
-        let _ = scratch;
         let Some(taken) = taken else { return Ok(false) };
         self.out = taken;
         Ok(true)

@@ -8,32 +8,16 @@ use crate::router::RouteCache;
 
 /// Bytes of one read at most.
 const READ_BYTES: usize = 64 * 1024;
-/// Buffers kept for the next write.
-const SPARE_BUFFERS: usize = 8;
-/// Larger ones are given back to the system.
-const SPARE_BYTES_MAX: usize = 256 * 1024;
 
 /// What the connections of one worker use in turn.
 pub(crate) struct Scratch {
     pub(crate) read: Box<[u8]>,
     pub(crate) cache: RouteCache<Arc<Slot>>,
-    spare: Vec<Vec<u8>>,
 }
 
 impl Scratch {
     fn new() -> Self {
-        Self { read: vec![0; READ_BYTES].into_boxed_slice(), cache: RouteCache::default(), spare: Vec::new() }
-    }
-
-    pub(crate) fn give_back(&mut self, mut buffer: Vec<u8>) {
-        if self.spare.len() < SPARE_BUFFERS && buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX {
-            buffer.clear();
-            self.spare.push(buffer);
-        }
-    }
-
-    pub(crate) fn buffer(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
+        Self { read: vec![0; READ_BYTES].into_boxed_slice(), cache: RouteCache::default() }
     }
 }
 
@@ -48,8 +32,5 @@ pub(crate) fn with<R>(act: impl FnOnce(&mut Scratch) -> R) -> R {
 
 /// Forgets routes, so that an idle worker does not hold on to sessions that are gone.
 pub(crate) fn tidy() {
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.cache.clear();
-        scratch.spare.clear();
-    });
+    SCRATCH.with_borrow_mut(|scratch| scratch.cache.clear());
 }

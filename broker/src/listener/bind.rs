@@ -57,9 +57,12 @@ fn bind_one(
     tls: Option<std::sync::Arc<rustls::ServerConfig>>,
 ) -> Result<BoundListener, BindError> {
     let (addr, url) = (listener.addr, listener.url.clone());
-    let socket = open(listener).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse { addr, url: url.clone() },
-        _ => BindError::Io { addr, url: url.clone(), source },
+    let socket = open(listener).map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            BindError::InUse { addr, url: url.clone() }
+        } else {
+            BindError::Io { addr, url: url.clone(), source }
+        }
     })?;
     let bound = socket.local_addr().map_err(|source| BindError::Io { addr, url, source })?;
     let mut config = listener.clone();

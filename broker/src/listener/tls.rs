@@ -96,9 +96,12 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::Empty { path: path.to_owned(), what: "private key" },
-        other => TlsError::NotPem { path: path.to_owned(), detail: other.to_string() },
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| {
+        if matches!(error, pem::Error::NoItemsFound) {
+            TlsError::Empty { path: path.to_owned(), what: "private key" }
+        } else {
+            TlsError::NotPem { path: path.to_owned(), detail: error.to_string() }
+        }
     })
 }
 

@@ -176,8 +176,11 @@ pub(crate) struct Outbound {
     resend_from: Option<usize>,
     paging: bool,
     /// keep-last: the newest place of each topic (by hash), for messages that may still be replaced.
-    newest: Option<Box<hashbrown::HashMap<u64, (u64, u32), foldhash::fast::FixedState>>>,
+    newest: Option<Box<Newest>>,
 }
+
+/// By a topic's hash: the place of its newest message, and that message's size.
+type Newest = hashbrown::HashMap<u64, (u64, u32), foldhash::fast::FixedState>;
 
 /// A page that the session wants from the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
