@@ -116,6 +116,7 @@ impl Broker {
             (due, will_at, ends_at)
         });
         if let Some(will) = &will_due {
+            let _one_commit = self.writer.gate();
             self.publish_will(will);
             slot.with(self, Session::take_will);
         }
@@ -136,6 +137,7 @@ impl Broker {
     /// Ends a session: its will is published if there is one, its queue is dropped and counted, its shared messages
     /// go to other members.
     pub(crate) fn end_session(self: &Arc<Self>, slot: &Arc<Slot>) {
+        let one_commit = self.writer.gate();
         let ended = slot.with(self, |session| {
             if session.ended() {
                 return None;
@@ -163,6 +165,7 @@ impl Broker {
             self.publish_will(&will);
         }
         self.hand_over(&filters, &orphans);
+        drop(one_commit);
     }
 
     /// What a dead member of shared subscriptions had not acknowledged goes to other members [MQTT5-4.8.2].

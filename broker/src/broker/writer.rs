@@ -1,11 +1,16 @@
 //! The one thread that writes. It waits until sessions have something, lets a little time pass in which acks may
 //! make the write needless, collects from every session that asked, commits once, and tells them.
+//!
+//! What one read of a connection does to several sessions must be in one commit: a QoS 2 identifier of the publisher without
+//! its message in the subscribers' queues would lose that message in a crash (the repetition is taken for a duplicate), the
+//! message without the identifier would double it. So connections work inside a [`Writer::gate`], many at once, and
+//! the writer collects while none of them is inside.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
 use crate::broker::Broker;
 use crate::broker::Slot;
@@ -56,6 +61,7 @@ pub struct WriterCounters {
 
 /// Asks the writer to collect.
 pub struct Writer {
+    gate: RwLock<()>,
     dirty: Mutex<Dirty>,
     wake: Condvar,
     options: WriterOptions,
@@ -70,12 +76,18 @@ impl Writer {
     #[must_use]
     pub fn new(options: WriterOptions) -> Self {
         Self {
+            gate: RwLock::new(()),
             dirty: Mutex::new(Dirty::default()),
             wake: Condvar::new(),
             options,
             failing: AtomicBool::new(false),
             counters: WriterCounters::default(),
         }
+    }
+
+    /// What is done while this is held goes into one commit. Not to be asked for by who holds it already.
+    pub fn gate(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read()
     }
 
     fn delay(&self, urgency: Urgency) -> Duration {
@@ -121,8 +133,8 @@ impl Writer {
         self.wake.notify_one();
     }
 
-    /// Waits until something is due; `None` when it is time to stop.
-    fn wait(&self) -> (Vec<Arc<Slot>>, bool, bool) {
+    /// Waits until something is due; true when it is time to stop.
+    fn wait(&self) -> bool {
         let mut dirty = self.dirty.lock();
         loop {
             let now = Instant::now();
@@ -135,58 +147,38 @@ impl Writer {
                 None => self.wake.wait(&mut dirty),
             }
         }
+        dirty.stop
+    }
+
+    fn take(&self) -> (Vec<Arc<Slot>>, bool) {
+        let mut dirty = self.dirty.lock();
         dirty.due = None;
         let slots = std::mem::take(&mut dirty.slots);
         // The list's memory is used again, without keeping a storm's worth of it.
         dirty.slots.reserve(slots.len().min(1024));
-        (slots, std::mem::take(&mut dirty.retained), dirty.stop)
+        (slots, std::mem::take(&mut dirty.retained))
     }
 
     /// The thread.
     pub fn run(&self, broker: &Arc<Broker>, store: &mut dyn Store) {
         loop {
-            let (slots, retained, stop) = self.wait();
-            if stop {
+            if self.wait() {
                 // Nothing may be left for an ack that will not come any more.
-                self.round(broker, store, broker.all_slots(), true, Time(u64::MAX));
+                self.round(broker, store, Time(u64::MAX));
                 return;
             }
             let wait_ms = u64::try_from(self.options.commit_wait.as_millis()).unwrap_or(0);
             let cutoff = Time(broker.clock.now().0.saturating_sub(wait_ms));
-            if !self.round(broker, store, slots, retained, cutoff) {
+            if !self.round(broker, store, cutoff) {
                 std::thread::sleep(RETRY);
             }
         }
     }
 
     /// One collection and its commit; false when the commit failed.
-    pub fn round(
-        &self,
-        broker: &Arc<Broker>,
-        store: &mut dyn Store,
-        slots: Vec<Arc<Slot>>,
-        retained: bool,
-        cutoff: Time,
-    ) -> bool {
+    pub fn round(&self, broker: &Arc<Broker>, store: &mut dyn Store, cutoff: Time) -> bool {
         let cx = Cx { now: broker.clock.now(), settings: &broker.settings };
-        let mut batch = Batch::default();
-        let mut collected: Vec<(Arc<Slot>, Collected)> = Vec::new();
-        for slot in slots {
-            slot.dirty.store(0, Ordering::Release);
-            let (found, left) = slot.look(|session| session.collect(cutoff));
-            if left {
-                self.mark(&slot, Urgency::Elidable);
-            }
-            if let Some(mut found) = found {
-                batch.sessions.push(std::mem::take(&mut found.delta));
-                collected.push((slot, found));
-            }
-        }
-        let mut waiting = Vec::new();
-        if retained {
-            (batch.retained, waiting) = broker.retained.collect();
-        }
-        batch.ended_ledger = broker.take_ended_ledger();
+        let (mut batch, collected, waiting) = self.collect(broker, cutoff);
         if batch.sessions.is_empty() && batch.retained.is_empty() && batch.ended_ledger.is_none() {
             return true;
         }
@@ -209,6 +201,30 @@ impl Writer {
                 false
             }
         }
+    }
+
+    fn collect(&self, broker: &Arc<Broker>, cutoff: Time) -> (Batch, Vec<(Arc<Slot>, Collected)>, Vec<Arc<Message>>) {
+        let _nobody_inside = self.gate.write();
+        let (slots, retained) = self.take();
+        let mut batch = Batch::default();
+        let mut collected: Vec<(Arc<Slot>, Collected)> = Vec::with_capacity(slots.len());
+        for slot in slots {
+            slot.dirty.store(0, Ordering::Release);
+            let (found, left) = slot.look(|session| session.collect(cutoff));
+            if left {
+                self.mark(&slot, Urgency::Elidable);
+            }
+            if let Some(mut found) = found {
+                batch.sessions.push(std::mem::take(&mut found.delta));
+                collected.push((slot, found));
+            }
+        }
+        let mut waiting = Vec::new();
+        if retained {
+            (batch.retained, waiting) = broker.retained.collect();
+        }
+        batch.ended_ledger = broker.take_ended_ledger();
+        (batch, collected, waiting)
     }
 
     fn succeeded(&self, broker: &Arc<Broker>, collected: Vec<(Arc<Slot>, Collected)>, waiting: Vec<Arc<Message>>, cx: Cx<'_>) {

@@ -53,6 +53,8 @@ impl<S: Stream> Connection<S> {
         loop {
             let mut loan = Loan::default();
             let mut staged: Vec<Staged<'_>> = Vec::new();
+            let on = self.on.clone();
+            let gate = on.broker.writer.gate();
             let stop = self.stage(bytes, &mut at, &mut staged, &mut loan);
             if !staged.is_empty() {
                 for (index, topic) in &loan.topics {
@@ -68,6 +70,7 @@ impl<S: Stream> Connection<S> {
                 self.route(scratch, bytes, &mut staged);
                 drop(staged);
             }
+            drop(gate);
             match stop {
                 Stop::Incomplete => return Ok(at),
                 Stop::Flush => {}
@@ -142,6 +145,8 @@ impl<S: Stream> Connection<S> {
                     behind = true;
                     broker.counters.publish_parked.add(1);
                     let message = staged.shared(now, Some(slot));
+                    // Taken again when the message finds room: on disk the identifier must never be there without it.
+                    session.forget_qos2(id);
                     parked.get_or_insert_default().push(message, kind, id, staged.durability);
                 } else {
                     let message = staged.message.take().filter(|_| staged.waits);

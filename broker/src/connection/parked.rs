@@ -47,6 +47,7 @@ impl<S: Stream> Connection<S> {
         while let Some(one) = parked.waiting.front() {
             // On the list before the try: room that comes in between is not missed.
             broker.park(&self.slot);
+            let gate = broker.writer.gate();
             let mut staged = [Staged::of(&one.message, one.message.retain, one.durability)];
             let batch = Batch { origin: Some(&self.slot), ..Batch::OWN };
             broker.fan_out(&mut scratch.cache, batch, &mut staged);
@@ -60,8 +61,12 @@ impl<S: Stream> Connection<S> {
             let Some(one) = parked.waiting.pop_front() else { break };
             parked.bytes = parked.bytes.saturating_sub(one.message.size());
             self.slot.with(&broker, |session| {
+                if one.kind == AckKind::Pubrec {
+                    session.take_qos2(one.packet_id);
+                }
                 session.acknowledge(one.kind, one.packet_id, reason, waits.then_some(one.message));
             });
+            drop(gate);
         }
         Ok(())
     }

@@ -106,6 +106,11 @@ impl Session {
         self.inbound.ids.remove(&packet_id.get());
     }
 
+    /// The identifier of a QoS 2 PUBLISH that had to wait for room is taken.
+    pub fn take_qos2(&mut self, packet_id: PacketId) {
+        self.inbound.ids.insert(packet_id.get());
+    }
+
     /// The number of the delta that will hold what changes now, for acks that wait for it; 0 where nothing is kept.
     fn mark(&mut self) -> u32 {
         if !self.durable() {

@@ -179,14 +179,15 @@ impl Outbound {
     fn collect(&mut self, cutoff: Option<Time>) -> (Vec<QueueEntry>, bool) {
         let from = self.collected;
         let pending = self.pending.back().is_some_and(|e| e.item.seq >= from);
-        let young = |item: &QueueEntry| cutoff.is_some_and(|c| !pending && item.qos < 2 && item.message.accepted_at > c);
+        let young = |item: &QueueEntry| cutoff.is_some_and(|c| !pending && item.message.qos < 2 && item.message.accepted_at > c);
         let flights = self.inflight.iter().filter(|f| f.live()).filter_map(|f| f.item.as_ref());
         let flights = flights.skip_while(|i| i.seq < from);
         let queued = self.queue.iter().map(|e| &e.item).skip(self.queue.partition_point(|e| e.item.seq < from));
         let waiting = self.pending.iter().map(|e| &e.item).skip(self.pending.partition_point(|e| e.item.seq < from));
         let mut entries = Vec::new();
         let mut left = false;
-        // QoS 2 waits for its commit before it is sent, so everything up to the last one of it is collected.
+        // What was published at QoS 2 is committed together with its publisher's identifier, whatever its QoS here; so
+        // everything up to the last of it is collected.
         let all: Vec<&QueueEntry> = flights.chain(queued).chain(waiting).collect();
         let last_old = all.iter().rposition(|item| !young(item));
         for (at, item) in all.into_iter().enumerate() {
@@ -229,8 +230,8 @@ impl Outbound {
             gap(&mut next, from, from);
             for (start, stop) in &self.holes {
                 if *stop > next {
-                    let start = (*start).max(next);
-                    gap(&mut next, start, start);
+                    // What lies before the hole is on disk and not done.
+                    next = (*start).max(next);
                     gap(&mut next, *stop, *stop);
                 }
             }
