@@ -29,7 +29,9 @@ pub enum CertsError {
         source: io::Error,
     },
     /// A file holds something else.
-    #[error("the development certificates in {path} are damaged ({source}): remove that folder, and they are made anew")]
+    #[error(
+        "the development certificates in {path} are damaged ({source}): remove that folder, and they are made anew"
+    )]
     Damaged {
         /// The folder.
         path: PathBuf,
@@ -70,8 +72,7 @@ pub fn development(data_dir: &Path) -> Result<TlsFiles, CertsError> {
         let ca = KeyPair::from_pem(&read(&ca_key)?).map_err(damaged)?;
         let issuer = Issuer::from_ca_cert_pem(&read(&ca_pem)?, ca).map_err(damaged)?;
         let key = KeyPair::generate().map_err(damaged)?;
-        let certificate =
-            server_params().and_then(|params| params.signed_by(&key, &issuer)).map_err(damaged)?;
+        let certificate = server_params().and_then(|params| params.signed_by(&key, &issuer)).map_err(damaged)?;
         remove(&files.certificate)?;
         write(&files.key, &key.serialize_pem(), true)?;
         write(&files.certificate, &certificate.pem(), false)?;

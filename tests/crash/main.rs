@@ -19,6 +19,8 @@ use forebay_tests::rng::Rng;
 
 /// Messages of one publisher that are not acknowledged.
 const WINDOW: usize = 20;
+/// After each message: what is proved is order and loss, not speed, and subscribers that were away must catch up.
+const PAUSE: Duration = Duration::from_micros(300);
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(5);
 /// A subscriber that has heard nothing for so many polls of 20 ms, with messages missing, has lost them.
@@ -51,6 +53,7 @@ fn publish(plan: &Plan, number: usize) -> (String, u64, u64) {
         while plan.more.load(Ordering::Relaxed) && publisher.in_flight() < WINDOW && publisher.is_connected() {
             publisher.publish(format!("{next}").into_bytes());
             next += 1;
+            std::thread::sleep(PAUSE);
         }
         let _ = publisher.poll();
     }

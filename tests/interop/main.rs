@@ -1,11 +1,8 @@
-//! Others' clients, the real programs, against a broker: mosquitto_pub and _sub, paho-mqtt, MQTT.js, rumqttc.
+//! Others' clients, the real programs, against a broker: paho-mqtt and MQTT.js.
 //!
 //! BROKER=mosquitto tries the scenarios themselves on mosquitto. A client that is not installed is skipped with a line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
-mod mosquitto_clients;
-mod rumqttc_v311;
-mod rumqttc_v5;
 mod scripts;
 
 use std::path::PathBuf;
@@ -45,16 +42,17 @@ fn main() {
         tls_port: broker.as_ref().map_or(0, Broker::tls_port),
         ca: broker.as_ref().map(Broker::ca).unwrap_or_default(),
     });
-    let mut trials = mosquitto_clients::trials(&target);
-    trials.extend(scripts::trials(&target));
-    trials.extend(rumqttc_v311::trials(&target));
-    trials.extend(rumqttc_v5::trials(&target));
+    let trials = scripts::trials(&target);
     let conclusion = libtest_mimic::run(&arguments, trials);
     let failed = conclusion.has_failed();
     if let Some(mut broker) = broker {
         let running = broker.is_running();
         if failed || !running {
-            println!("the broker {}; its log ends with:\n{}", if running { "runs on" } else { "is gone" }, broker.log());
+            println!(
+                "the broker {}; its log ends with:\n{}",
+                if running { "runs on" } else { "is gone" },
+                broker.log()
+            );
         }
         assert!(running, "the broker did not live through the tests");
     }

@@ -47,7 +47,13 @@ fn mqttjs() -> Runner {
     let environment = ("NODE_PATH", modules.clone());
     let works = is_there(Command::new("node").args(["-e", "require('mqtt')"]).env("NODE_PATH", &modules));
     let absent = (!works).then(|| format!("no node, or no mqtt in {}", modules.display()));
-    Runner { name: "mqttjs", program: "node".into(), script: "mqttjs_client.js", environment: Some(environment), absent }
+    Runner {
+        name: "mqttjs",
+        program: "node".into(),
+        script: "mqttjs_client.js",
+        environment: Some(environment),
+        absent,
+    }
 }
 
 fn is_there(command: &mut Command) -> bool {

@@ -237,9 +237,8 @@ impl Broker {
         }
         if let (Some(frames), true) = (frames, target.subscription_ids.is_empty()) {
             let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
-            let whole = |s: &mut Session| {
-                s.version().is_v5() == batch.version.is_v5() && s.deliver_frames(frames, count, cx)
-            };
+            let whole =
+                |s: &mut Session| s.version().is_v5() == batch.version.is_v5() && s.deliver_frames(frames, count, cx);
             if slot.with(self, whole) {
                 slot.wake();
                 return;

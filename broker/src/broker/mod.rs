@@ -123,7 +123,13 @@ fn lazy(config: &Config) -> std::time::Duration {
 impl Broker {
     /// A broker with what the store found. Its threads are started by [`crate::start::start`], or driven by a simulation.
     #[must_use]
-    pub fn new(config: Arc<Config>, recovered: Recovered, pager: Pager, mechanisms: Mechanisms, gauge: Option<Arc<Gauge>>) -> Arc<Self> {
+    pub fn new(
+        config: Arc<Config>,
+        recovered: Recovered,
+        pager: Pager,
+        mechanisms: Mechanisms,
+        gauge: Option<Arc<Gauge>>,
+    ) -> Arc<Self> {
         let options = WriterOptions { commit_wait: config.store.commit_wait, lazy: lazy(&config) };
         let broker = Arc::new(Self {
             settings: settings(&config),

@@ -111,7 +111,8 @@ impl Broker {
             };
             let ends_at = (session.expiry_s() != NEVER_S).then(|| since.plus_s(session.expiry_s()));
             // The will goes when its delay is over or when the session ends, whichever is first [MQTT5-3.1.3.2.2].
-            let will_at = session.will().map(|w| since.plus_s(w.delay_s)).map(|at| ends_at.map_or(at, |end| end.min(at)));
+            let will_at =
+                session.will().map(|w| since.plus_s(w.delay_s)).map(|at| ends_at.map_or(at, |end| end.min(at)));
             let due = session.will().filter(|_| will_at.is_some_and(|at| at <= now)).cloned();
             (due, will_at, ends_at)
         });
@@ -178,7 +179,10 @@ impl Broker {
             last = Some(message);
             let route = self.router.route(message.topic());
             let mut groups = route.groups.iter().filter(|group| {
-                filters.iter().filter_map(|f| topic::split_share(f)).any(|s| s.name == &*group.name && s.filter == &*group.filter)
+                filters
+                    .iter()
+                    .filter_map(|f| topic::split_share(f))
+                    .any(|s| s.name == &*group.name && s.filter == &*group.filter)
             });
             if let Some(group) = groups.nth(turn) {
                 self.publish_to_group(group, message);

@@ -227,7 +227,13 @@ impl Writer {
         (batch, collected, waiting)
     }
 
-    fn succeeded(&self, broker: &Arc<Broker>, collected: Vec<(Arc<Slot>, Collected)>, waiting: Vec<Arc<Message>>, cx: Cx<'_>) {
+    fn succeeded(
+        &self,
+        broker: &Arc<Broker>,
+        collected: Vec<(Arc<Slot>, Collected)>,
+        waiting: Vec<Arc<Message>>,
+        cx: Cx<'_>,
+    ) {
         if self.failing.swap(false, Ordering::AcqRel) {
             tracing::info!("the store is writable again");
             broker.unpark();

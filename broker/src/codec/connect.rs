@@ -138,7 +138,10 @@ fn check_client_id(version: Version, flags: u8, client_id: &str, limits: &Limits
     let refuse =
         |statement, detail: String| Err(CodecError::new(ReasonCode::ClientIdentifierNotValid, statement, detail));
     if client_id.len() > limits.max_client_id_len {
-        return refuse("MQTT5-3.1.3-8", format!("the client identifier has more than {} bytes", limits.max_client_id_len));
+        return refuse(
+            "MQTT5-3.1.3-8",
+            format!("the client identifier has more than {} bytes", limits.max_client_id_len),
+        );
     }
     if client_id.is_empty() && flags & CLEAN == 0 && !version.is_v5() {
         return refuse("MQTT-3.1.3-8", "an empty client identifier needs clean session".to_owned());

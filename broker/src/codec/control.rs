@@ -148,7 +148,10 @@ pub(super) fn read_auth(body: &[u8], limits: &Limits) -> Result<Auth, CodecError
             let len = r.varint()?;
             r.bytes(len as usize)?
         };
-        #[allow(clippy::wildcard_enum_match_arm, reason = "reason string and user properties say nothing to the broker")]
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "reason string and user properties say nothing to the broker"
+        )]
         walk(section, Place::Auth, limits, |property, _| match property {
             Property::AuthenticationMethod(method) => auth.method = Some(method.to_owned()),
             Property::AuthenticationData(data) => auth.data = Some(data.to_vec()),

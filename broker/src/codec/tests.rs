@@ -1,4 +1,10 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use bytes::BytesMut;
 use forebay_wire::publish::{From, Publish};
@@ -29,10 +35,16 @@ fn connect(bytes: &[u8]) -> Result<Connect, ConnectError> {
 #[test]
 fn reads_connects_of_every_version() {
     let v31 = connect(&packet(0x10, b"\0\x06MQIsdp\x03\x02\0\x3c\0\x02ab")).unwrap();
-    assert_eq!((v31.version, v31.client_id.as_str(), v31.keep_alive_s, v31.clean_start), (Version::V31, "ab", 60, true));
+    assert_eq!(
+        (v31.version, v31.client_id.as_str(), v31.keep_alive_s, v31.clean_start),
+        (Version::V31, "ab", 60, true)
+    );
     let v311 = connect(&packet(0x10, b"\0\x04MQTT\x04\xee\0\x0a\0\x01c\0\x01w\0\x02hi\0\0\0\x02\xff\xfe")).unwrap();
     let will = v311.will.unwrap();
-    assert_eq!((will.topic.as_str(), &will.payload[..], will.qos, will.retain), ("w", &b"hi"[..], QoS::AtLeastOnce, true));
+    assert_eq!(
+        (will.topic.as_str(), &will.payload[..], will.qos, will.retain),
+        ("w", &b"hi"[..], QoS::AtLeastOnce, true)
+    );
     assert_eq!((v311.username.as_deref(), v311.password.as_deref()), (Some(""), Some(&b"\xff\xfe"[..])));
     let v5 = connect(&packet(
         0x10,
@@ -88,12 +100,16 @@ fn reads_acks() {
 
 #[test]
 fn reads_subscriptions() {
-    let Ok(Packet::Subscribe(v5)) = read(Version::V5, &packet(0x82, b"\0\x05\x02\x0b\x09\0\x03a/+\x2d\0\x02a#\x01")) else {
+    let Ok(Packet::Subscribe(v5)) = read(Version::V5, &packet(0x82, b"\0\x05\x02\x0b\x09\0\x03a/+\x2d\0\x02a#\x01"))
+    else {
         panic!("not a SUBSCRIBE")
     };
     assert_eq!((v5.id.get(), v5.subscription_id), (5, Some(9)));
     let first = &v5.filters[0];
-    assert_eq!((first.filter.as_str(), first.qos, first.no_local, first.retain_as_published, first.retain_handling), ("a/+", QoS::AtLeastOnce, true, true, 2));
+    assert_eq!(
+        (first.filter.as_str(), first.qos, first.no_local, first.retain_as_published, first.retain_handling),
+        ("a/+", QoS::AtLeastOnce, true, true, 2)
+    );
     assert_eq!(v5.filters[1].valid, Err(ReasonCode::TopicFilterInvalid));
     for (version, bytes, reason) in [
         (Version::V5, &b"\0\x05\0"[..], ReasonCode::ProtocolError),
@@ -124,7 +140,9 @@ fn reads_disconnect_and_auth() {
     assert!(read(Version::V5, &[0xe0, 0]).is_ok() && read(Version::V5, &[0xe0, 1, 0]).is_ok());
     assert_eq!(read(Version::V5, &[0xe0, 1, 0x8b]).unwrap_err().reason, ReasonCode::ProtocolError);
     assert_eq!(read(Version::V311, &[0xe0, 1, 0]).unwrap_err().reason, ReasonCode::MalformedPacket);
-    let Ok(Packet::Auth(auth)) = read(Version::V5, &packet(0xf0, b"\x18\x08\x15\0\x01m\x16\0\x01d")) else { panic!("no") };
+    let Ok(Packet::Auth(auth)) = read(Version::V5, &packet(0xf0, b"\x18\x08\x15\0\x01m\x16\0\x01d")) else {
+        panic!("no")
+    };
     assert_eq!((auth.method.as_deref(), auth.data.as_deref()), (Some("m"), Some(&b"d"[..])));
     assert_eq!(read(Version::V311, &packet(0xf0, b"\x18\0")).unwrap_err().reason, ReasonCode::MalformedPacket);
     assert_eq!(read(Version::V5, &packet(0x10, b"")).unwrap_err().reason, ReasonCode::ProtocolError);
@@ -135,13 +153,27 @@ fn reads_disconnect_and_auth() {
 fn what_is_written_is_read_by_a_client() {
     let id = PacketId::new(258).unwrap();
     let mut out = Vec::new();
-    encode::publish(&mut out, Version::V5, true, 1, true, b"t/1", Some(id), Some(3), &[1, 300], Some(60), &[1, 1], b"hi");
+    encode::publish(
+        &mut out,
+        Version::V5,
+        true,
+        1,
+        true,
+        b"t/1",
+        Some(id),
+        Some(3),
+        &[1, 300],
+        Some(60),
+        &[1, 1],
+        b"hi",
+    );
     encode::publish(&mut out, Version::V5, false, 0, false, b"t", None, None, &[], None, &[], &[7; 300]);
     encode::ack_with_retry(&mut out, Version::V5, AckKind::Puback, id, ReasonCode::QuotaExceeded, Some(1000), true);
     encode::ack(&mut out, Version::V5, AckKind::Pubcomp, id, ReasonCode::PacketIdentifierNotFound);
     encode::suback(&mut out, Version::V5, id, &[ReasonCode::GrantedQoS1, ReasonCode::TopicFilterInvalid]);
     encode::unsuback(&mut out, Version::V5, id, &[ReasonCode::NoSubscriptionExisted]);
-    let properties = ConnackProperties { receive_maximum: Some(9), retry_after_ms: Some(5), ..ConnackProperties::default() };
+    let properties =
+        ConnackProperties { receive_maximum: Some(9), retry_after_ms: Some(5), ..ConnackProperties::default() };
     encode::connack(&mut out, Version::V5, true, ReasonCode::Success, &properties, u32::MAX);
     let words = DisconnectProperties { reason_string: Some("why".into()), ..DisconnectProperties::default() };
     encode::disconnect(&mut out, ReasonCode::SessionTakenOver, &words, u32::MAX);
@@ -163,8 +195,12 @@ fn what_is_written_is_read_by_a_client() {
     assert!(matches!(next(), v5::Packet::PubComp(p) if p.pkid == 258));
     assert!(matches!(next(), v5::Packet::SubAck(p) if p.return_codes.len() == 2));
     assert!(matches!(next(), v5::Packet::UnsubAck(p) if p.reasons.len() == 1));
-    assert!(matches!(next(), v5::Packet::ConnAck(p) if p.session_present && p.properties.as_ref().unwrap().receive_max == Some(9)));
-    assert!(matches!(next(), v5::Packet::Disconnect(p) if p.properties.as_ref().unwrap().reason_string.as_deref() == Some("why")));
+    assert!(
+        matches!(next(), v5::Packet::ConnAck(p) if p.session_present && p.properties.as_ref().unwrap().receive_max == Some(9))
+    );
+    assert!(
+        matches!(next(), v5::Packet::Disconnect(p) if p.properties.as_ref().unwrap().reason_string.as_deref() == Some("why"))
+    );
 }
 
 #[test]

@@ -70,7 +70,8 @@ impl<S: Stream> Connection<S> {
             let subscriptions = session.subscriptions();
             (session.durable(), subscriptions.len(), subscriptions.iter().any(|s| s.filter == filter.filter))
         });
-        if (durable && broker.store_failing()) || (!known && count >= broker.config.limits.max_subscriptions_per_client) {
+        if (durable && broker.store_failing()) || (!known && count >= broker.config.limits.max_subscriptions_per_client)
+        {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(broker.subscribe(

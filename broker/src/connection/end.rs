@@ -85,10 +85,9 @@ impl<S: Stream> Connection<S> {
         self.drain(cx);
         self.leave(match end {
             // 0x04 asks for the will all the same [MQTT5-3.14.2.1].
-            End::Disconnected(packet) => Ending {
-                with_will: packet.reason != ReasonCode::Success,
-                expiry_s: packet.session_expiry_s,
-            },
+            End::Disconnected(packet) => {
+                Ending { with_will: packet.reason != ReasonCode::Success, expiry_s: packet.session_expiry_s }
+            }
             End::Closed | End::Transport(_) | End::Peer(_) | End::Kicked(_) | End::TakenOver => {
                 Ending { with_will: true, expiry_s: None }
             }

@@ -246,7 +246,9 @@ impl Pass<'_> {
         }
         match session.resolve_alias(alias) {
             Some(topic) => Ok(Some(topic)),
-            None => Err(peer(ReasonCode::ProtocolError, "MQTT5-3.3.2.3.4", "a topic alias that was never given a topic")),
+            None => {
+                Err(peer(ReasonCode::ProtocolError, "MQTT5-3.3.2.3.4", "a topic alias that was never given a topic"))
+            }
         }
     }
 

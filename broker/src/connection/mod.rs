@@ -257,13 +257,12 @@ impl<S: Stream> Connection<S> {
                 return Err(End::TakenOver);
             }
             session.release_acks();
+            // Acks that were just read have opened the window for what waits.
+            session.pump(broker.cx());
             if session.out_len() == 0 {
                 return Ok(None);
             }
-            let taken = session.take_out(Vec::new());
-            // What waited for room in the buffer may follow.
-            session.pump(broker.cx());
-            Ok(Some(taken))
+            Ok(Some(session.take_out(Vec::new())))
         })?;
         let Some(taken) = taken else { return Ok(false) };
         self.out = taken;

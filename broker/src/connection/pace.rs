@@ -44,7 +44,8 @@ impl Pace {
     fn fill(&mut self, now: Instant) {
         let elapsed = now.duration_since(self.filled_at).as_secs_f64();
         self.filled_at = now;
-        for (level, rate) in [(&mut self.messages, self.rate.messages_per_s), (&mut self.bytes, self.rate.bytes_per_s)] {
+        for (level, rate) in [(&mut self.messages, self.rate.messages_per_s), (&mut self.bytes, self.rate.bytes_per_s)]
+        {
             #[allow(clippy::cast_precision_loss, reason = "a rate over 2^52 is no rate")]
             if let Some(rate) = rate {
                 *level = (*level + elapsed * rate as f64).min(rate as f64);

@@ -125,7 +125,13 @@ impl Session {
 
     /// Acknowledges a PUBLISH when `message` (if any) is safe. PUBREC waits for its identifier's commit as well: a
     /// repeated PUBLISH after a crash would be a second message otherwise.
-    pub fn acknowledge(&mut self, kind: AckKind, packet_id: PacketId, reason: ReasonCode, message: Option<Arc<Message>>) {
+    pub fn acknowledge(
+        &mut self,
+        kind: AckKind,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        message: Option<Arc<Message>>,
+    ) {
         let mark = if kind == AckKind::Pubrec && reason.is_success() { self.mark() } else { 0 };
         self.owe(Owed { what: What::Ack { kind, packet_id, reason, retry_after_ms: None }, message, mark });
     }
@@ -145,11 +151,8 @@ impl Session {
         if self.inbound.ids.is_empty() {
             self.inbound.ids.shrink_to(16);
         }
-        let (reason, mark) = if known {
-            (ReasonCode::Success, self.mark())
-        } else {
-            (ReasonCode::PacketIdentifierNotFound, 0)
-        };
+        let (reason, mark) =
+            if known { (ReasonCode::Success, self.mark()) } else { (ReasonCode::PacketIdentifierNotFound, 0) };
         let what = What::Ack { kind: AckKind::Pubcomp, packet_id, reason, retry_after_ms: None };
         self.owe(Owed { what, message: None, mark });
     }

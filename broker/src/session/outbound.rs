@@ -166,8 +166,8 @@ pub(crate) struct Outbound {
     pub(crate) collected: u64,
     pub(crate) committed: u64,
     /// Places below may have been sent before the broker started, and whose PUBREC had come.
-    sent_before: u64,
-    released_before: Vec<u64>,
+    pub(crate) sent_before: u64,
+    pub(crate) released_before: Vec<u64>,
     /// PUBLISHes in flight that count for the Receive Maximum.
     unacked: u16,
     pub(crate) window: u16,
@@ -661,6 +661,7 @@ impl Session {
     fn send_entry(&mut self, entry: Entry, durable: bool, cx: Cx<'_>) {
         if entry.released {
             let id = Outbound::packet_id(entry.item.seq);
+            self.outbound.released_before.retain(|seq| *seq != entry.item.seq);
             encode::pubrel(&mut self.out.buf, self.version, id, ReasonCode::Success);
             let size = u32::try_from(entry.item.message.size()).unwrap_or(u32::MAX);
             let flight =
@@ -951,7 +952,8 @@ impl Session {
 
     /// Whether an entry at the head of an absent client's queue should go: expired, or the queue is over its limit.
     fn trims(&self, item: &QueueEntry, cx: Cx<'_>) -> bool {
-        let over = self.outbound.queued > cx.settings.max_messages || self.outbound.queued_bytes > cx.settings.max_bytes;
+        let over =
+            self.outbound.queued > cx.settings.max_messages || self.outbound.queued_bytes > cx.settings.max_bytes;
         let old = item.message.expired(cx.now)
             || cx.settings.max_age_ms.is_some_and(|max| cx.now.since(item.message.accepted_at) >= max);
         item.seq >= self.outbound.sent_before

@@ -49,8 +49,12 @@ impl Session {
         session.will = record.will.clone().map(Box::new);
         session.subscriptions.clone_from(&found.subscriptions);
         session.subscriptions.sort_by(|a, b| a.filter.cmp(&b.filter));
-        session.persist =
-            Some(Box::new(Persist { open: 1, stored: true, record: record.disconnected_at.is_none(), ..Persist::default() }));
+        session.persist = Some(Box::new(Persist {
+            open: 1,
+            stored: true,
+            record: record.disconnected_at.is_none(),
+            ..Persist::default()
+        }));
         session.inbound.ids.extend(found.state.inbound.iter().copied());
         session.outbound.recover(&found.state);
         session
@@ -109,7 +113,12 @@ impl Session {
         let durable = self.kept;
         let hurry = self.connected.then_some(cutoff);
         let (enqueued, left) = if durable { self.outbound.collect(hurry) } else { (Vec::new(), false) };
-        if enqueued.is_empty() && !persist.record && !persist.changed && persist.subscribed.is_empty() && persist.unsubscribed.is_empty() {
+        if enqueued.is_empty()
+            && !persist.record
+            && !persist.changed
+            && persist.subscribed.is_empty()
+            && persist.unsubscribed.is_empty()
+        {
             return (None, left);
         }
         let unsent_qos0 = u64::from(self.out.qos0);
@@ -179,7 +188,9 @@ impl Outbound {
     fn collect(&mut self, cutoff: Option<Time>) -> (Vec<QueueEntry>, bool) {
         let from = self.collected;
         let pending = self.pending.back().is_some_and(|e| e.item.seq >= from);
-        let young = |item: &QueueEntry| cutoff.is_some_and(|c| !pending && item.message.qos < 2 && item.message.accepted_at > c);
+        let young = |item: &QueueEntry| {
+            cutoff.is_some_and(|c| !pending && item.message.qos < 2 && item.message.accepted_at > c)
+        };
         let flights = self.inflight.iter().filter(|f| f.live()).filter_map(|f| f.item.as_ref());
         let flights = flights.skip_while(|i| i.seq < from);
         let queued = self.queue.iter().map(|e| &e.item).skip(self.queue.partition_point(|e| e.item.seq < from));
@@ -208,9 +219,8 @@ impl Outbound {
     /// The state as of now: it speaks of places below `collected` only as the store knows them.
     fn state(&self, ids: &hashbrown::HashSet<u16, foldhash::fast::FixedState>, unsent_qos0: u64) -> QueueState {
         let mut done = Vec::new();
-        let live = || {
-            self.inflight.iter().filter(|f| f.live()).map(|f| f.seq).chain(self.queue.iter().map(|e| e.item.seq))
-        };
+        let live =
+            || self.inflight.iter().filter(|f| f.live()).map(|f| f.seq).chain(self.queue.iter().map(|e| e.item.seq));
         let end = self.collected;
         let first_disk = self.on_disk().then_some(self.disk_from);
         let first_pending = self.pending.front().map(|e| e.item.seq);
@@ -243,6 +253,9 @@ impl Outbound {
         gap(&mut next, end, end);
         let (uncollected, uncollected_bytes) = self.uncollected();
         let uncollected = uncollected + unsent_qos0;
+        // Those of an earlier run that are not in flight again yet are still owed their PUBREL.
+        let again = self.inflight.iter().filter(|f| f.live() && f.received()).map(|f| f.seq);
+        let released = again.chain(self.released_before.iter().copied()).collect();
         let mut ledger = self.ledger;
         // What the store is not told of is not accepted as far as the store knows.
         ledger.accepted -= uncollected;
@@ -250,8 +263,8 @@ impl Outbound {
             next_seq: end,
             floor,
             done,
-            sent: self.inflight.back().map_or(floor, |f| f.seq + 1).min(end),
-            released: self.inflight.iter().filter(|f| f.live() && f.received()).map(|f| f.seq).collect(),
+            sent: self.inflight.back().map_or(floor, |f| f.seq + 1).max(self.sent_before).min(end),
+            released,
             inbound: ids.iter().copied().collect(),
             queued: self.queued - uncollected,
             queued_bytes: self.queued_bytes.saturating_sub(uncollected_bytes),

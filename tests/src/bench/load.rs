@@ -167,7 +167,8 @@ impl Load {
         let (publishers, subscribers) = self.peers.split_at(self.shape.publishers);
         let sent = |n: usize| publishers[n].sent;
         let of = |(s, peer): (usize, &Peer)| -> u64 {
-            let from = (0..publishers.len()).filter(|n| !self.shape.pairs || n % publishers.len() == s % publishers.len());
+            let from =
+                (0..publishers.len()).filter(|n| !self.shape.pairs || n % publishers.len() == s % publishers.len());
             from.map(|n| sent(n) - peer.expected[n]).sum()
         };
         subscribers.iter().enumerate().map(of).sum()

@@ -87,7 +87,12 @@ impl Drop for Process {
 
 fn forebay(program: &Path, config: &Path, dir: &Path) -> (Child, u16) {
     let mut command = Command::new(program);
-    command.arg("--config").arg(config).arg("--data-dir").arg(dir).args(["--listen", "mqtt://127.0.0.1:0", "--log", "warn"]);
+    command.arg("--config").arg(config).arg("--data-dir").arg(dir).args([
+        "--listen",
+        "mqtt://127.0.0.1:0",
+        "--log",
+        "warn",
+    ]);
     let mut child = command.stdout(Stdio::piped()).spawn().expect("the broker's program; build it, or give --broker");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let listening = lines.find_map(|line| line.split_once("mqtt://127.0.0.1:").map(|(_, rest)| rest.to_owned()));

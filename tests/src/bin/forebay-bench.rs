@@ -46,7 +46,9 @@ fn main() {
             _ => Kind::Forebay(arguments.broker.clone(), arguments.config.clone()),
         })
         .collect();
-    println!("| scenario | broker | µs CPU a message | messages a second | p50 / p99 µs | times less than mosquitto | target |");
+    println!(
+        "| scenario | broker | µs CPU a message | messages a second | p50 / p99 µs | times less than mosquitto | target |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let wanted = |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|s| s == name);
     for scenario in scenario::all().iter().filter(|s| wanted(s.name)) {
