@@ -1,8 +1,9 @@
-//! Others' clients, the real programs, against a broker: paho-mqtt and MQTT.js.
+//! Others' clients, the real programs, against a broker: mosquitto_pub and _sub, paho-mqtt, MQTT.js.
 //!
 //! BROKER=mosquitto tries the scenarios themselves on mosquitto. A client that is not installed is skipped with a line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+mod programs;
 mod scripts;
 
 use std::path::PathBuf;
@@ -42,7 +43,8 @@ fn main() {
         tls_port: broker.as_ref().map_or(0, Broker::tls_port),
         ca: broker.as_ref().map(Broker::ca).unwrap_or_default(),
     });
-    let trials = scripts::trials(&target);
+    let mut trials = programs::trials(&target);
+    trials.extend(scripts::trials(&target));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let failed = conclusion.has_failed();
     if let Some(mut broker) = broker {

@@ -1,5 +1,12 @@
 //! The test harness: brokers as child processes, and a client that keeps its session.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm
+)]
 
 pub mod bench;
 pub mod broker;

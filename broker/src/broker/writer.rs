@@ -203,11 +203,11 @@ impl Writer {
         }
     }
 
-    fn collect(&self, broker: &Arc<Broker>, cutoff: Time) -> (Batch, Vec<(Arc<Slot>, Collected)>, Vec<Arc<Message>>) {
+    fn collect(&self, broker: &Arc<Broker>, cutoff: Time) -> (Batch, Vec<Given>, Vec<Arc<Message>>) {
         let _nobody_inside = self.gate.write();
         let (slots, retained) = self.take();
         let mut batch = Batch::default();
-        let mut collected: Vec<(Arc<Slot>, Collected)> = Vec::with_capacity(slots.len());
+        let mut collected: Vec<Given> = Vec::with_capacity(slots.len());
         for slot in slots {
             slot.dirty.store(0, Ordering::Release);
             let (found, left) = slot.look(|session| session.collect(cutoff));
@@ -227,13 +227,7 @@ impl Writer {
         (batch, collected, waiting)
     }
 
-    fn succeeded(
-        &self,
-        broker: &Arc<Broker>,
-        collected: Vec<(Arc<Slot>, Collected)>,
-        waiting: Vec<Arc<Message>>,
-        cx: Cx<'_>,
-    ) {
+    fn succeeded(&self, broker: &Arc<Broker>, collected: Vec<Given>, waiting: Vec<Arc<Message>>, cx: Cx<'_>) {
         if self.failing.swap(false, Ordering::AcqRel) {
             tracing::info!("the store is writable again");
             broker.unpark();
@@ -252,7 +246,7 @@ impl Writer {
         broker: &Arc<Broker>,
         error: &StoreError,
         batch: Batch,
-        collected: Vec<(Arc<Slot>, Collected)>,
+        collected: Vec<Given>,
         waiting: Vec<Arc<Message>>,
     ) {
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
@@ -268,6 +262,9 @@ impl Writer {
         }
     }
 }
+
+/// A session, and what it gave to the commit.
+type Given = (Arc<Slot>, Collected);
 
 /// Collected retained changes, and the messages whose publishers wait for them.
 pub type RetainedWork = (Vec<RetainedChange>, Vec<Arc<Message>>);
