@@ -92,9 +92,6 @@ fn resume(target: &Target, version: &str) -> Result<(), Failed> {
     let session = |more: &[&str]| -> Result<Output, Failed> {
         let mut sub = command("mosquitto_sub", target, version, false);
         sub.args(["-c", "-i", &client, "-q", "2", "-t", &topic, "-W", "20"]).args(more);
-        if version == "mqttv5" {
-            sub.args(["-D", "connect", "session-expiry-interval", "3600"]);
-        }
         Ok(sub.output()?)
     };
     session(&["-E"])?;

@@ -119,6 +119,13 @@ fn run_subscriber(plan: &Plan, number: usize, mut rng: Rng) -> BTreeMap<String, 
     arrived
 }
 
+fn first_difference(topic: &str, sent: &[String], came: &[String]) -> String {
+    let same = sent.iter().zip(came).take_while(|(a, b)| a == b).count();
+    let around = |list: &[String]| list.iter().skip(same.saturating_sub(2)).take(6).cloned().collect::<Vec<_>>();
+    let (a, b) = (around(sent), around(came));
+    format!("{topic}: {} sent, {} came; from {same}: sent {a:?}, came {b:?}", sent.len(), came.len())
+}
+
 #[test]
 fn every_reading_arrives_in_order() {
     let seed = Rng::seed_from_environment();
@@ -153,10 +160,16 @@ fn every_reading_arrives_in_order() {
         plan.devices.iter().enumerate().map(|(n, list)| (topic(n), list.clone())).collect();
     for (number, thread) in subscribers.into_iter().enumerate() {
         let arrived = thread.join().unwrap();
-        let wrong: Vec<&String> = expected.keys().filter(|topic| arrived.get(*topic) != expected.get(*topic)).collect();
+        let wrong: Vec<String> = expected
+            .iter()
+            .filter(|(topic, list)| arrived.get(*topic) != Some(list))
+            .map(|(topic, list)| first_difference(topic, list, arrived.get(topic).map_or(&[], Vec::as_slice)))
+            .collect();
         assert!(
             wrong.is_empty(),
-            "FOREBAY_SEED={seed}, subscriber {number}: lost, doubled or out of order on {wrong:?}"
+            "FOREBAY_SEED={seed}, subscriber {number}: {} topics: {:#?}",
+            wrong.len(),
+            wrong.iter().take(5).collect::<Vec<_>>()
         );
     }
     eprintln!("{total} readings of {DEVICES} devices, {KILLS} kills, 3 subscribers");
