@@ -49,7 +49,7 @@ impl RetainedStore {
     /// `wait` the message counts as unsafe until the change is committed.
     ///
     /// # Errors
-    /// [`NoRoom`] when a limit is reached.
+    /// `NoRoom` when a limit is reached.
     pub fn set(&self, message: &Arc<Message>, wait: bool) -> Result<(), NoRoom> {
         let mut state = self.state.lock();
         let topic = message.topic();
