@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_micros(300);
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(5);
 /// A subscriber that has heard nothing for so many polls of 20 ms, with messages missing, has lost them.
-const PATIENCE: usize = 1500;
+const PATIENCE: u32 = 1500;
 
 struct Plan {
     port: u16,
@@ -64,7 +64,6 @@ fn publish(plan: &Plan, number: usize) -> (String, u64, u64) {
 fn subscribe(plan: &Plan, number: usize, mut rng: Rng, expected: &std::sync::OnceLock<BTreeMap<String, u64>>) -> Seen {
     let mut subscriber = Subscriber::new(identity(plan, number, "subscriber"), "crash/#", 2);
     let mut seen = Seen::default();
-    let mut quiet = 0;
     loop {
         if subscriber.connect().is_err() {
             std::thread::sleep(RETRY);
@@ -72,12 +71,10 @@ fn subscribe(plan: &Plan, number: usize, mut rng: Rng, expected: &std::sync::Onc
         }
         match subscriber.poll() {
             Ok(Some(message)) => {
-                quiet = 0;
                 let value = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
                 seen.note(&message.topic, value, message.qos == 2);
             }
-            Ok(None) => quiet += 1,
-            Err(_) => {}
+            Ok(None) | Err(_) => {}
         }
         // The first stays, the others leave now and then: with and without a word, for a while.
         if number > 0 && plan.restless.load(Ordering::Relaxed) && rng.below(2000) < number as u64 {
@@ -86,7 +83,7 @@ fn subscribe(plan: &Plan, number: usize, mut rng: Rng, expected: &std::sync::Onc
         }
         if let Some(expected) = expected.get() {
             let complete = expected.iter().all(|(topic, count)| seen.has_reached(topic, count - 1));
-            if complete && quiet > 5 || quiet > PATIENCE {
+            if complete && subscriber.idle > 5 || subscriber.idle > PATIENCE {
                 return seen;
             }
         }

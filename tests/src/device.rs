@@ -250,6 +250,8 @@ pub struct Subscriber {
     wire: Option<Wire>,
     subscribed: bool,
     unreleased: HashSet<u16>,
+    /// How many reads in a row have brought nothing, not even a PUBREL.
+    pub idle: u32,
     /// How many PUBLISH packets came with DUP.
     pub repeated: u64,
 }
@@ -269,7 +271,7 @@ impl Subscriber {
     /// A subscriber that is not connected yet.
     pub fn new(identity: Identity, filter: &str, qos: u8) -> Self {
         let filter = filter.to_owned();
-        Self { identity, filter, qos, wire: None, subscribed: false, unreleased: HashSet::new(), repeated: 0 }
+        Self { identity, filter, qos, wire: None, subscribed: false, unreleased: HashSet::new(), idle: 0, repeated: 0 }
     }
 
     /// Whether there is a connection.
@@ -307,11 +309,9 @@ impl Subscriber {
     /// Reads one packet and answers it; a message is handed on if it is new. An error has closed the connection.
     pub fn poll(&mut self) -> io::Result<Option<Received>> {
         let Some(wire) = &mut self.wire else { return Err(io::ErrorKind::NotConnected.into()) };
-        let outcome = match wire.receive() {
-            Ok(Some(packet)) => self.take(packet),
-            Ok(None) => Ok(None),
-            Err(why) => Err(why),
-        };
+        let received = wire.receive();
+        self.idle = if matches!(received, Ok(None)) { self.idle + 1 } else { 0 };
+        let outcome = received.and_then(|packet| packet.map_or(Ok(None), |p| self.take(p)));
         // A message is handed on even if its acknowledgement could not be sent any more.
         match outcome {
             Ok(message) => Ok(message),

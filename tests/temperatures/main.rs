@@ -20,6 +20,8 @@ const DEVICES: usize = 200;
 const THREADS: usize = 8;
 const KILLS: usize = 5;
 const RETRY: Duration = Duration::from_millis(10);
+/// After so many reads of 20 ms in a row that bring nothing, when all is published, nothing more is going to come.
+const IDLE_READS: u32 = 1500;
 
 /// `time,temperature` of each hour, as the file has them.
 fn readings(file: &str) -> Vec<String> {
@@ -91,15 +93,14 @@ fn run_subscriber(plan: &Plan, number: usize, mut rng: Rng) -> BTreeMap<String, 
     let mut subscriber = Subscriber::new(identity(plan, format!("subscriber-{number}"), number), "weather/#", 2);
     let mut arrived: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let total: usize = plan.devices.iter().map(Vec::len).sum();
-    let (mut count, mut quiet) = (0, 0);
-    while count < total && quiet < 1500 {
+    let mut count = 0;
+    while count < total && !(subscriber.idle >= IDLE_READS && plan.acknowledged.load(Ordering::Relaxed) == total) {
         if subscriber.connect().is_err() {
             std::thread::sleep(RETRY);
             continue;
         }
         match subscriber.poll() {
             Ok(Some(message)) => {
-                quiet = 0;
                 let reading = String::from_utf8(message.payload).unwrap();
                 let list = arrived.entry(message.topic).or_default();
                 // QoS 1 may bring what came already; hours are never the same, so a repetition is known by its text.
@@ -108,7 +109,6 @@ fn run_subscriber(plan: &Plan, number: usize, mut rng: Rng) -> BTreeMap<String, 
                     list.push(reading);
                 }
             }
-            Ok(None) if plan.acknowledged.load(Ordering::Relaxed) == total => quiet += 1,
             Ok(None) | Err(_) => {}
         }
         if number > 0 && rng.below(3000) == 0 {
