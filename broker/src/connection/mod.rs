@@ -310,3 +310,8 @@ fn ready_or<T>(poll: Poll<T>) -> Option<T> {
         Poll::Pending => None,
     }
 }
+
+/// Forgets the routes that this thread remembers: for a thread that serves one broker after another.
+pub fn forget_routes() {
+    worker::tidy();
+}
