@@ -56,6 +56,8 @@ pub struct Client {
     pub acknowledged: Vec<Taken>,
     /// Refused with a reason code: not to be expected anywhere.
     pub refused: Vec<Taken>,
+    /// Numbers that were sent more than once: at QoS 1 the broker takes each for a message of its own.
+    pub repeated: BTreeSet<u32>,
     /// It reads nothing for this many turns.
     pub asleep: u32,
     pub log: Vec<String>,
@@ -77,6 +79,7 @@ impl Client {
             taken: Vec::new(),
             acknowledged: Vec::new(),
             refused: Vec::new(),
+            repeated: BTreeSet::new(),
             asleep: 0,
             log: Vec::new(),
         }
@@ -142,7 +145,9 @@ impl Client {
         }
         let payload = sent.number.to_be_bytes();
         let (topic, dup) = (sent.topic.as_bytes(), again && sent.sent);
-        sent.sent = true;
+        if std::mem::replace(&mut sent.sent, true) && sent.qos == 1 {
+            self.repeated.insert(sent.number);
+        }
         let out = &mut self.output;
         encode::publish(out, version, dup, sent.qos, false, topic, Some(id), None, &[], None, &[], &payload);
     }

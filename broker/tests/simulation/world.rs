@@ -49,6 +49,8 @@ pub struct World {
     pub policy: QueuePolicy,
     pub disk: MemoryStore,
     life: Option<Life>,
+    /// Drops that were counted in memory and not committed when the broker crashed.
+    pub forgotten: u64,
     config: Arc<Config>,
     pub clients: Vec<Client>,
     pub log: Vec<String>,
@@ -78,6 +80,7 @@ impl World {
             policy,
             disk: MemoryStore::default(),
             life: None,
+            forgotten: 0,
             config,
             clients: Vec::new(),
             log: Vec::new(),
@@ -103,6 +106,9 @@ impl World {
     pub fn crash(&mut self) {
         self.note("crash");
         if let Some(life) = self.life.take() {
+            let (ledger, _) = life.broker.ledger();
+            let stored = self.disk.crash().sessions.iter().map(|s| dropped(&s.state.ledger)).sum::<u64>();
+            self.forgotten += dropped(&ledger).saturating_sub(stored);
             drop(life.runtime);
         }
         for client in &mut self.clients {
@@ -215,6 +221,10 @@ impl World {
         let (ledger, queued) = self.broker().ledger();
         assert_sum(&ledger, queued);
     }
+}
+
+fn dropped(ledger: &Ledger) -> u64 {
+    ledger.dropped.iter().sum::<u64>() + ledger.expired
 }
 
 fn assert_sum(ledger: &Ledger, queued: u64) {
