@@ -4,6 +4,7 @@
 
 mod client;
 mod model;
+mod taken_over;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

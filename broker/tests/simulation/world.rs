@@ -150,6 +150,11 @@ impl World {
         self.life().runtime.spawn(async move { serve_stream(far, &shared).await });
     }
 
+    /// One more task beside the broker's connections.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.life().runtime.spawn(task);
+    }
+
     /// Lets the broker's connections run a little.
     pub fn run(&mut self, turns: u64) {
         self.life().runtime.block_on(async {
