@@ -56,7 +56,7 @@ pub struct Client {
     pub acknowledged: Vec<Taken>,
     /// Refused with a reason code: not to be expected anywhere.
     pub refused: Vec<Taken>,
-    /// Numbers that were sent more than once: at QoS 1 the broker takes each for a message of its own.
+    /// Numbers that were sent more than once.
     pub repeated: BTreeSet<u32>,
     /// It reads nothing for this many turns.
     pub asleep: u32,
@@ -138,6 +138,8 @@ impl Client {
 
     fn send(&mut self, at: usize, again: bool) {
         let sent = &mut self.outbox[at];
+        let what = if sent.step == Step::Release { "PUBREL" } else { "PUBLISH" };
+        self.log.push(format!("{} -> {what} {} of id {}, {}", self.plan.name, sent.number, sent.id, sent.topic));
         let (id, version) = (PacketId::new(sent.id).unwrap(), self.plan.version);
         if sent.step == Step::Release {
             encode::pubrel(&mut self.output, version, id, ReasonCode::Success);
@@ -145,7 +147,7 @@ impl Client {
         }
         let payload = sent.number.to_be_bytes();
         let (topic, dup) = (sent.topic.as_bytes(), again && sent.sent);
-        if std::mem::replace(&mut sent.sent, true) && sent.qos == 1 {
+        if std::mem::replace(&mut sent.sent, true) {
             self.repeated.insert(sent.number);
         }
         let out = &mut self.output;

@@ -1,5 +1,5 @@
 //! Sessions, connections, router and store together in virtual time, one thread, by seed. `FOREBAY_SEEDS=n` runs more of
-//! them, `FOREBAY_SEED=s` one.
+//! them, `FOREBAY_SEED=s` one; `FOREBAY_EVENTS=n` prints more of the last events.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod client;
@@ -106,6 +106,7 @@ fn play(world: &mut World) {
     for _ in 0..3 {
         calm_turn(world);
     }
+    world.refused += world.broker().counters.publish_refused.get();
     model::check(world);
 }
 
@@ -114,7 +115,10 @@ fn run(seed: u64) -> bool {
     let mut world = World::new(seed);
     let passed = catch_unwind(AssertUnwindSafe(|| play(&mut world))).is_ok();
     if !passed {
-        let from = world.log.len().saturating_sub(LAST_EVENTS);
+        let from = world
+            .log
+            .len()
+            .saturating_sub(variable("FOREBAY_EVENTS").map_or(LAST_EVENTS, |n| usize::try_from(n).unwrap()));
         for event in &world.log[from..] {
             eprintln!("  {event}");
         }

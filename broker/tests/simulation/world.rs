@@ -51,6 +51,8 @@ pub struct World {
     life: Option<Life>,
     /// Drops that were counted in memory and not committed when the broker crashed.
     pub forgotten: u64,
+    /// Messages that were refused with 0x97 in lives that are over.
+    pub refused: u64,
     config: Arc<Config>,
     pub clients: Vec<Client>,
     pub log: Vec<String>,
@@ -81,6 +83,7 @@ impl World {
             disk: MemoryStore::default(),
             life: None,
             forgotten: 0,
+            refused: 0,
             config,
             clients: Vec::new(),
             log: Vec::new(),
@@ -106,6 +109,7 @@ impl World {
     pub fn crash(&mut self) {
         self.note("crash");
         if let Some(life) = self.life.take() {
+            self.refused += life.broker.counters.publish_refused.get();
             let (ledger, _) = life.broker.ledger();
             let stored = self.disk.crash().sessions.iter().map(|s| dropped(&s.state.ledger)).sum::<u64>();
             self.forgotten += dropped(&ledger).saturating_sub(stored);
@@ -175,6 +179,7 @@ impl World {
         let wait = self.seed.below(20);
         let cutoff = if may_fail { Time(broker.clock.now().0.saturating_sub(wait)) } else { Time(u64::MAX) };
         broker.writer.round(&broker, &mut self.disk.clone(), cutoff);
+        self.note("commit");
         self.disk.fail(Failure::None);
     }
 
