@@ -138,7 +138,7 @@ fn what_is_acknowledged_arrives_in_order_and_is_counted() {
         assert!(run(seed), "seed {seed}");
         return;
     }
-    for seed in 0..variable("FOREBAY_SEEDS").unwrap_or(500) {
+    for seed in 0..variable("FOREBAY_SEEDS").unwrap_or(1500) {
         assert!(run(seed), "seed {seed}");
     }
 }
