@@ -12,11 +12,16 @@ use crate::store::ClockMark;
 
 /// See the module.
 pub struct Clock {
-    started: Instant,
+    uptime: Uptime,
     /// Added to the time since `started`.
     base_ms: AtomicU64,
     /// The wall clock at the last commit before this start, while the time that the broker was down is not known.
     unknown_since_wall_ms: AtomicU64,
+}
+
+enum Uptime {
+    Since(Instant),
+    ByHand(AtomicU64),
 }
 
 fn wall_ms() -> u64 {
@@ -37,7 +42,25 @@ impl Clock {
             Some(mark) if wall >= mark.wall_ms => (mark.time.0.saturating_add(wall - mark.wall_ms), 0),
             Some(mark) => (mark.time.0, mark.wall_ms),
         };
-        Self { started: Instant::now(), base_ms: AtomicU64::new(base), unknown_since_wall_ms: AtomicU64::new(unknown) }
+        Self {
+            uptime: Uptime::Since(Instant::now()),
+            base_ms: AtomicU64::new(base),
+            unknown_since_wall_ms: AtomicU64::new(unknown),
+        }
+    }
+
+    /// A clock that stands still but for [`Clock::advance`]; the time that the broker was down is nothing.
+    #[must_use]
+    pub fn by_hand(mark: Option<ClockMark>) -> Self {
+        let wall = mark.map_or(0, |mark| mark.wall_ms);
+        Self { uptime: Uptime::ByHand(AtomicU64::new(0)), ..Self::at(mark, wall) }
+    }
+
+    /// Moves a clock of [`Clock::by_hand`]; the real one goes by itself.
+    pub fn advance(&self, ms: u64) {
+        if let Uptime::ByHand(now) = &self.uptime {
+            now.fetch_add(ms, Ordering::Relaxed);
+        }
     }
 
     /// Now.
@@ -49,7 +72,10 @@ impl Clock {
     /// Milliseconds since this start.
     #[must_use]
     pub fn uptime_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        match &self.uptime {
+            Uptime::Since(started) => u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Uptime::ByHand(ms) => ms.load(Ordering::Relaxed),
+        }
     }
 
     /// The clock and the wall clock, for the store.

@@ -130,12 +130,26 @@ impl Broker {
         mechanisms: Mechanisms,
         gauge: Option<Arc<Gauge>>,
     ) -> Arc<Self> {
+        let clock = Clock::new(recovered.clock);
+        Self::with_clock(config, recovered, pager, mechanisms, gauge, clock)
+    }
+
+    /// As [`Broker::new`], with a clock of the caller's.
+    #[must_use]
+    pub fn with_clock(
+        config: Arc<Config>,
+        recovered: Recovered,
+        pager: Pager,
+        mechanisms: Mechanisms,
+        gauge: Option<Arc<Gauge>>,
+        clock: Clock,
+    ) -> Arc<Self> {
         let options = WriterOptions { commit_wait: config.store.commit_wait, lazy: lazy(&config) };
         let broker = Arc::new(Self {
             settings: settings(&config),
             router: Router::new(),
             retained: RetainedStore::new(config.limits.max_retained_messages, config.limits.max_retained_bytes),
-            clock: Clock::new(recovered.clock),
+            clock,
             writer: Writer::new(options),
             pager,
             counters: Counters::default(),

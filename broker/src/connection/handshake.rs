@@ -81,7 +81,8 @@ async fn start(socket: TcpStream, on: &Arc<Shared>) -> bool {
     }
 }
 
-async fn begin<S: Stream>(mut stream: S, on: &Arc<Shared>) -> bool {
+/// False: no connection came of it.
+pub(super) async fn begin<S: Stream>(mut stream: S, on: &Arc<Shared>) -> bool {
     match connect(&mut stream, on).await {
         Ok(greeted) => {
             tokio::spawn(greeted.connection(stream, on));

@@ -16,7 +16,7 @@ pub(crate) mod worker;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use forebay_wire::types::Version;
@@ -35,6 +35,16 @@ use worker::Scratch;
 
 /// Reads of one connection before the others of its worker have their turn.
 const READS_A_TURN: usize = 4;
+
+/// Serves a transport that is neither TCP nor TLS, on the current runtime. False: no connection came of it.
+pub async fn serve_stream<S: Stream>(stream: S, on: &Arc<Shared>) -> bool {
+    on.sockets.fetch_add(1, Ordering::Relaxed);
+    let begun = handshake::begin(stream, on).await;
+    if !begun {
+        on.sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+    begun
+}
 
 /// A transport: TCP, or TLS on it.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -143,6 +153,11 @@ impl<S: Stream> Connection<S> {
             self.slot.set_waker(Some(cx.waker().clone()));
         }
         let notified = self.slot.looked();
+        if notified && self.slot.look(|session| session.epoch()) != self.epoch {
+            // It was meant for the connection that has taken the session over, which would find nothing to look for.
+            self.slot.wake();
+            return Err(End::TakenOver);
+        }
         if let Some(reason) = self.slot.kicked() {
             return Err(End::Kicked(reason));
         }
@@ -294,4 +309,9 @@ fn ready_or<T>(poll: Poll<T>) -> Option<T> {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
     }
+}
+
+/// Forgets the routes that this thread remembers: for a thread that serves one broker after another.
+pub fn forget_routes() {
+    worker::tidy();
 }

@@ -11,6 +11,8 @@ mod alias;
 mod inbound;
 mod outbound;
 mod persist;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -175,6 +175,8 @@ pub(crate) struct Outbound {
     /// In flight from this index on: to be sent again on the resumed connection.
     resend_from: Option<usize>,
     paging: bool,
+    /// The oldest on disk was sent before a restart: it stays until the client comes, and what is behind it as well.
+    head_stays: bool,
     /// keep-last: the newest place of each topic (by hash), for messages that may still be replaced.
     newest: Option<Box<Newest>>,
 }
@@ -267,6 +269,7 @@ impl Outbound {
         self.resend_from = (!self.inflight.is_empty()).then_some(0);
         self.unacked = 0;
         self.paging = false;
+        self.head_stays = false;
     }
 
     /// The client is away: what waits in memory and is committed is left to the disk, the rest becomes pending.
@@ -892,7 +895,9 @@ impl Session {
     /// The page that should be read now, if any: asked once, then [`Session::page_in`] follows.
     pub fn wants_page(&mut self, cx: Cx<'_>) -> Option<PageWanted> {
         let o = &mut self.outbound;
-        let over = matches!(cx.settings.policy, Policy::DropOldest | Policy::KeepLast)
+        let over = !self.connected
+            && !o.head_stays
+            && matches!(cx.settings.policy, Policy::DropOldest | Policy::KeepLast)
             && (o.queued > cx.settings.max_messages || o.queued_bytes > cx.settings.max_bytes);
         let low = self.connected && o.queue.len() < cx.settings.memory_messages / 2 && !o.memory_full(cx);
         if !o.on_disk() || o.paging || !(low || over) {
@@ -919,6 +924,7 @@ impl Session {
             }
             let hole = o.is_hole(item.seq);
             if !self.connected && !hole && !self.trims(&item, cx) {
+                self.outbound.head_stays = item.seq < self.outbound.sent_before;
                 break;
             }
             let o = &mut self.outbound;

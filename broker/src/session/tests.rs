@@ -1,0 +1,210 @@
+//! A session and its client in virtual time: what goes in and out, without a socket.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::sync::Arc;
+
+use forebay_wire::reason::ReasonCode;
+use forebay_wire::types::{PacketId, Version};
+
+use super::{Cx, Delivery, Durability, Link, Outcome, Policy, Received, Session, Settings};
+use crate::codec::AckKind;
+use crate::message::{Message, Parts, Time};
+use crate::store::{DropReason, NEVER_S, QueueState, RecoveredSession, SessionNo, SessionRecord};
+
+const NOW: Time = Time(5_000);
+
+fn settings(policy: Policy, max_messages: u64) -> Settings {
+    Settings {
+        max_messages,
+        max_bytes: 1 << 20,
+        max_transient_bytes: 1 << 20,
+        max_age_ms: None,
+        policy,
+        queue_qos0: false,
+        memory_messages: 4,
+        memory_bytes: 1 << 20,
+        outbound_buffer: 1 << 16,
+        max_inflight: 0,
+        receive_maximum: 10,
+        outbound_topic_alias_maximum: 0,
+    }
+}
+
+fn link(expiry_s: u32, receive_maximum: u16) -> Link {
+    Link {
+        version: Version::V5,
+        expiry_s,
+        receive_maximum,
+        maximum_packet_size: u32::MAX,
+        topic_alias_maximum: 0,
+        problem_information: true,
+        will: None,
+    }
+}
+
+fn message(payload: u8, qos: u8) -> Arc<Message> {
+    let payload = [payload];
+    let (topic, expires_at) = ("t", None);
+    let parts = Parts { topic, properties: &[], payload: &payload, qos, retain: false, expires_at, accepted_at: NOW };
+    Arc::new(Message::new(&parts, None))
+}
+
+fn deliver(session: &mut Session, payload: u8, qos: u8, cx: Cx<'_>) -> (Outcome, Arc<Message>) {
+    let shared = message(payload, qos);
+    let delivery = Delivery {
+        topic: b"t",
+        properties: &[],
+        payload: &[payload],
+        qos,
+        retain: false,
+        shared: false,
+        subscription_ids: &[],
+        expires_at: None,
+        durability: Durability::Commit,
+    };
+    (session.deliver(&delivery, &mut || shared.clone(), cx), shared)
+}
+
+/// One commit, done.
+fn commit(session: &mut Session, cx: Cx<'_>) {
+    if let (Some(collected), _) = session.collect(Time(u64::MAX)) {
+        session.committed(&collected, cx);
+    }
+}
+
+fn first_bytes(session: &mut Session) -> Vec<u8> {
+    let out = session.take_out(Vec::new());
+    let mut rest = &out[..];
+    let mut found = Vec::new();
+    while let Some(frame) = forebay_wire::frame::peek(rest, u32::MAX).unwrap() {
+        found.push(frame.first_byte);
+        rest = &rest[frame.total()..];
+    }
+    found
+}
+
+fn id(number: u16) -> PacketId {
+    PacketId::new(number).unwrap()
+}
+
+fn connected(settings: &Settings, receive_maximum: u16) -> Session {
+    let cx = Cx { now: NOW, settings };
+    let mut session = Session::new(SessionNo(1), "c");
+    session.connect(link(NEVER_S, receive_maximum), cx);
+    commit(&mut session, cx);
+    session
+}
+
+#[test]
+fn qos2_is_sent_after_its_commit_and_released_after_that_of_its_pubrec() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    let (outcome, shared) = deliver(&mut session, 1, 2, cx);
+    assert_eq!((outcome, shared.is_safe()), (Outcome::Waiting, false));
+    assert_eq!(first_bytes(&mut session), [0u8; 0]);
+    commit(&mut session, cx);
+    assert!(shared.is_safe());
+    assert_eq!(first_bytes(&mut session), [0x34]);
+    session.receive_pubrec(id(1), ReasonCode::Success);
+    assert_eq!(first_bytes(&mut session), [0u8; 0]);
+    commit(&mut session, cx);
+    assert_eq!(first_bytes(&mut session), [0x62]);
+    assert!(session.receive_pubcomp(id(1)));
+    let (ledger, queued) = session.ledger();
+    assert_eq!((ledger.accepted, ledger.delivered, queued), (1, 1, 0));
+}
+
+#[test]
+fn an_ack_before_the_commit_makes_the_write_needless() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    let (_, shared) = deliver(&mut session, 1, 1, cx);
+    assert_eq!(first_bytes(&mut session), [0x32]);
+    assert!(!shared.is_safe());
+    assert!(session.receive_puback(id(1), ReasonCode::Success));
+    assert!(shared.is_safe());
+    let written = session.collect(Time(u64::MAX)).0.map_or(0, |collected| collected.delta.enqueued.len());
+    assert_eq!(written, 0);
+}
+
+#[test]
+fn receive_maximum_holds_and_a_resume_repeats_in_order_with_dup() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 2);
+    for payload in 0..4 {
+        deliver(&mut session, payload, 1, cx);
+    }
+    assert_eq!(first_bytes(&mut session), [0x32, 0x32]);
+    commit(&mut session, cx);
+    let epoch = session.epoch();
+    assert!(session.disconnect(epoch, cx));
+    assert!(!session.disconnect(epoch, cx), "only once");
+    session.connect(link(NEVER_S, 2), cx);
+    assert_eq!(first_bytes(&mut session), [0x3A, 0x3A]);
+}
+
+#[test]
+fn an_inbound_qos2_identifier_is_taken_until_pubrel_and_its_acks_wait_for_commits() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    assert_eq!(session.receive_qos2(id(7), 10), Received::New);
+    session.acknowledge(AckKind::Pubrec, id(7), ReasonCode::Success, None);
+    assert_eq!(session.receive_qos2(id(7), 10), Received::Duplicate);
+    assert_eq!(first_bytes(&mut session), [0u8; 0]);
+    commit(&mut session, cx);
+    assert_eq!(first_bytes(&mut session), [0x50]);
+    session.receive_pubrel(id(7));
+    assert_eq!(first_bytes(&mut session), [0u8; 0]);
+    commit(&mut session, cx);
+    assert_eq!(first_bytes(&mut session), [0x70]);
+    assert_eq!(session.receive_qos2(id(7), 10), Received::New);
+}
+
+#[test]
+fn drop_newest_counts_what_it_drops() {
+    let settings = settings(Policy::DropNewest, 2);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 1);
+    for payload in 0..3 {
+        deliver(&mut session, payload, 1, cx);
+    }
+    let (ledger, queued) = session.ledger();
+    assert_eq!((ledger.accepted, queued, ledger.dropped[DropReason::Newest as usize]), (3, 2, 1));
+}
+
+/// Over its limit, with a head that was sent before a restart and so must stay: no page can help, and none is asked for
+/// again and again.
+#[test]
+fn an_absent_client_whose_head_must_stay_asks_for_no_page_for_ever() {
+    let settings = settings(Policy::DropOldest, 2);
+    let cx = Cx { now: NOW, settings: &settings };
+    let record = SessionRecord {
+        client_id: "c".to_owned(),
+        protocol: 5,
+        expiry_s: NEVER_S,
+        disconnected_at: Some(NOW),
+        will: None,
+    };
+    let state = QueueState { next_seq: 4, sent: 1, queued: 4, queued_bytes: 8, ..QueueState::default() };
+    let found = RecoveredSession { no: SessionNo(1), record: Some(record.clone()), subscriptions: Vec::new(), state };
+    let mut session = Session::recover(&found, &record, NOW);
+    let mut asked = 0;
+    while let Some(page) = session.wants_page(cx) {
+        asked += 1;
+        assert!(asked < 10, "the same page is read for ever");
+        let entry = |seq: u64| crate::store::QueueEntry {
+            seq,
+            qos: 1,
+            retain: false,
+            shared: false,
+            subscription_ids: smallvec::SmallVec::new(),
+            message: message(0, 1),
+        };
+        session.page_in(page.from, Ok((page.from..4).map(entry).collect()), cx);
+    }
+    assert_eq!(session.ledger().1, 4, "nothing that was sent, and nothing behind it, is dropped");
+}

@@ -1,0 +1,144 @@
+//! Sessions, connections, router and store together in virtual time, one thread, by seed. `FOREBAY_SEEDS=n` runs more of
+//! them, `FOREBAY_SEED=s` one; `FOREBAY_EVENTS=n` prints more of the last events.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod client;
+mod model;
+mod taken_over;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use world::World;
+
+/// Events that a failure prints.
+const LAST_EVENTS: usize = 60;
+/// Turns after the last disturbance in which everything must have arrived.
+const DRAIN_TURNS: u32 = 6000;
+
+fn everybody_is_there(world: &mut World) {
+    for _ in 0..DRAIN_TURNS {
+        if world.clients.iter().all(|c| c.greeted && (c.subscribed || c.plan.filters.is_empty())) {
+            return;
+        }
+        calm_turn(world);
+    }
+    panic!("not everybody is connected and subscribed");
+}
+
+/// A turn in which nothing goes wrong.
+fn calm_turn(world: &mut World) {
+    for at in 0..world.clients.len() {
+        if world.clients[at].stream.is_none() {
+            world.connect(at);
+        }
+        world.carry(at, 4096);
+    }
+    world.run(3);
+    world.advance(1);
+    world.commit(false);
+    world.page();
+    world.check_ledger();
+}
+
+/// A turn in which anything may.
+fn turn(world: &mut World, next: &mut u32) {
+    let at = usize::try_from(world.seed.below(world.clients.len() as u64)).unwrap();
+    match world.seed.below(40) {
+        0 => world.crash(),
+        1..=3 => {
+            let name = world.clients[at].plan.name.clone();
+            world.note(format!("{name} is cut off"));
+            world.clients[at].cut();
+        }
+        // A take-over, where there was a connection.
+        4..=6 => world.connect(at),
+        7..=8 => world.clients[at].asleep = 30,
+        9..=16 => publish(world, at, next),
+        17..=21 => world.commit(true),
+        22..=24 => world.page(),
+        25 => world.advance(200),
+        26..=29 => world.run(2),
+        _ if world.clients[at].asleep > 0 => world.clients[at].asleep -= 1,
+        _ => {
+            let most = usize::try_from(1 + world.seed.below(200)).unwrap();
+            world.carry(at, most);
+        }
+    }
+    if world.seed.one_in(2) {
+        world.run(1);
+    }
+    if world.clients[at].stream.is_none() && world.seed.one_in(3) {
+        world.connect(at);
+    }
+    world.advance(1);
+    world.check_ledger();
+}
+
+fn publish(world: &mut World, at: usize, next: &mut u32) {
+    let client = &mut world.clients[at];
+    if !client.plan.filters.is_empty() || client.outbox.len() > 20 {
+        return;
+    }
+    for _ in 0..3 {
+        // QoS and topic go together: order is promised within a topic and a QoS.
+        let qos = 1 + u8::try_from(world.seed.below(2)).unwrap();
+        let topic = format!("t/{}/{qos}", client.plan.name);
+        *next += 1;
+        client.publish(&topic, *next, qos);
+    }
+}
+
+fn play(world: &mut World) {
+    everybody_is_there(world);
+    let mut next = 0;
+    for _ in 0..400 {
+        turn(world, &mut next);
+    }
+    world.note("calm from here on");
+    for _ in 0..DRAIN_TURNS {
+        calm_turn(world);
+        let idle = world.clients.iter().all(client::Client::idle);
+        if idle && world.broker().ledger().1 == 0 {
+            break;
+        }
+    }
+    for _ in 0..3 {
+        calm_turn(world);
+    }
+    world.refused += world.broker().counters.publish_refused.get();
+    model::check(world);
+}
+
+/// False: it failed, and said how to see it again.
+fn run(seed: u64) -> bool {
+    let mut world = World::new(seed);
+    let passed = catch_unwind(AssertUnwindSafe(|| play(&mut world))).is_ok();
+    if !passed {
+        let from = world
+            .log
+            .len()
+            .saturating_sub(variable("FOREBAY_EVENTS").map_or(LAST_EVENTS, |n| usize::try_from(n).unwrap()));
+        for event in &world.log[from..] {
+            eprintln!("  {event}");
+        }
+        eprintln!("policy {:?}", world.policy);
+        eprintln!("again: FOREBAY_SEED={seed} cargo test -p forebay --test simulation");
+    }
+    passed
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+}
+
+#[test]
+fn what_is_acknowledged_arrives_in_order_and_is_counted() {
+    if let Some(seed) = variable("FOREBAY_SEED") {
+        assert!(run(seed), "seed {seed}");
+        return;
+    }
+    for seed in 0..variable("FOREBAY_SEEDS").unwrap_or(1500) {
+        assert!(run(seed), "seed {seed}");
+    }
+}

@@ -1,0 +1,243 @@
+//! The broker, its disk, the network and the clients, moved by hand: one thread, no clock but ours.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::task::{Context, Poll, Waker};
+
+use forebay::auth::Mechanisms;
+use forebay::broker::{Broker, Pager, Request};
+use forebay::clock::Clock;
+use forebay::config::{Config, QueuePolicy};
+use forebay::connection::{Shared, forget_routes, serve_stream};
+use forebay::message::Time;
+use forebay::store::memory::{Failure, MemoryStore};
+use forebay::store::{Ledger, Store};
+use forebay_wire::types::Version;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Runtime;
+
+use crate::client::{Client, Plan};
+
+/// A generator of choices (splitmix64): the same seed is the same run.
+pub struct Seed(pub u64);
+
+impl Seed {
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % end
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// One life of the broker, from a start to a crash.
+struct Life {
+    runtime: Runtime,
+    broker: Arc<Broker>,
+    shared: Arc<Shared>,
+    requests: Receiver<Request>,
+}
+
+pub struct World {
+    pub seed: Seed,
+    pub policy: QueuePolicy,
+    pub disk: MemoryStore,
+    life: Option<Life>,
+    /// Drops that were counted in memory and not committed when the broker crashed.
+    pub forgotten: u64,
+    /// Messages that were refused with 0x97 in lives that are over.
+    pub refused: u64,
+    config: Arc<Config>,
+    pub clients: Vec<Client>,
+    pub log: Vec<String>,
+}
+
+fn config(seed: &mut Seed, policy: QueuePolicy) -> Config {
+    let mut config = Config::built_in(std::path::PathBuf::from("simulated"));
+    config.queue.policy = policy;
+    config.queue.max_messages = if policy == QueuePolicy::Reject { 12 + seed.below(200) } else { 8 + seed.below(12) };
+    config.limits.memory_messages = usize::try_from(2 + seed.below(6)).unwrap();
+    config.limits.max_inflight = u16::try_from(1 + seed.below(6)).unwrap();
+    config
+}
+
+impl World {
+    pub fn new(number: u64) -> Self {
+        let mut seed = Seed(number);
+        let policy = match seed.below(6) {
+            0 => QueuePolicy::DropOldest,
+            1 => QueuePolicy::DropNewest,
+            2 => QueuePolicy::KeepLast,
+            _ => QueuePolicy::Reject,
+        };
+        let config = Arc::new(config(&mut seed, policy));
+        let mut world = Self {
+            seed,
+            policy,
+            disk: MemoryStore::default(),
+            life: None,
+            forgotten: 0,
+            refused: 0,
+            config,
+            clients: Vec::new(),
+            log: Vec::new(),
+        };
+        for subscriber in 0..1 + world.seed.below(3) {
+            let filters = vec![("t/#".to_owned(), u8::try_from(1 + world.seed.below(2)).unwrap())];
+            world.client(format!("s{subscriber}"), filters);
+        }
+        for publisher in 0..1 + world.seed.below(2) {
+            world.client(format!("p{publisher}"), Vec::new());
+        }
+        world.start();
+        world
+    }
+
+    fn client(&mut self, name: String, filters: Vec<(String, u8)>) {
+        let version = if self.seed.one_in(2) { Version::V5 } else { Version::V311 };
+        let receive_maximum = u16::try_from(1 + self.seed.below(5)).unwrap();
+        self.clients.push(Client::new(Plan { name, version, receive_maximum, filters }));
+    }
+
+    /// What was not committed is gone, and every connection with it.
+    pub fn crash(&mut self) {
+        self.note("crash");
+        if let Some(life) = self.life.take() {
+            self.refused += life.broker.counters.publish_refused.get();
+            let (ledger, _) = life.broker.ledger();
+            let stored = self.disk.crash().sessions.iter().map(|s| dropped(&s.state.ledger)).sum::<u64>();
+            self.forgotten += dropped(&ledger).saturating_sub(stored);
+            drop(life.runtime);
+        }
+        for client in &mut self.clients {
+            client.cut();
+        }
+        self.start();
+    }
+
+    fn start(&mut self) {
+        forget_routes();
+        let (pager, requests) = Pager::new();
+        let recovered = self.disk.crash();
+        let clock = Clock::by_hand(recovered.clock);
+        let broker = Broker::with_clock(self.config.clone(), recovered, pager, Mechanisms::default(), None, clock);
+        let shared = Shared::new(&broker, self.config.listeners[0].clone(), None);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        self.life = Some(Life { runtime, broker, shared, requests });
+    }
+
+    pub fn note(&mut self, what: impl Into<String>) {
+        self.log.push(what.into());
+    }
+
+    fn life(&self) -> &Life {
+        self.life.as_ref().unwrap()
+    }
+
+    pub fn broker(&self) -> Arc<Broker> {
+        self.life().broker.clone()
+    }
+
+    /// A new connection of a client; one that it has is left half open now and then, so that it is taken over.
+    pub fn connect(&mut self, at: usize) {
+        let room = usize::try_from(32 + self.seed.below(2000)).unwrap();
+        let (near, far) = tokio::io::duplex(room);
+        self.note(format!("{} connects", self.clients[at].plan.name));
+        self.clients[at].connect(near);
+        let shared = self.life().shared.clone();
+        self.life().runtime.spawn(async move { serve_stream(far, &shared).await });
+    }
+
+    /// One more task beside the broker's connections.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.life().runtime.spawn(task);
+    }
+
+    /// Lets the broker's connections run a little.
+    pub fn run(&mut self, turns: u64) {
+        self.life().runtime.block_on(async {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    /// One commit, which may fail.
+    pub fn commit(&mut self, may_fail: bool) {
+        if may_fail && self.seed.one_in(20) {
+            let failure = if self.seed.one_in(2) { Failure::Lost } else { Failure::Unknown };
+            self.note(format!("commit fails: {failure:?}"));
+            self.disk.fail(failure);
+        }
+        let broker = self.broker();
+        let wait = self.seed.below(20);
+        let cutoff = if may_fail { Time(broker.clock.now().0.saturating_sub(wait)) } else { Time(u64::MAX) };
+        broker.writer.round(&broker, &mut self.disk.clone(), cutoff);
+        self.note("commit");
+        self.disk.fail(Failure::None);
+    }
+
+    /// Serves the pages that were asked for until now.
+    pub fn page(&mut self) {
+        let broker = self.broker();
+        let requests: Vec<Request> = self.life().requests.try_iter().collect();
+        for (slot, page) in requests {
+            Pager::serve(&broker, self.disk.reader().as_ref(), &slot, page);
+        }
+    }
+
+    pub fn advance(&mut self, ms: u64) {
+        self.life().broker.clock.advance(ms);
+        self.life().broker.settle_due();
+    }
+
+    /// Moves bytes between a client and its connection, `most` of them in each direction.
+    pub fn carry(&mut self, at: usize, most: usize) {
+        let client = &mut self.clients[at];
+        let Some(stream) = &mut client.stream else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        let some = client.output.len().min(most);
+        if some > 0 {
+            match Pin::new(&mut *stream).poll_write(&mut cx, &client.output[..some]) {
+                Poll::Ready(Ok(n)) => drop(client.output.drain(..n)),
+                Poll::Ready(Err(_)) => return client.cut(),
+                Poll::Pending => {}
+            }
+        }
+        let mut bytes = vec![0; most];
+        let mut buf = ReadBuf::new(&mut bytes);
+        match Pin::new(stream).poll_read(&mut cx, &mut buf) {
+            Poll::Ready(Ok(())) if buf.filled().is_empty() => return client.cut(),
+            Poll::Ready(Ok(())) => client.input.extend_from_slice(buf.filled()),
+            Poll::Ready(Err(_)) => return client.cut(),
+            Poll::Pending => {}
+        }
+        client.handle();
+        self.log.append(&mut client.log);
+    }
+
+    /// The ledger's sum, of every session and of all together.
+    pub fn check_ledger(&self) {
+        for slot in self.broker().all_slots() {
+            let (ledger, queued) = slot.look(|session| session.ledger());
+            assert_sum(&ledger, queued);
+        }
+        let (ledger, queued) = self.broker().ledger();
+        assert_sum(&ledger, queued);
+    }
+}
+
+fn dropped(ledger: &Ledger) -> u64 {
+    ledger.dropped.iter().sum::<u64>() + ledger.expired
+}
+
+fn assert_sum(ledger: &Ledger, queued: u64) {
+    let dropped: u64 = ledger.dropped.iter().sum();
+    assert_eq!(ledger.accepted, ledger.delivered + queued + ledger.expired + dropped, "{ledger:?}, {queued} queued");
+}
