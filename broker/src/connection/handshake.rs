@@ -152,7 +152,8 @@ impl Greeted {
             unflushed: false,
             tail_is_fresh: !self.rest.is_empty(),
             written: 0,
-            tail: self.rest,
+            // The buffer that CONNECT was read into is given back: an idle connection owns none.
+            tail: if self.rest.is_empty() { Vec::new() } else { self.rest },
             out: self.connack,
             pace: on.listener.rate.map(|rate| Box::new(Pace::new(rate))),
             parked: None,
