@@ -61,7 +61,7 @@ pub struct Broker {
     pub connections: AtomicUsize,
     /// New connections are refused: the broker is stopping.
     pub stopping: AtomicBool,
-    sessions: Mutex<HashMap<Box<str>, Arc<Slot>>>,
+    sessions: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
     next_session: AtomicU64,
     deadlines: Mutex<keeper::Deadlines>,
     parked: Mutex<Vec<Arc<Slot>>>,
