@@ -77,6 +77,12 @@ impl Process {
             .sum()
     }
 
+    /// Bytes that it has given to the disk.
+    pub fn written_bytes(&self) -> u64 {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap();
+        io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok()).unwrap()
+    }
+
     /// Kilobytes of its own resident memory.
     pub fn resident_kb(&self) -> u64 {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();

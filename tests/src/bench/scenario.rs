@@ -20,6 +20,8 @@ pub struct Scenario {
 pub struct Figures {
     /// Processor time of the broker for each delivered message, in microseconds.
     pub cpu_us: f64,
+    /// Bytes written to the disk for each of them.
+    pub disk_bytes: f64,
     /// Delivered messages a second (acknowledged ones where subscribers are away).
     pub rate: f64,
     /// Median and 99th percentile of the time to a message's receipt in microseconds, where it was kept.
@@ -71,9 +73,10 @@ pub fn measure(kind: &Kind, scenario: &Scenario, time: Duration) -> Figures {
     let mut load = Load::new(broker.port, shape);
     load.run(Duration::from_millis(500));
     load.reset();
-    let (cpu, started) = (broker.cpu_ns(), Instant::now());
+    let (cpu, written, started) = (broker.cpu_ns(), broker.written_bytes(), Instant::now());
     load.run(time);
-    let (cpu, elapsed) = (broker.cpu_ns() - cpu, started.elapsed());
+    let (cpu, written) = (broker.cpu_ns() - cpu, broker.written_bytes() - written);
+    let elapsed = started.elapsed();
     let delivered = if shape.away { load.counts.acknowledged } else { load.counts.received };
     let counts = std::mem::take(&mut load.counts);
     let (drain_rate, missing) = if shape.away {
@@ -84,6 +87,7 @@ pub fn measure(kind: &Kind, scenario: &Scenario, time: Duration) -> Figures {
     };
     Figures {
         cpu_us: cpu as f64 / 1000.0 / delivered.max(1) as f64,
+        disk_bytes: written as f64 / delivered.max(1) as f64,
         rate: delivered as f64 / elapsed.as_secs_f64(),
         latency_us: percentiles(counts.latencies_ns),
         ack_us: percentiles(counts.ack_latencies_ns),

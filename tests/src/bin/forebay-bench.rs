@@ -52,10 +52,10 @@ fn main() {
         print_footprint(&kinds);
     }
     println!(
-        "| scenario | broker | µs CPU a message | messages a second | drained a second | received p50 / p99 µs | \
+        "| scenario | broker | µs CPU a message | disk bytes a message | messages a second | drained a second | received p50 / p99 µs | \
          acknowledged p50 / p99 µs | times less than mosquitto | target |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for scenario in scenario::all().iter().filter(|s| wanted(s.name)) {
         let mut all: Vec<Vec<Figures>> = vec![Vec::new(); kinds.len()];
         for _ in 0..arguments.rounds {
@@ -80,10 +80,11 @@ fn main() {
             let target = scenario.target.map_or(String::new(), |target| format!("{target}"));
             let wrong = if figures.wrong > 0 { format!(" **{} WRONG**", figures.wrong) } else { String::new() };
             println!(
-                "| {} | {}{wrong} | {:.3} | {:.0} | {drained} | {received} | {acknowledged} | {ratio} | {target} |",
+                "| {} | {}{wrong} | {:.3} | {:.0} | {:.0} | {drained} | {received} | {acknowledged} | {ratio} | {target} |",
                 scenario.name,
                 kind.name(),
                 figures.cpu_us,
+                figures.disk_bytes,
                 figures.rate
             );
         }
