@@ -8,6 +8,7 @@
     clippy::wildcard_enum_match_arm
 )]
 
+pub mod absence;
 pub mod bench;
 pub mod broker;
 pub mod device;
