@@ -1,5 +1,6 @@
 //! The program from outside: arguments, configuration, exit codes, opening lines, signals.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+#![allow(clippy::wildcard_enum_match_arm)]
 
 mod arguments;
 mod configs;
