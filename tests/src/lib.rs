@@ -15,5 +15,7 @@ pub mod device;
 pub mod link;
 pub mod numbered;
 pub mod packet;
+pub mod peer;
 pub mod rng;
 pub mod scratch;
+pub mod sys;
