@@ -60,8 +60,10 @@ fn log_to_stderr(level: LogLevel) {
 fn run(config: Config) -> anyhow::Result<()> {
     // Before any thread is started: each of them inherits it.
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::fs::create_dir_all(&config.data_dir)
-        .map_err(|error| anyhow::anyhow!("the data directory {} cannot be made: {error}", config.data_dir.display()))?;
+    std::fs::create_dir_all(&config.data_dir).map_err(|error| {
+        let dir = config.data_dir.display();
+        anyhow::anyhow!("the data directory {dir} cannot be made: {error}; choose another --data-dir")
+    })?;
     let options = StoreOptions {
         cache_bytes: config.store.cache_bytes,
         min_free_bytes: config.store.min_free_bytes,

@@ -162,7 +162,8 @@ impl Acceptors {
     }
 }
 
-/// Accepts while there are permits: more wait in the system's backlog, which costs nobody anything.
+/// Accepts while there are permits: more wait in the system's backlog, which costs nobody anything. The permit comes after
+/// the socket, which may wait for it: a listener that nobody connects to must not hold one that another needs.
 async fn accept(
     listener: TcpListener,
     on: Arc<Shared>,
@@ -171,7 +172,6 @@ async fn accept(
     next: Arc<std::sync::atomic::AtomicUsize>,
 ) {
     loop {
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
@@ -180,6 +180,7 @@ async fn accept(
                 continue;
             }
         };
+        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         on.broker.counters.sockets_accepted.add(1);
         on.sockets.fetch_add(1, Ordering::Relaxed);
         let turn = next.fetch_add(1, Ordering::Relaxed) % outboxes.len().max(1);

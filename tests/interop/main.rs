@@ -26,14 +26,9 @@ fn cache() -> PathBuf {
     std::env::var_os("FOREBAY_TESTS_CACHE").map_or_else(beside, PathBuf::from)
 }
 
-/// A trial of one scenario; `absent` says why its client cannot be run, which makes it a skipped one, or with CI=true a failed
-/// one unless the reason is on the list of known absences.
+/// A trial of one scenario; `absent` says why its client cannot be run.
 fn trial(name: String, absent: Option<&str>, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
-    let Some(reason) = absent.map(str::to_owned) else { return Trial::test(name, run) };
-    println!("SKIP interop: {name}: {reason}");
-    let known = include_str!("../known-absences").lines().any(|line| line == reason);
-    let strict = std::env::var("CI").as_deref() == Ok("true") && !known;
-    Trial::test(name, move || Err(reason.into())).with_ignored_flag(!strict)
+    forebay_tests::absence::trial("interop", name, absent, run)
 }
 
 fn main() {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use forebay_wire::frame::{self, Frame};
-use forebay_wire::publish::{From as Sender, Publish};
+use forebay_wire::publish::Publish;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, QoS};
 
@@ -44,6 +44,8 @@ struct Pass<'c> {
     now: Time,
     /// Something of this client waits for room already: what follows waits behind it.
     parked: bool,
+    /// QoS 1 messages that are staged: the session does not know of their acks yet. (QoS 2 identifiers it knows.)
+    staged_qos1: usize,
 }
 
 impl<S: Stream> Connection<S> {
@@ -87,7 +89,8 @@ impl<S: Stream> Connection<S> {
     /// The first pass: PUBLISHes are staged, acks and pings are done, all else stops it.
     fn stage<'b>(&self, bytes: &'b [u8], at: &mut usize, staged: &mut Vec<Staged<'b>>, loan: &mut Loan) -> Stop {
         let broker = &self.on.broker;
-        let pass = Pass { on: &self.on, now: broker.clock.now(), parked: self.parked.is_some() };
+        let parked = self.parked.is_some();
+        let mut pass = Pass { on: &self.on, now: broker.clock.now(), parked, staged_qos1: 0 };
         let max_packet_size = broker.config.limits.max_packet_size;
         self.slot.with(broker, |session| {
             if session.epoch() != self.epoch || session.ended() {
@@ -163,7 +166,7 @@ impl<S: Stream> Connection<S> {
 impl Pass<'_> {
     /// False: what is staged must go first.
     fn publish<'b>(
-        &self,
+        &mut self,
         session: &mut Session,
         frame: &Frame,
         packet: &'b [u8],
@@ -171,17 +174,13 @@ impl Pass<'_> {
         staged: &mut Vec<Staged<'b>>,
         loan: &mut Loan,
     ) -> Result<bool, End> {
-        let limits = &self.on.limits;
-        let body = packet.get(frame.header_len..).unwrap_or_default();
-        let publish =
-            Publish::parse(session.version(), Sender::Client, frame.first_byte, body, limits.max_topic_levels)?;
+        let publish = codec::read_publish(session.version(), frame, packet, &self.on.limits)?;
         let alias = self.alias(session, &publish)?;
         let topic = alias.as_deref().unwrap_or(publish.topic);
         let ack = match publish.packet_id {
             None => None,
             Some(id) => {
-                // Acks of what is staged are not in the session yet: they count as well.
-                let room = self.unacknowledged_max(session).saturating_sub(staged.len());
+                let room = self.unacknowledged_max(session).saturating_sub(self.staged_qos1);
                 match admit(session, publish.qos, id, room, !staged.is_empty()) {
                     Admitted::Yes(kind) => Some((kind, id)),
                     Admitted::Repeated => return Ok(true),
@@ -206,6 +205,7 @@ impl Pass<'_> {
         };
         let mut one = Staged::new(source, self.on.durability(topic));
         one.ack = ack;
+        self.staged_qos1 += usize::from(publish.qos == QoS::AtLeastOnce);
         if self.parked && ack.is_some() && !session.version().is_v5() {
             one.verdict = Verdict::Full;
         }

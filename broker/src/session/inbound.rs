@@ -50,9 +50,23 @@ pub enum Received {
 #[derive(Default)]
 pub(crate) struct Inbound {
     acks: VecDeque<Owed>,
+    /// How many of `acks` the client waits for with a message whose identifier is not in `ids`.
+    last_acks: usize,
     pub(crate) ids: HashSet<u16, foldhash::fast::FixedState>,
     /// Own deltas up to this number are committed.
     pub(crate) committed_mark: u32,
+}
+
+impl Owed {
+    /// After it the client may send one more [MQTT5-3.3.4-9]: PUBACK, PUBCOMP, and a PUBREC that refuses. Before another
+    /// PUBREC the message is counted by its identifier, and a SUBACK is for no message.
+    fn is_last(&self) -> bool {
+        match &self.what {
+            What::Ack { kind: AckKind::Pubrec, reason, .. } => !reason.is_success(),
+            What::Ack { .. } => true,
+            What::Packet(_) => false,
+        }
+    }
 }
 
 impl Blank for Inbound {
@@ -72,7 +86,7 @@ impl Session {
     /// Unacknowledged QoS 1 and 2 messages of the client.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
-        self.inbound.acks.len() + self.inbound.ids.len()
+        self.inbound.last_acks + self.inbound.ids.len()
     }
 
     /// A QoS 1 PUBLISH has come.
@@ -101,6 +115,7 @@ impl Session {
             self.inbound.clear();
         } else if !self.inbound.acks.is_empty() {
             self.inbound.acks = VecDeque::new();
+            self.inbound.last_acks = 0;
         }
     }
 
@@ -176,6 +191,7 @@ impl Session {
         if self.inbound.acks.is_empty() && self.inbound.ready(&ack) {
             self.write_ack(&ack);
         } else {
+            self.inbound.last_acks += usize::from(ack.is_last());
             self.inbound.acks.push_back(ack);
         }
     }
@@ -190,6 +206,7 @@ impl Session {
                 self.inbound.acks.push_front(ack);
                 return;
             }
+            self.inbound.last_acks -= usize::from(ack.is_last());
             self.write_ack(&ack);
         }
         self.inbound.acks.shrink_to(64);
