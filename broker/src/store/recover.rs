@@ -8,9 +8,10 @@ use ::redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, charge};
 use super::medium::Medium;
 use super::page::{Limit, page_of};
-use super::redb::{FORMAT_VERSION, Fault, StoreOptions, contain, open_database, wants_check};
+use super::redb::{FORMAT_VERSION, Fault, Inner, contain, open_database, wants_check};
 use super::rows::{self, Damage, Mark, QueueRow};
 use super::salvage;
+use super::unsynced::write_all_again;
 use super::{DropReason, QueueState, Recovered, RecoveredSession, SessionNo};
 
 /// Lines of [`Recovered::lost`] for single things; more are summed up in one.
@@ -19,25 +20,25 @@ const LOST_LINES_MAX: usize = 200;
 const NEW_FILE_BYTES: u64 = 128 * 1024;
 
 /// Opens the file of the medium, or a fresh one with what could be read of it.
-pub(super) fn open(
-    medium: &dyn Medium,
-    options: &StoreOptions,
-    wall_ms: u64,
-) -> Result<(Database, Recovered, Mark), Fault> {
+pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, Mark), Fault> {
+    let medium = inner.medium.as_ref();
     clear_unfinished(medium)?;
     let check = wants_check(medium);
-    let tried = contain(|| open_and_repair(medium, options, check, Vec::new()));
+    if medium.suspect() {
+        write_all_again(&medium.open()?)?;
+    }
+    let tried = contain(|| open_and_repair(inner, check, Vec::new()));
     let opened = match tried {
         Err(fault) if fault.is_damage() => {
             let stamp = stamp(wall_ms);
             let (name, old) = medium.set_aside(&stamp)?;
             let mut lost = vec![format!("the store could not be read ({fault}); it was set aside as {name}")];
             contain(|| {
-                let database = open_database(medium, options, false)?;
+                let database = open_database(inner, false)?;
                 salvage::copy(old, &database, &mut lost)?;
                 rebuild(&database, &mut lost)?;
                 drop(database);
-                open_and_repair(medium, options, false, lost)
+                open_and_repair(inner, false, lost)
             })?
         }
         tried => tried?,
@@ -66,18 +67,13 @@ fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
     Ok(())
 }
 
-fn open_and_repair(
-    medium: &dyn Medium,
-    options: &StoreOptions,
-    check: bool,
-    mut lost: Vec<String>,
-) -> Result<(Database, Recovered, Mark), Fault> {
-    let database = open_database(medium, options, check)?;
+fn open_and_repair(inner: &Inner, check: bool, mut lost: Vec<String>) -> Result<(Database, Recovered, Mark), Fault> {
+    let database = open_database(inner, check)?;
     let mut found = load(&database)?;
     let damaged = std::mem::take(&mut found.damaged);
     for row in &damaged {
         let line = damaged_line(row.table, &row.key, row.damage, Some(&row.bytes));
-        if let Err(error) = medium.damaged_row(&line) {
+        if let Err(error) = inner.medium.damaged_row(&line) {
             lost.push(format!("a damaged row could not be kept beside the store: {error}"));
         }
         lost.push(format!("row {} of table {} is damaged ({}) and was removed", row.key, row.table, row.damage));
