@@ -16,6 +16,8 @@ use super::{DropReason, QueueState, Recovered, RecoveredSession, SessionNo};
 
 /// Lines of [`Recovered::lost`] for single things; more are summed up in one.
 const LOST_LINES_MAX: usize = 200;
+/// What a file of redb begins with.
+const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 /// A new file of redb is smaller than this.
 const NEW_FILE_BYTES: u64 = 128 * 1024;
 
@@ -49,8 +51,8 @@ pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, 
     Ok(opened)
 }
 
-/// A power cut while redb made the file leaves one without its magic number and with nothing in it: it was never a
-/// store, so nothing is lost with it.
+/// A power cut while redb made the file leaves one without its whole magic number, which redb writes last, and with
+/// nothing in it: it was never a store, so nothing is lost with it.
 fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
     let backend = medium.open()?;
     let len = backend.len()?;
@@ -58,7 +60,7 @@ fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
         backend.read(0, &mut bytes)?;
         let pages = bytes.get(4096..).unwrap_or_default();
-        if !bytes.starts_with(b"redb") && pages.iter().all(|byte| *byte == 0) {
+        if !bytes.starts_with(MAGIC) && pages.iter().all(|byte| *byte == 0) {
             backend.set_len(0)?;
             backend.sync_data()?;
         }
