@@ -121,6 +121,8 @@ enum Remove {
 #[derive(Default)]
 struct Found {
     sessions: BTreeMap<u64, RecoveredSession>,
+    /// Sessions whose state could be read.
+    stated: BTreeSet<u64>,
     /// Sessions whose state must be made from their rows.
     stateless: BTreeSet<u64>,
     retained: Vec<std::sync::Arc<crate::message::Message>>,
@@ -160,12 +162,12 @@ fn load(database: &Database) -> Result<Found, Fault> {
             }
         }
     }
-    // Queues that nothing else knows of.
+    // Queues that no state knows of: its row is damaged, or lost.
     let queue = txn.open_table(QUEUE)?;
     let mut from = 0;
     while let Some(row) = queue.range((from, 0)..)?.next() {
         let no = row?.0.value().0;
-        if !found.sessions.contains_key(&no) {
+        if !found.stated.contains(&no) {
             found.session(no);
             found.stateless.insert(no);
         }
@@ -215,14 +217,13 @@ fn load_sessions(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(),
         }
         found.session(no);
     }
-    let mut stated = BTreeSet::new();
     for row in txn.open_table(STATE)?.iter()? {
         let (no, row) = row?;
         let (no, row) = (no.value(), row.value());
         match rows::read_state(no, row) {
             Ok(state) => {
                 found.session(no).state = state;
-                stated.insert(no);
+                found.stated.insert(no);
             }
             Err(damage) => {
                 found.session(no);
@@ -381,6 +382,9 @@ fn restate(
         state.sent = next;
         state.floor = first.unwrap_or(next);
         state.ledger.accepted = queued;
+    } else if queued > state.queued {
+        // The state is older than the rows, as only damage can make it.
+        state.ledger.accepted = state.ledger.accepted.saturating_add(queued - state.queued);
     } else if queued < state.queued {
         let missing = state.queued - queued;
         lost.push(format!("session {no} has lost {missing} of {} queued messages", state.queued));
