@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use forebay::message::{Message, Parts, Time};
 use forebay::store::{
-    Batch, ClockMark, Ledger, QueueEntry, QueueState, Reader, Recovered, RetainedChange, SessionDelta, SessionNo,
-    SessionRecord, StoredSubscription, StoredWill,
+    Batch, ClockMark, Ledger, QueueEntry, QueueState, Reader, Recovered, RecoveredSession, RetainedChange,
+    SessionDelta, SessionNo, SessionRecord, StoreError, StoredSubscription, StoredWill,
 };
 
 /// Numbers by seed (SplitMix64).
@@ -256,7 +256,11 @@ impl Model {
             finished -= 1;
         }
         session.state.sent = session.state.sent.max(session.state.floor);
-        session.state.released = session.queue.keys().copied().filter(|_| seed.one_in(8)).collect();
+        let sent = session.queue.values().take(seed.below(10) as usize);
+        session.state.sent = sent.map(|entry| entry.seq + 1).next_back().unwrap_or(0).max(session.state.sent);
+        let (queue, sent) = (&session.queue, session.state.sent);
+        let released = queue.range(..sent).filter(|(_, entry)| entry.qos == 2 && seed.one_in(3));
+        session.state.released = released.map(|(seq, _)| *seq).collect();
         session.state.inbound = (0..seed.below(4)).map(|id| id as u16 * 100 + 1).collect();
         deltas.entry(no).or_default();
     }
@@ -292,22 +296,8 @@ impl Model {
             return Some(format!("sessions {found:?} for {wanted:?}"));
         }
         for found in &recovered.sessions {
-            let no = found.no.0;
-            let wanted = &self.sessions[&no];
-            if found.record != wanted.record {
-                return Some(format!("session {no}: record {:?} for {:?}", found.record, wanted.record));
-            }
-            if found.state != wanted.state {
-                return Some(format!("session {no}: state {:?} for {:?}", found.state, wanted.state));
-            }
-            let subscriptions: Vec<_> = wanted.subscriptions.values().cloned().collect();
-            if found.subscriptions != subscriptions {
-                return Some(format!("session {no}: subscriptions {:?}", found.subscriptions));
-            }
-            let read = read_all(reader, no, &wanted.state, pages);
-            let wanted: Vec<String> = wanted.queue.values().map(line).collect();
-            if read != wanted {
-                return Some(format!("session {no}: queue\n{read:#?}\nfor\n{wanted:#?}"));
+            if let Some(differs) = self.session_differs(found, reader, pages) {
+                return Some(format!("session {}: {differs}", found.no.0));
             }
         }
         let mut retained: Vec<_> = recovered.retained.iter().map(|message| message_line(message)).collect();
@@ -321,6 +311,27 @@ impl Model {
         }
         let clock = (self.commits > 0).then_some(self.clock);
         (recovered.clock != clock).then(|| format!("clock {:?} for {clock:?}", recovered.clock))
+    }
+
+    /// The same of one session.
+    pub fn session_differs(&self, found: &RecoveredSession, reader: &dyn Reader, pages: &mut Seed) -> Option<String> {
+        let wanted = self.sessions.get(&found.no.0)?;
+        if found.record != wanted.record {
+            return Some(format!("record {:?} for {:?}", found.record, wanted.record));
+        }
+        if found.state != wanted.state {
+            return Some(format!("state {:?} for {:?}", found.state, wanted.state));
+        }
+        let subscriptions: Vec<_> = wanted.subscriptions.values().cloned().collect();
+        if found.subscriptions != subscriptions {
+            return Some(format!("subscriptions {:?}", found.subscriptions));
+        }
+        let read = read_all(reader, found.no.0, &wanted.state, pages);
+        let wanted: Vec<String> = wanted.queue.values().map(line).collect();
+        match read {
+            Ok(read) => (read != wanted).then(|| format!("queue\n{read:#?}\nfor\n{wanted:#?}")),
+            Err(error) => Some(format!("queue: {error}")),
+        }
     }
 }
 
@@ -351,14 +362,14 @@ pub fn merge(failed: Batch, since: Batch, model: &Model) -> Batch {
 }
 
 /// A session's queue in pages of random sizes, without what is done.
-pub fn read_all(reader: &dyn Reader, no: u64, state: &QueueState, pages: &mut Seed) -> Vec<String> {
+pub fn read_all(reader: &dyn Reader, no: u64, state: &QueueState, pages: &mut Seed) -> Result<Vec<String>, StoreError> {
     let mut read = Vec::new();
     let mut from = state.floor;
     loop {
         let (messages, bytes) = (1 + pages.below(300) as usize, 1 + pages.below(100_000) as usize);
-        let page = reader.page(SessionNo(no), from, messages, bytes).unwrap();
+        let page = reader.page(SessionNo(no), from, messages, bytes)?;
         assert!(page.len() <= messages);
-        let Some(last) = page.last() else { return read };
+        let Some(last) = page.last() else { return Ok(read) };
         assert!(page.is_sorted_by_key(|entry| entry.seq) && page[0].seq >= from, "a page out of order");
         from = last.seq + 1;
         for entry in page {
