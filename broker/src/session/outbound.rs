@@ -940,7 +940,7 @@ impl Session {
         self.outbound.flow.paging = false;
         let page = page.unwrap_or_default();
         if page.is_empty() {
-            self.lose_disk();
+            self.outbound.flow.disk_from = self.outbound.flow.disk_to;
         }
         for item in page {
             let o = &mut self.outbound;
@@ -972,6 +972,7 @@ impl Session {
         o.flow.holes.retain(|(_, end)| *end > from);
         if !o.on_disk() {
             o.flow.holes.clear();
+            self.miss();
         }
         self.pump(cx);
     }
@@ -991,15 +992,17 @@ impl Session {
             && (old || over && matches!(cx.settings.policy, Policy::DropOldest | Policy::KeepLast))
     }
 
-    /// The store has nothing where something should be: counted as damaged.
-    fn lose_disk(&mut self) {
+    /// The whole queue is in memory. What should be in it and was not on disk, between what was or behind it, is counted as
+    /// damaged.
+    fn miss(&mut self) {
         let o = &mut self.outbound;
         let in_memory = o.flow.inflight.iter().filter(|f| f.live()).count() + o.flow.queue.len() + o.flow.pending.len();
         let lost = o.queued.saturating_sub(in_memory as u64 + u64::from(self.out.qos0));
+        if lost == 0 {
+            return;
+        }
         o.queued -= lost;
         o.dropped(DropReason::Damaged, lost);
-        o.flow.disk_from = o.flow.disk_to;
-        o.flow.holes.clear();
         o.queued_bytes = o.flow.inflight.iter().filter(|f| f.live()).map(|f| u64::from(f.size)).sum::<u64>()
             + o.flow.queue.iter().chain(&o.flow.pending).map(|e| e.item.message.size() as u64).sum::<u64>();
         self.changed();

@@ -4,12 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ::redb::backends::FileBackend;
 use ::redb::{BackendError, StorageBackend};
 
 use super::StoreError;
 use super::space::Space;
+use super::unsynced::Unsynced;
 
 /// The store's file.
 pub const FILE_NAME: &str = "forebay.redb";
@@ -42,7 +44,7 @@ pub trait Medium: Send + Sync + 'static {
     /// Those of the device.
     fn damaged_row(&self, line: &str) -> io::Result<()>;
 
-    /// Notes that the file must be checked whole when it is next opened, or that it has been.
+    /// Notes that the file must be written again and checked whole at the next start, or that it has been.
     ///
     /// # Errors
     /// Those of the device.
@@ -60,62 +62,82 @@ pub trait Medium: Send + Sync + 'static {
 
 /// Any storage backend: what [`Medium`] gives.
 #[derive(Debug)]
-pub struct Backend(Box<dyn StorageBackend>);
+pub struct Backend {
+    on: Box<dyn StorageBackend>,
+    watcher: Option<Arc<Unsynced>>,
+}
 
 impl Backend {
     /// Of any kind.
     pub fn new(backend: impl StorageBackend) -> Self {
-        Self(Box::new(backend))
+        Self { on: Box::new(backend), watcher: None }
+    }
+
+    /// Tells the watcher of every write and sync.
+    pub(super) fn watched_by(self, watcher: &Arc<Unsynced>) -> Self {
+        Self { watcher: Some(Arc::clone(watcher)), ..self }
     }
 }
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.on.len()
     }
 
+    /// A sector that the device cannot read any more is damage; the same error of a write or a sync is the device's.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        const EIO: i32 = 5;
+        self.on.read(offset, out).map_err(|error| match error.raw_os_error() {
+            Some(EIO) if cfg!(unix) => io::Error::new(io::ErrorKind::InvalidData, error),
+            _ => error,
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.on.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        let result = self.on.sync_data();
+        if let Some(watcher) = &self.watcher {
+            watcher.syncs(&result);
+        }
+        result
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        if let Some(watcher) = &self.watcher {
+            watcher.writes(offset, data.len());
+        }
+        self.on.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.on.close()
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
+        self.on.try_lock_range(start, end)
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
+        self.on.try_lock_shared_range(start, end)
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
+        self.on.lock_range(start, end)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
+        self.on.lock_shared_range(start, end)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
+        self.on.unlock_range(start, end)
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
+        self.on.query_lock_range(start, end)
     }
 }
 

@@ -8,36 +8,39 @@ use ::redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, charge};
 use super::medium::Medium;
 use super::page::{Limit, page_of};
-use super::redb::{FORMAT_VERSION, Fault, StoreOptions, contain, open_database, wants_check};
+use super::redb::{FORMAT_VERSION, Fault, Inner, contain, open_database, wants_check};
 use super::rows::{self, Damage, Mark, QueueRow};
 use super::salvage;
+use super::unsynced::write_all_again;
 use super::{DropReason, QueueState, Recovered, RecoveredSession, SessionNo};
 
 /// Lines of [`Recovered::lost`] for single things; more are summed up in one.
 const LOST_LINES_MAX: usize = 200;
+/// What a file of redb begins with.
+const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 /// A new file of redb is smaller than this.
 const NEW_FILE_BYTES: u64 = 128 * 1024;
 
 /// Opens the file of the medium, or a fresh one with what could be read of it.
-pub(super) fn open(
-    medium: &dyn Medium,
-    options: &StoreOptions,
-    wall_ms: u64,
-) -> Result<(Database, Recovered, Mark), Fault> {
+pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, Mark), Fault> {
+    let medium = inner.medium.as_ref();
     clear_unfinished(medium)?;
     let check = wants_check(medium);
-    let tried = contain(|| open_and_repair(medium, options, check, Vec::new()));
+    if medium.suspect() {
+        write_all_again(&medium.open()?)?;
+    }
+    let tried = contain(|| open_and_repair(inner, check, Vec::new()));
     let opened = match tried {
         Err(fault) if fault.is_damage() => {
             let stamp = stamp(wall_ms);
             let (name, old) = medium.set_aside(&stamp)?;
             let mut lost = vec![format!("the store could not be read ({fault}); it was set aside as {name}")];
             contain(|| {
-                let database = open_database(medium, options, false)?;
+                let database = open_database(inner, false)?;
                 salvage::copy(old, &database, &mut lost)?;
                 rebuild(&database, &mut lost)?;
                 drop(database);
-                open_and_repair(medium, options, false, lost)
+                open_and_repair(inner, false, lost)
             })?
         }
         tried => tried?,
@@ -48,8 +51,8 @@ pub(super) fn open(
     Ok(opened)
 }
 
-/// A power cut while redb made the file leaves one without its magic number and with nothing in it: it was never a
-/// store, so nothing is lost with it.
+/// A power cut while redb made the file leaves one without its whole magic number, which redb writes last, and with
+/// nothing in it: it was never a store, so nothing is lost with it.
 fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
     let backend = medium.open()?;
     let len = backend.len()?;
@@ -57,7 +60,7 @@ fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
         backend.read(0, &mut bytes)?;
         let pages = bytes.get(4096..).unwrap_or_default();
-        if !bytes.starts_with(b"redb") && pages.iter().all(|byte| *byte == 0) {
+        if !bytes.starts_with(MAGIC) && pages.iter().all(|byte| *byte == 0) {
             backend.set_len(0)?;
             backend.sync_data()?;
         }
@@ -66,18 +69,13 @@ fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
     Ok(())
 }
 
-fn open_and_repair(
-    medium: &dyn Medium,
-    options: &StoreOptions,
-    check: bool,
-    mut lost: Vec<String>,
-) -> Result<(Database, Recovered, Mark), Fault> {
-    let database = open_database(medium, options, check)?;
+fn open_and_repair(inner: &Inner, check: bool, mut lost: Vec<String>) -> Result<(Database, Recovered, Mark), Fault> {
+    let database = open_database(inner, check)?;
     let mut found = load(&database)?;
     let damaged = std::mem::take(&mut found.damaged);
     for row in &damaged {
         let line = damaged_line(row.table, &row.key, row.damage, Some(&row.bytes));
-        if let Err(error) = medium.damaged_row(&line) {
+        if let Err(error) = inner.medium.damaged_row(&line) {
             lost.push(format!("a damaged row could not be kept beside the store: {error}"));
         }
         lost.push(format!("row {} of table {} is damaged ({}) and was removed", row.key, row.table, row.damage));
@@ -123,6 +121,8 @@ enum Remove {
 #[derive(Default)]
 struct Found {
     sessions: BTreeMap<u64, RecoveredSession>,
+    /// Sessions whose state could be read.
+    stated: BTreeSet<u64>,
     /// Sessions whose state must be made from their rows.
     stateless: BTreeSet<u64>,
     retained: Vec<std::sync::Arc<crate::message::Message>>,
@@ -162,12 +162,12 @@ fn load(database: &Database) -> Result<Found, Fault> {
             }
         }
     }
-    // Queues that nothing else knows of.
+    // Queues that no state knows of: its row is damaged, or lost.
     let queue = txn.open_table(QUEUE)?;
     let mut from = 0;
     while let Some(row) = queue.range((from, 0)..)?.next() {
         let no = row?.0.value().0;
-        if !found.sessions.contains_key(&no) {
+        if !found.stated.contains(&no) {
             found.session(no);
             found.stateless.insert(no);
         }
@@ -217,14 +217,13 @@ fn load_sessions(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(),
         }
         found.session(no);
     }
-    let mut stated = BTreeSet::new();
     for row in txn.open_table(STATE)?.iter()? {
         let (no, row) = row?;
         let (no, row) = (no.value(), row.value());
         match rows::read_state(no, row) {
             Ok(state) => {
                 found.session(no).state = state;
-                stated.insert(no);
+                found.stated.insert(no);
             }
             Err(damage) => {
                 found.session(no);
@@ -383,6 +382,9 @@ fn restate(
         state.sent = next;
         state.floor = first.unwrap_or(next);
         state.ledger.accepted = queued;
+    } else if queued > state.queued {
+        // The state is older than the rows, as only damage can make it.
+        state.ledger.accepted = state.ledger.accepted.saturating_add(queued - state.queued);
     } else if queued < state.queued {
         let missing = state.queued - queued;
         lost.push(format!("session {no} has lost {missing} of {} queued messages", state.queued));

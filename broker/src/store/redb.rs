@@ -18,6 +18,7 @@ use super::medium::{Folder, Medium};
 use super::page::RedbReader;
 use super::recover;
 use super::rows::{Damage, Mark};
+use super::unsynced::Unsynced;
 use super::{Batch, Committed, Reader, Recovered, Store, StoreError};
 use crate::message::Time;
 
@@ -119,8 +120,6 @@ impl Fault {
     /// The bytes of the file are wrong, and trying again will not help.
     pub(super) fn is_damage(&self) -> bool {
         use io::ErrorKind::{InvalidData, UnexpectedEof};
-        // A sector that the device cannot read any more.
-        const EIO: i32 = 5;
         match self {
             Self::Row(_) | Self::Panicked(_) => true,
             Self::Redb(error) if !matches!(error.as_ref(), ::redb::Error::Io(_)) => matches!(
@@ -133,9 +132,7 @@ impl Fault {
                     | ::redb::Error::TableDoesNotExist(_)
                     | ::redb::Error::TypeDefinitionChanged { .. }
             ),
-            _ => self.io().is_some_and(|error| {
-                matches!(error.kind(), InvalidData | UnexpectedEof) || (cfg!(unix) && error.raw_os_error() == Some(EIO))
-            }),
+            _ => self.io().is_some_and(|error| matches!(error.kind(), InvalidData | UnexpectedEof)),
         }
     }
 
@@ -211,6 +208,7 @@ pub(super) struct Inner {
     /// `None` after a failure, until the next commit opens the file again: redb refuses everything after an error of
     /// its file, for good.
     pub(super) database: RwLock<Option<Database>>,
+    pub(super) unsynced: Arc<Unsynced>,
     pub(super) gauge: Arc<Gauge>,
     seen_damaged: Mutex<HashSet<(u64, u64)>>,
 }
@@ -235,6 +233,15 @@ impl Inner {
         }
     }
 
+    /// After a damaged row or a sync that failed nobody knows what the disk has: the next start will look.
+    fn note_suspicion(&self, fault: &Fault) {
+        if (fault.is_damage() || self.unsynced.failed())
+            && let Err(error) = self.medium.set_suspect(true)
+        {
+            tracing::warn!(%error, "it could not be noted beside the store that its file must be checked");
+        }
+    }
+
     /// A queue row could not be read while the broker runs: it is noted once, and the file is checked at the next start.
     pub(super) fn saw_damaged_row(&self, key: (u64, u64), damage: Damage) {
         let mut seen = self.seen_damaged.lock();
@@ -251,10 +258,12 @@ impl Inner {
 }
 
 /// Opens redb on the medium. `check` reads the whole file and verifies every checksum in it.
-pub(super) fn open_database(medium: &dyn Medium, options: &StoreOptions, check: bool) -> Result<Database, Fault> {
-    let backend = medium.open()?;
+pub(super) fn open_database(inner: &Inner, check: bool) -> Result<Database, Fault> {
+    let backend = inner.medium.open()?;
+    inner.unsynced.write_again(&backend)?;
+    let backend = backend.watched_by(&inner.unsynced);
     let mut builder = Builder::new();
-    builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(check);
+    builder.set_cache_size(inner.options.cache_bytes).set_check_integrity_on_open(check);
     Ok(builder.create_with_backend(backend)?)
 }
 
@@ -304,11 +313,15 @@ impl RedbStore {
             medium: Box::new(medium),
             options: *options,
             database: RwLock::new(None),
+            unsynced: Arc::default(),
             gauge: Arc::default(),
             seen_damaged: Mutex::default(),
         });
-        let opened = recover::open(inner.medium.as_ref(), options, wall_ms);
-        let (database, recovered, mark) = opened.map_err(|fault| inner.error(fault))?;
+        let opened = recover::open(&inner, wall_ms);
+        let (database, recovered, mark) = opened.map_err(|fault| {
+            inner.note_suspicion(&fault);
+            inner.error(fault)
+        })?;
         *inner.database.write() = Some(database);
         inner.gauge.live_bytes.store(mark.live_bytes, Ordering::Relaxed);
         let store = Self { inner, mark, tried: mark.commit, uncertain: false, space: SpaceCheck::default() };
@@ -326,9 +339,8 @@ impl RedbStore {
         if self.inner.database.read().is_some() {
             return Ok(());
         }
-        let (medium, options) = (self.inner.medium.as_ref(), &self.inner.options);
         let (database, mark) = contain(|| {
-            let database = open_database(medium, options, medium.suspect())?;
+            let database = open_database(&self.inner, self.inner.medium.suspect())?;
             let mark = recover::read_mark(&database)?;
             Ok((database, mark))
         })?;
@@ -438,9 +450,7 @@ impl Store for RedbStore {
                     self.space.asked_at = None;
                     self.inner.gauge.low.store(true, Ordering::Relaxed);
                 } else {
-                    if fault.is_damage() && self.inner.medium.set_suspect(true).is_err() {
-                        tracing::warn!("the damage could not be noted beside the store");
-                    }
+                    self.inner.note_suspicion(&fault);
                     self.give_up();
                 }
                 Err(self.inner.error(fault))
