@@ -11,6 +11,7 @@ mod alias;
 mod inbound;
 mod outbound;
 mod persist;
+mod scan;
 #[cfg(test)]
 mod tests;
 

@@ -19,6 +19,7 @@ use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::PacketId;
 
 use super::alias::Alias;
+use super::scan::{Scan, expires};
 use super::{Cx, Policy, Session, Urgency};
 use crate::codec::encode;
 use crate::message::{Message, Time};
@@ -174,15 +175,16 @@ pub(crate) struct Outbound {
     pub(crate) maximum_packet_size: u32,
     /// In flight from this index on: to be sent again on the resumed connection.
     resend_from: Option<usize>,
-    paging: bool,
+    pub(crate) paging: bool,
     /// The oldest on disk was sent before a restart: it stays until the client comes, and what is behind it as well.
     head_stays: bool,
     /// keep-last: the newest place of each topic (by hash), for messages that may still be replaced.
-    newest: Option<Box<Newest>>,
+    pub(crate) newest: Option<Box<Newest>>,
+    pub(crate) scan: Scan,
 }
 
 /// By a topic's hash: the place of its newest message, and that message's size.
-type Newest = hashbrown::HashMap<u64, (u64, u32), foldhash::fast::FixedState>;
+pub(crate) type Newest = hashbrown::HashMap<u64, (u64, u32), foldhash::fast::FixedState>;
 
 /// A page that the session wants from the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,12 +235,12 @@ impl Outbound {
         self.queued_bytes += size as u64;
     }
 
-    fn gone(&mut self, size: usize) {
+    pub(crate) fn gone(&mut self, size: usize) {
         self.queued = self.queued.saturating_sub(1);
         self.queued_bytes = self.queued_bytes.saturating_sub(size as u64);
     }
 
-    fn dropped(&mut self, reason: DropReason, count: u64) {
+    pub(crate) fn dropped(&mut self, reason: DropReason, count: u64) {
         if let Some(counter) = self.ledger.dropped.get_mut(reason as usize) {
             *counter += count;
         }
@@ -270,6 +272,7 @@ impl Outbound {
         self.unacked = 0;
         self.paging = false;
         self.head_stays = false;
+        self.scan.stop();
     }
 
     /// The client is away: what waits in memory and is committed is left to the disk, the rest becomes pending.
@@ -399,7 +402,7 @@ impl Outbound {
         }
     }
 
-    fn is_hole(&self, seq: u64) -> bool {
+    pub(crate) fn is_hole(&self, seq: u64) -> bool {
         let at = self.holes.partition_point(|(_, end)| *end <= seq);
         self.holes.get(at).is_some_and(|(start, _)| *start <= seq)
     }
@@ -425,29 +428,27 @@ impl Outbound {
         true
     }
 
-    /// keep-last: the message of the same topic that still waits, if any, goes.
-    fn replace(&mut self, topic: &[u8], seq: u64, size: usize) {
-        use std::hash::BuildHasher;
-        let newest = self.newest.get_or_insert_default();
-        let key = foldhash::fast::FixedState::default().hash_one(topic);
-        let size = u32::try_from(size).unwrap_or(u32::MAX);
-        let Some((old, old_size)) = newest.insert(key, (seq, size)) else { return };
+    /// keep-last: the message at this place goes, if it waits in memory.
+    pub(crate) fn remove_waiting(&mut self, seq: u64) -> bool {
         let remove = |list: &mut VecDeque<Entry>| {
-            list.binary_search_by(|e| e.item.seq.cmp(&old)).ok().and_then(|at| list.remove(at))
+            list.binary_search_by(|e| e.item.seq.cmp(&seq)).ok().and_then(|at| list.remove(at))
         };
-        if let Some(entry) = remove(&mut self.queue) {
+        let entry = if let Some(entry) = remove(&mut self.queue) {
             self.queue_bytes = self.queue_bytes.saturating_sub(entry.item.message.size());
-            return self.discard(entry, Some(DropReason::Replaced));
-        }
-        if let Some(entry) = remove(&mut self.pending) {
-            return self.discard(entry, Some(DropReason::Replaced));
-        }
-        if self.on_disk() && (self.disk_from..self.disk_to).contains(&old) && !self.is_hole(old) {
-            let at = self.holes.partition_point(|(start, _)| *start < old);
-            self.holes.insert(at, (old, old + 1));
-            self.gone(old_size as usize);
-            self.dropped(DropReason::Replaced, 1);
-        }
+            Some(entry)
+        } else {
+            remove(&mut self.pending)
+        };
+        let Some(entry) = entry else { return false };
+        self.discard(entry, Some(DropReason::Replaced));
+        true
+    }
+
+    /// The place of the oldest message that is not in flight.
+    pub(crate) fn oldest_waiting(&self) -> u64 {
+        let disk = self.on_disk().then_some(self.disk_from);
+        let oldest = self.queue.front().map(|e| e.item.seq).or(disk).or(self.pending.front().map(|e| e.item.seq));
+        oldest.unwrap_or(self.next_seq)
     }
 }
 
@@ -593,6 +594,7 @@ impl Session {
     }
 
     fn enqueue(&mut self, d: &Delivery<'_>, seq: u64, message: Arc<Message>, durable: bool, cx: Cx<'_>) -> Outcome {
+        let expires = expires(&message, cx);
         let awaiting = durable && d.durability == Durability::Commit && d.qos > 0;
         if awaiting {
             message.await_one();
@@ -615,6 +617,7 @@ impl Session {
             o.pending.push_back(entry);
         }
         if durable {
+            o.scan.note(expires);
             self.want(match d.durability {
                 // QoS 2 is sent only once it is committed: nothing can make that write needless.
                 Durability::Commit if d.qos == 2 || !in_memory => Urgency::Now,
@@ -710,9 +713,7 @@ impl Session {
     fn too_old(&self, entry: &Entry, cx: Cx<'_>) -> bool {
         let message = &entry.item.message;
         // A message that may have been sent must be sent again, expired or not, or its identifier is never released.
-        !entry.dup
-            && (message.expired(cx.now)
-                || cx.settings.max_age_ms.is_some_and(|max| cx.now.since(message.accepted_at) >= max))
+        !entry.dup && expires(message, cx) <= cx.now
     }
 
     /// After a resume: PUBLISH with DUP or PUBREL, with the identifiers of before and in order [MQTT-4.4.0-1], [MQTT-4.6.0-1].
@@ -900,19 +901,24 @@ impl Session {
             && matches!(cx.settings.policy, Policy::DropOldest | Policy::KeepLast)
             && (o.queued > cx.settings.max_messages || o.queued_bytes > cx.settings.max_bytes);
         let low = self.connected && o.queue.len() < cx.settings.memory_messages / 2 && !o.memory_full(cx);
-        if !o.on_disk() || o.paging || !(low || over) {
+        let scan = o.scan.wants();
+        if !o.on_disk() || o.paging || !(low || over || scan.is_some()) {
             return None;
         }
         o.paging = true;
-        Some(PageWanted { from: o.disk_from })
+        Some(PageWanted { from: scan.unwrap_or(o.disk_from) })
     }
 
     /// The store's answer to [`Session::wants_page`]: entries from `from` on, or why they cannot be read.
     pub fn page_in(&mut self, from: u64, page: Result<Vec<QueueEntry>, ()>, cx: Cx<'_>) {
-        if !self.outbound.paging || from != self.outbound.disk_from {
+        let scan = self.outbound.scan.wants();
+        if !self.outbound.paging || from != scan.unwrap_or(self.outbound.disk_from) {
             return;
         }
         self.outbound.paging = false;
+        if scan.is_some() {
+            return self.scan_page(page, cx);
+        }
         let page = page.unwrap_or_default();
         if page.is_empty() {
             self.lose_disk();
@@ -960,8 +966,7 @@ impl Session {
     fn trims(&self, item: &QueueEntry, cx: Cx<'_>) -> bool {
         let over =
             self.outbound.queued > cx.settings.max_messages || self.outbound.queued_bytes > cx.settings.max_bytes;
-        let old = item.message.expired(cx.now)
-            || cx.settings.max_age_ms.is_some_and(|max| cx.now.since(item.message.accepted_at) >= max);
+        let old = expires(&item.message, cx) <= cx.now;
         item.seq >= self.outbound.sent_before
             && (old || over && matches!(cx.settings.policy, Policy::DropOldest | Policy::KeepLast))
     }
