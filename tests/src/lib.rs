@@ -11,6 +11,7 @@
 pub mod absence;
 pub mod bench;
 pub mod broker;
+pub mod bulk;
 pub mod device;
 pub mod link;
 pub mod numbered;

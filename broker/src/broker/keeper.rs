@@ -78,6 +78,7 @@ impl Broker {
             self.settle_due();
             if ticks.is_multiple_of(4) {
                 self.end_silent();
+                self.make_room();
             }
             if ticks.is_multiple_of(RETAINED_TICKS) && self.retained.expire(self.clock.now()) > 0 {
                 self.writer.mark_retained(crate::session::Urgency::Lazy);
@@ -93,6 +94,16 @@ impl Broker {
             let due = self.deadlines.lock().due(now);
             let Some(slot) = due else { return };
             self.settle_away(&slot);
+        }
+    }
+
+    /// What has expired in queues that run out of room goes, though nobody comes for it.
+    fn make_room(&self) {
+        let cx = self.cx();
+        for slot in self.all_slots() {
+            if !slot.online() && slot.look(|session| session.may_have_expired(cx)) {
+                slot.with(self, |session| session.look_for_expired(cx));
+            }
         }
     }
 

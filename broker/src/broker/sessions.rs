@@ -232,17 +232,15 @@ impl Broker {
         self.retained.recover(recovered.retained);
         for found in recovered.sessions {
             let Some(record) = &found.record else { continue };
-            let mut session = Session::recover(&found, record, now);
-            let urgency = session.take_urgency();
+            let session = Session::recover(&found, record, now);
             let client_id = session.client_id().clone();
             let slot = Slot::new(session);
             for subscription in &found.subscriptions {
                 self.router.subscribe(&subscription.filter, slot.clone(), options(subscription));
             }
             self.sessions.lock().insert(client_id, slot.clone());
-            if urgency != Urgency::None {
-                self.writer.mark(&slot, urgency);
-            }
+            // It also tells how full the queue is, before anyone publishes.
+            slot.with(self, |session| session.index(self.cx()));
             self.deadlines.lock().plan(now, &slot);
         }
     }

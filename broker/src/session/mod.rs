@@ -12,6 +12,7 @@ mod inbound;
 mod lazy;
 mod outbound;
 mod persist;
+mod scan;
 #[cfg(test)]
 mod tests;
 

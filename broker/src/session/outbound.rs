@@ -20,6 +20,7 @@ use forebay_wire::types::PacketId;
 
 use super::alias::Alias;
 use super::lazy::{Blank, Lazy};
+use super::scan::{Scan, expires};
 use super::{Cx, Policy, Session, Urgency};
 use crate::codec::encode;
 use crate::message::{Message, Time};
@@ -181,11 +182,12 @@ pub(crate) struct Flow {
     unacked: u16,
     /// In flight from this index on: to be sent again on the resumed connection.
     resend_from: Option<usize>,
-    paging: bool,
+    pub(crate) paging: bool,
     /// The oldest on disk was sent before a restart: it stays until the client comes, and what is behind it as well.
     head_stays: bool,
     /// keep-last: the newest place of each topic (by hash), for messages that may still be replaced.
-    newest: Option<Box<Newest>>,
+    pub(crate) newest: Option<Box<Newest>>,
+    pub(crate) scan: Scan,
 }
 
 impl Blank for Flow {
@@ -196,7 +198,7 @@ impl Blank for Flow {
 }
 
 /// By a topic's hash: the place of its newest message, and that message's size.
-type Newest = hashbrown::HashMap<u64, (u64, u32), foldhash::fast::FixedState>;
+pub(crate) type Newest = hashbrown::HashMap<u64, (u64, u32), foldhash::fast::FixedState>;
 
 /// A page that the session wants from the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,12 +249,12 @@ impl Outbound {
         self.queued_bytes += size as u64;
     }
 
-    fn gone(&mut self, size: usize) {
+    pub(crate) fn gone(&mut self, size: usize) {
         self.queued = self.queued.saturating_sub(1);
         self.queued_bytes = self.queued_bytes.saturating_sub(size as u64);
     }
 
-    fn dropped(&mut self, reason: DropReason, count: u64) {
+    pub(crate) fn dropped(&mut self, reason: DropReason, count: u64) {
         if let Some(counter) = self.ledger.dropped.get_mut(reason as usize) {
             *counter += count;
         }
@@ -287,6 +289,7 @@ impl Outbound {
         self.flow.unacked = 0;
         self.flow.paging = false;
         self.flow.head_stays = false;
+        self.flow.scan.stop();
     }
 
     /// The client is away: what waits in memory and is committed is left to the disk, the rest becomes pending.
@@ -423,7 +426,7 @@ impl Outbound {
         }
     }
 
-    fn is_hole(&self, seq: u64) -> bool {
+    pub(crate) fn is_hole(&self, seq: u64) -> bool {
         let at = self.flow.holes.partition_point(|(_, end)| *end <= seq);
         self.flow.holes.get(at).is_some_and(|(start, _)| *start <= seq)
     }
@@ -449,29 +452,28 @@ impl Outbound {
         true
     }
 
-    /// keep-last: the message of the same topic that still waits, if any, goes.
-    fn replace(&mut self, topic: &[u8], seq: u64, size: usize) {
-        use std::hash::BuildHasher;
-        let newest = self.flow.newest.get_or_insert_default();
-        let key = foldhash::fast::FixedState::default().hash_one(topic);
-        let size = u32::try_from(size).unwrap_or(u32::MAX);
-        let Some((old, old_size)) = newest.insert(key, (seq, size)) else { return };
+    /// keep-last: the message at this place goes, if it waits in memory.
+    pub(crate) fn remove_waiting(&mut self, seq: u64) -> bool {
         let remove = |list: &mut VecDeque<Entry>| {
-            list.binary_search_by(|e| e.item.seq.cmp(&old)).ok().and_then(|at| list.remove(at))
+            list.binary_search_by(|e| e.item.seq.cmp(&seq)).ok().and_then(|at| list.remove(at))
         };
-        if let Some(entry) = remove(&mut self.flow.queue) {
+        let entry = if let Some(entry) = remove(&mut self.flow.queue) {
             self.flow.queue_bytes = self.flow.queue_bytes.saturating_sub(entry.item.message.size());
-            return self.discard(entry, Some(DropReason::Replaced));
-        }
-        if let Some(entry) = remove(&mut self.flow.pending) {
-            return self.discard(entry, Some(DropReason::Replaced));
-        }
-        if self.on_disk() && (self.flow.disk_from..self.flow.disk_to).contains(&old) && !self.is_hole(old) {
-            let at = self.flow.holes.partition_point(|(start, _)| *start < old);
-            self.flow.holes.insert(at, (old, old + 1));
-            self.gone(old_size as usize);
-            self.dropped(DropReason::Replaced, 1);
-        }
+            Some(entry)
+        } else {
+            remove(&mut self.flow.pending)
+        };
+        let Some(entry) = entry else { return false };
+        self.discard(entry, Some(DropReason::Replaced));
+        true
+    }
+
+    /// The place of the oldest message that is not in flight.
+    pub(crate) fn oldest_waiting(&self) -> u64 {
+        let disk = self.on_disk().then_some(self.flow.disk_from);
+        let oldest =
+            self.flow.queue.front().map(|e| e.item.seq).or(disk).or(self.flow.pending.front().map(|e| e.item.seq));
+        oldest.unwrap_or(self.flow.next_seq)
     }
 }
 
@@ -617,6 +619,7 @@ impl Session {
     }
 
     fn enqueue(&mut self, d: &Delivery<'_>, seq: u64, message: Arc<Message>, durable: bool, cx: Cx<'_>) -> Outcome {
+        let expires = expires(&message, cx);
         let awaiting = durable && d.durability == Durability::Commit && d.qos > 0;
         if awaiting {
             message.await_one();
@@ -639,6 +642,7 @@ impl Session {
             o.flow.pending.push_back(entry);
         }
         if durable {
+            o.flow.scan.note(expires);
             self.want(match d.durability {
                 // QoS 2 is sent only once it is committed: nothing can make that write needless.
                 Durability::Commit if d.qos == 2 || !in_memory => Urgency::Now,
@@ -734,9 +738,7 @@ impl Session {
     fn too_old(&self, entry: &Entry, cx: Cx<'_>) -> bool {
         let message = &entry.item.message;
         // A message that may have been sent must be sent again, expired or not, or its identifier is never released.
-        !entry.dup
-            && (message.expired(cx.now)
-                || cx.settings.max_age_ms.is_some_and(|max| cx.now.since(message.accepted_at) >= max))
+        !entry.dup && expires(message, cx) <= cx.now
     }
 
     /// After a resume: PUBLISH with DUP or PUBREL, with the identifiers of before and in order [MQTT-4.4.0-1], [MQTT-4.6.0-1].
@@ -925,19 +927,24 @@ impl Session {
             && matches!(cx.settings.policy, Policy::DropOldest | Policy::KeepLast)
             && (o.queued > cx.settings.max_messages || o.queued_bytes > cx.settings.max_bytes);
         let low = self.connected && o.flow.queue.len() < cx.settings.memory_messages / 2 && !o.memory_full(cx);
-        if !o.on_disk() || o.flow.paging || !(low || over) {
+        let scan = o.flow.scan.wants();
+        if !o.on_disk() || o.flow.paging || !(low || over || scan.is_some()) {
             return None;
         }
         o.flow.paging = true;
-        Some(PageWanted { from: o.flow.disk_from })
+        Some(PageWanted { from: scan.unwrap_or(o.flow.disk_from) })
     }
 
     /// The store's answer to [`Session::wants_page`]: entries from `from` on, or why they cannot be read.
     pub fn page_in(&mut self, from: u64, page: Result<Vec<QueueEntry>, ()>, cx: Cx<'_>) {
-        if !self.outbound.flow.paging || from != self.outbound.flow.disk_from {
+        let scan = self.outbound.flow.scan.wants();
+        if !self.outbound.flow.paging || from != scan.unwrap_or(self.outbound.flow.disk_from) {
             return;
         }
         self.outbound.flow.paging = false;
+        if scan.is_some() {
+            return self.scan_page(page, cx);
+        }
         let page = page.unwrap_or_default();
         if page.is_empty() {
             self.outbound.flow.disk_from = self.outbound.flow.disk_to;
@@ -986,8 +993,7 @@ impl Session {
     fn trims(&self, item: &QueueEntry, cx: Cx<'_>) -> bool {
         let over =
             self.outbound.queued > cx.settings.max_messages || self.outbound.queued_bytes > cx.settings.max_bytes;
-        let old = item.message.expired(cx.now)
-            || cx.settings.max_age_ms.is_some_and(|max| cx.now.since(item.message.accepted_at) >= max);
+        let old = expires(&item.message, cx) <= cx.now;
         item.seq >= self.outbound.flow.sent_before
             && (old || over && matches!(cx.settings.policy, Policy::DropOldest | Policy::KeepLast))
     }
