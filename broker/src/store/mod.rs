@@ -13,6 +13,7 @@ pub mod redb;
 mod rows;
 mod salvage;
 pub mod space;
+pub mod tool;
 mod unsynced;
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ::redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
 use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, charge};
-use super::medium::Medium;
+use super::medium::Backend;
 use super::page::{Limit, page_of};
 use super::redb::{FORMAT_VERSION, Fault, Inner, contain, open_database, wants_check};
 use super::rows::{self, Damage, Mark, QueueRow};
@@ -24,7 +24,7 @@ const NEW_FILE_BYTES: u64 = 128 * 1024;
 /// Opens the file of the medium, or a fresh one with what could be read of it.
 pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, Mark), Fault> {
     let medium = inner.medium.as_ref();
-    clear_unfinished(medium)?;
+    clear_unfinished(&medium.open()?)?;
     let check = wants_check(medium);
     if medium.suspect() {
         write_all_again(&medium.open()?)?;
@@ -53,8 +53,7 @@ pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, 
 
 /// A power cut while redb made the file leaves one without its whole magic number, which redb writes last, and with
 /// nothing in it: it was never a store, so nothing is lost with it.
-fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
-    let backend = medium.open()?;
+pub(super) fn clear_unfinished(backend: &Backend) -> Result<(), Fault> {
     let len = backend.len()?;
     if len > 0 && len <= NEW_FILE_BYTES {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
@@ -65,7 +64,6 @@ fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
             backend.sync_data()?;
         }
     }
-    backend.close()?;
     Ok(())
 }
 
@@ -101,11 +99,11 @@ fn open_and_repair(inner: &Inner, check: bool, mut lost: Vec<String>) -> Result<
 }
 
 /// A row that is not what was written.
-struct DamagedRow {
-    table: &'static str,
-    key: String,
+pub(super) struct DamagedRow {
+    pub(super) table: &'static str,
+    pub(super) key: String,
     bytes: Vec<u8>,
-    damage: Damage,
+    pub(super) damage: Damage,
     remove: Remove,
 }
 
@@ -118,18 +116,19 @@ enum Remove {
     Meta(&'static str),
 }
 
+/// What was read.
 #[derive(Default)]
-struct Found {
-    sessions: BTreeMap<u64, RecoveredSession>,
+pub(super) struct Found {
+    pub(super) sessions: BTreeMap<u64, RecoveredSession>,
     /// Sessions whose state could be read.
     stated: BTreeSet<u64>,
     /// Sessions whose state must be made from their rows.
-    stateless: BTreeSet<u64>,
-    retained: Vec<std::sync::Arc<crate::message::Message>>,
-    mark: Option<Mark>,
-    ended: super::Ledger,
-    format: Option<u32>,
-    damaged: Vec<DamagedRow>,
+    pub(super) stateless: BTreeSet<u64>,
+    pub(super) retained: Vec<std::sync::Arc<crate::message::Message>>,
+    pub(super) mark: Option<Mark>,
+    pub(super) ended: super::Ledger,
+    pub(super) format: Option<u32>,
+    pub(super) damaged: Vec<DamagedRow>,
 }
 
 impl Found {
@@ -143,7 +142,7 @@ impl Found {
 }
 
 /// Reads everything but the queues.
-fn load(database: &Database) -> Result<Found, Fault> {
+pub(super) fn load(database: &Database) -> Result<Found, Fault> {
     let mut found = Found::default();
     let txn = database.begin_read()?;
     // A new file has no tables: `meta` is made by the first commit, like the others.
@@ -273,19 +272,17 @@ fn repair(database: &Database, found: &mut Found, damaged: &[DamagedRow], lost: 
             tables.state.insert(no, rows::state(*no, state).as_slice())?;
         }
         tables.meta.insert(rows::FORMAT, rows::format(FORMAT_VERSION).as_slice())?;
-        if found.mark.is_none() {
-            let mark = remark(&tables, found)?;
-            tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
-            found.mark = Some(mark);
-        }
+        let mark = remark(&tables, found)?;
+        tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
+        found.mark = Some(mark);
     }
     txn.commit()?;
     Ok(())
 }
 
-/// The mark of a store that has none: of a new one, or one whose mark is damaged.
+/// The mark of a store whose rows were changed, or that has none: a new one, or one whose mark is damaged.
 fn remark(tables: &Tables<'_>, found: &Found) -> Result<Mark, Fault> {
-    let mut mark = Mark::default();
+    let mut mark = Mark { live_bytes: 0, ..found.mark.unwrap_or_default() };
     for row in tables.queue.iter()? {
         mark.live_bytes += charge(row?.1.value().len());
     }
@@ -297,7 +294,7 @@ fn remark(tables: &Tables<'_>, found: &Found) -> Result<Mark, Fault> {
     for row in tables.retained.iter()? {
         mark.live_bytes += charge(row?.1.value().len());
     }
-    mark.last_session = found.sessions.keys().last().copied().unwrap_or_default();
+    mark.last_session = mark.last_session.max(found.sessions.keys().last().copied().unwrap_or_default());
     Ok(mark)
 }
 
@@ -306,19 +303,7 @@ fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(), Fault> {
     let txn = database.begin_write()?;
     {
         let mut tables = Tables::open(&txn)?;
-        let mut references = BTreeMap::<u64, u64>::new();
-        for row in tables.queue.iter()? {
-            let (key, row) = row?;
-            if let Ok(QueueRow { head, .. }) = QueueRow::read(key.value(), row.value())
-                && let Some(commit) = head.shared
-            {
-                *references.entry(commit).or_default() += 1;
-            }
-        }
-        tables.shared.retain(|key, _| references.contains_key(&key.0))?;
-        for (commit, count) in references {
-            tables.refs.insert(commit, rows::refs(commit, count).as_slice())?;
-        }
+        recount(&mut tables)?;
         let saved = tables.meta.get(rows::MARK)?.and_then(|row| rows::read_mark(row.value()).ok());
         if let Some(saved) = saved {
             let live_bytes = remark(&tables, &Found::default())?.live_bytes;
@@ -345,6 +330,25 @@ fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(), Fault> {
         }
     }
     txn.commit()?;
+    Ok(())
+}
+
+/// Makes the references agree with the queues' rows, and drops shared messages that nothing points to.
+pub(super) fn recount(tables: &mut Tables<'_>) -> Result<(), Fault> {
+    let mut references = BTreeMap::<u64, u64>::new();
+    for row in tables.queue.iter()? {
+        let (key, row) = row?;
+        if let Ok(QueueRow { head, .. }) = QueueRow::read(key.value(), row.value())
+            && let Some(commit) = head.shared
+        {
+            *references.entry(commit).or_default() += 1;
+        }
+    }
+    tables.shared.retain(|key, _| references.contains_key(&key.0))?;
+    tables.refs.retain(|commit, _| references.contains_key(&commit))?;
+    for (commit, count) in references {
+        tables.refs.insert(commit, rows::refs(commit, count).as_slice())?;
+    }
     Ok(())
 }
 
