@@ -8,6 +8,7 @@ mod apply;
 pub mod medium;
 pub mod memory;
 mod page;
+mod rebuild;
 mod recover;
 pub mod redb;
 mod rows;

@@ -14,7 +14,7 @@ use ::redb::{Builder, Database};
 
 use super::medium::{Backend, FILE_NAME, Folder};
 use super::redb::{Fault, Inner, StoreOptions, contain, open_database};
-use super::{StoreError, recover};
+use super::{StoreError, rebuild, recover};
 use untouched::Untouched;
 
 pub use export::export;
@@ -143,7 +143,7 @@ pub fn compact(dir: &Path) -> Result<Compacted, ToolError> {
             return Err(row.damage.into());
         }
         let txn = database.begin_write()?;
-        recover::recount(&mut super::apply::Tables::open(&txn)?)?;
+        rebuild::recount(&mut super::apply::Tables::open(&txn)?)?;
         txn.commit()?;
         while database.compact()? {}
         Ok(())
