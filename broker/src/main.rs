@@ -1,12 +1,14 @@
 //! The broker's program: arguments, signals, exit codes.
 
+mod store_command;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use forebay::auth::Mechanisms;
-use forebay::cli::Cli;
+use forebay::cli::{Cli, Command};
 use forebay::config::{self, Config, ConfigError, LogLevel};
 use forebay::listener::{self, BoundListener};
 use forebay::start::{self, RunArgs};
@@ -36,8 +38,14 @@ fn main() -> ExitCode {
         }
     };
     log_to_stderr(config.log);
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match cli.command {
+        None => run(config).map(|()| true),
+        Some(Command::Store(command)) => store_command::run(&config.data_dir, &command),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        // It has said why.
+        Ok(false) => ExitCode::from(FAILED),
         Err(error) => {
             eprintln!("forebay: {error}");
             ExitCode::from(FAILED)

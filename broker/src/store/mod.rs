@@ -8,11 +8,13 @@ mod apply;
 pub mod medium;
 pub mod memory;
 mod page;
+mod rebuild;
 mod recover;
 pub mod redb;
 mod rows;
 mod salvage;
 pub mod space;
+pub mod tool;
 mod unsynced;
 
 use std::sync::Arc;

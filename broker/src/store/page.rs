@@ -178,7 +178,7 @@ impl SharedRows {
     }
 }
 
-fn starts(bytes: &[u8]) -> Result<Vec<usize>, Damage> {
+pub(super) fn starts(bytes: &[u8]) -> Result<Vec<usize>, Damage> {
     let mut cursor = Cursor(bytes);
     let mut starts = Vec::new();
     while !cursor.0.is_empty() {

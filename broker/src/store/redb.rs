@@ -214,6 +214,18 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// Nothing is open yet.
+    pub(super) fn new(medium: impl Medium, options: &StoreOptions) -> Self {
+        Self {
+            medium: Box::new(medium),
+            options: *options,
+            database: RwLock::new(None),
+            unsynced: Arc::default(),
+            gauge: Arc::default(),
+            seen_damaged: Mutex::default(),
+        }
+    }
+
     /// The fault as the outside sees it.
     pub(super) fn error(&self, fault: Fault) -> StoreError {
         let path = self.medium.name();
@@ -309,14 +321,7 @@ impl RedbStore {
     /// # Errors
     /// As [`RedbStore::open`].
     pub fn open_on(medium: impl Medium, options: &StoreOptions, wall_ms: u64) -> Result<(Self, Recovered), StoreError> {
-        let inner = Arc::new(Inner {
-            medium: Box::new(medium),
-            options: *options,
-            database: RwLock::new(None),
-            unsynced: Arc::default(),
-            gauge: Arc::default(),
-            seen_damaged: Mutex::default(),
-        });
+        let inner = Arc::new(Inner::new(medium, options));
         let opened = recover::open(&inner, wall_ms);
         let (database, recovered, mark) = opened.map_err(|fault| {
             inner.note_suspicion(&fault);
