@@ -172,6 +172,10 @@ async fn connect<S: Stream>(stream: &mut S, on: &Arc<Shared>) -> Result<Greeted,
     buffer.drain(..total);
     let version = connect.version;
     admit(on, version)?;
+    if connect.will.as_ref().is_some_and(|will| will.topic.starts_with("$SYS/")) {
+        let detail = "a will on $SYS, which is the broker's own";
+        return Err(Refusal::Refused(version, CodecError::new(ReasonCode::NotAuthorized, "MQTT5-4.7.2", detail)));
+    }
     let mut assigned = None;
     if connect.client_id.is_empty() {
         connect.client_id = client_id(&on.broker);
