@@ -7,6 +7,7 @@ mod retained;
 mod sessions;
 mod slot;
 mod sys;
+mod woken;
 mod writer;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use retained::RetainedStore;
 pub use sessions::{Ending, Opened};
 pub use slot::Slot;
 pub use sys::Pressure;
+pub(crate) use woken::Woken;
 pub use writer::{Writer, WriterOptions};
 
 use crate::auth::Mechanisms;
