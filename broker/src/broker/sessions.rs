@@ -50,6 +50,7 @@ impl Broker {
                 session.connect(link, cx);
                 session.epoch()
             });
+            slot.set_connection(epoch);
             drop(sessions);
             // The connection before is closed by the broker without DISCONNECT [MQTT-3.1.2-8].
             if let Some(will) = will {
