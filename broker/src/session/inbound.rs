@@ -208,8 +208,8 @@ impl Session {
                 encode::ack(&mut self.out.buf, self.version, *kind, *packet_id, *reason);
             }
             What::Ack { kind, packet_id, reason, retry_after_ms } => {
-                let (retry, told) = (*retry_after_ms, self.problem_information);
-                encode::ack_with_retry(&mut self.out.buf, self.version, *kind, *packet_id, *reason, retry, told);
+                let (retry, told, max) = (*retry_after_ms, self.problem_information, self.maximum_packet_size());
+                encode::ack_with_retry(&mut self.out.buf, self.version, *kind, *packet_id, *reason, retry, told, max);
             }
             What::Packet(packet) => self.out.buf.extend_from_slice(packet),
         }
