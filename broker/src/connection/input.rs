@@ -178,6 +178,9 @@ impl Pass<'_> {
         let body = packet.get(frame.header_len..).unwrap_or_default();
         let publish =
             Publish::parse(session.version(), Sender::Client, frame.first_byte, body, limits.max_topic_levels)?;
+        if publish.user_properties > limits.max_user_properties {
+            return Err(peer(ReasonCode::QuotaExceeded, "MQTT5-4.13.2-1", "more user properties than the limit"));
+        }
         let alias = self.alias(session, &publish)?;
         let topic = alias.as_deref().unwrap_or(publish.topic);
         let ack = match publish.packet_id {
