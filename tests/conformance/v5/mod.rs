@@ -75,6 +75,16 @@ fn subscribe(id: u16) -> Subscribe {
     Subscribe::new(V5, id)
 }
 
+/// The session of [`lasting`] subscribes to the topic `me`, and nothing waits in it: what is published now comes first.
+#[track_caller]
+fn resumes_with_nothing(target: &Target, me: &str) {
+    let (mut client, present, _) = Raw::open(target.port, &lasting(me));
+    assert!(present);
+    clean(target, &format!("{me}-marker")).publish(me, 1, b"the next");
+    client.take_message(me, b"the next");
+    client.leave();
+}
+
 /// A subscriber to one filter with a session of its own, and a client that publishes.
 fn pair(target: &Target, me: &str, filter: &str, options: u8) -> (Raw, Raw) {
     let mut subscriber = clean(target, &format!("{me}-subscriber"));

@@ -52,7 +52,7 @@ fn a_message_is_owed_until_puback(target: &Target) {
     subscriber.send(&packet::ack(Ack::Puback, repeated.id));
     subscriber.expect_nothing();
     subscriber.leave();
-    again(target, me).expect_nothing();
+    resumes_with_nothing(target, me);
 }
 
 fn a_message_is_owed_until_pubrec(target: &Target) {
@@ -79,7 +79,7 @@ fn pubrel_is_owed_until_pubcomp(target: &Target) {
     subscriber.send(&packet::ack(Ack::Pubcomp, message.id));
     subscriber.expect_nothing();
     subscriber.leave();
-    again(target, me).expect_nothing();
+    resumes_with_nothing(target, me);
 }
 
 fn nothing_is_repeated_within_a_connection(target: &Target) {
@@ -159,7 +159,7 @@ fn a_refused_message_is_over(target: &Target) {
             // No PUBREL follows, and nothing is repeated.
             subscriber.expect_nothing();
             subscriber.leave();
-            again(target, &me).expect_nothing();
+            resumes_with_nothing(target, &me);
         }
     }
 }

@@ -116,5 +116,8 @@ fn it_outlasts_the_connection(target: &Target) {
     undo(&mut client, me, 0);
     client.leave();
     clean(target, &format!("{me}-publisher")).publish(me, 1, b"x");
-    open(target, &lasting(me)).expect_nothing();
+    let mut client = open(target, &lasting(me));
+    client.subscribe(me, 1);
+    clean(target, &format!("{me}-publisher")).publish(me, 1, b"y");
+    client.take_message(me, b"y");
 }
