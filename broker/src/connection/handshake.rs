@@ -277,9 +277,19 @@ async fn authenticate<S: Stream>(
         let answer = codec::read_packet(connect.version, &frame, packet, &on.limits);
         buffer.drain(..total);
         match answer {
-            Ok(Packet::Auth(auth)) if auth.method.as_deref() == Some(method) => data = auth.data.unwrap_or_default(),
+            Ok(Packet::Auth(auth))
+                if auth.reason == ReasonCode::ContinueAuthentication && auth.method.as_deref() == Some(method) =>
+            {
+                data = auth.data.unwrap_or_default();
+            }
             Ok(Packet::Disconnect(_)) => return Err(Refusal::Gone),
-            Ok(_) => return refuse(ReasonCode::ProtocolError, "MQTT5-4.12.0-3", "neither AUTH nor DISCONNECT"),
+            Ok(_) => {
+                return refuse(
+                    ReasonCode::ProtocolError,
+                    "MQTT5-4.12.0-3",
+                    "neither an AUTH that goes on nor DISCONNECT",
+                );
+            }
             Err(error) => return Err(Refusal::Refused(connect.version, error, connect.maximum_packet_size)),
         }
     }
