@@ -12,6 +12,7 @@
 mod manifest;
 mod v5;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use forebay_tests::broker::Broker;
@@ -25,6 +26,10 @@ const THREADS: usize = 12;
 pub struct Target {
     /// Plain TCP.
     pub port: u16,
+    /// TLS.
+    pub tls_port: u16,
+    /// The certificate of its CA.
+    pub ca: PathBuf,
 }
 
 /// One test.
@@ -63,7 +68,11 @@ fn main() {
     }
     let mut trials = manifest::trials(manifests, &cases);
     let broker = (!arguments.list).then(Broker::start);
-    let target = Arc::new(Target { port: broker.as_ref().map_or(0, Broker::port) });
+    let target = Arc::new(Target {
+        port: broker.as_ref().map_or(0, Broker::port),
+        tls_port: broker.as_ref().map_or(0, Broker::tls_port),
+        ca: broker.as_ref().map(Broker::ca).unwrap_or_default(),
+    });
     trials.extend(cases.into_iter().map(|case| {
         let target = target.clone();
         Trial::test(case.name, move || {

@@ -1,5 +1,6 @@
 //! MQTT 5.0, by chapter of the standard. Each test has client identifiers and topics that begin with its own name.
 
+mod auth;
 mod connack;
 mod connect;
 mod disconnect;
@@ -43,6 +44,7 @@ pub fn cases() -> Vec<Case> {
         ping::cases(),
         session::cases(),
         disconnect::cases(),
+        auth::cases(),
         limits::cases(),
     ]
     .into_iter()

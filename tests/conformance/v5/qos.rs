@@ -234,58 +234,48 @@ fn messages_of_one_topic_come_in_order(target: &Target) {
     let mut subscriber = open(target, &lasting(me));
     subscriber.subscribe(me, 2);
     let mut publisher = clean(target, &format!("{me}-publisher"));
-    // In turn the subscriber is there and away; each QoS keeps an order of its own.
-    for round in 0..4_u16 {
-        for qos in 1..3_u8 {
-            let packets = (0..50_u16).map(|n| publish(me, &[round as u8, qos, n as u8]).qos(qos, n + 1).packet());
-            publisher.send(&packets.collect::<Vec<_>>().concat());
-            for n in 0..50 {
-                publisher.expect_ack(if qos == 1 { Ack::Puback } else { Ack::Pubrec }, n + 1, 0);
-            }
-            for n in (0..50).filter(|_| qos == 2) {
-                publisher.send(&packet::ack(Ack::Pubrel, n + 1));
-                publisher.expect_ack(Ack::Pubcomp, n + 1, 0);
-            }
-        }
-        if round % 2 == 1 {
-            subscriber = again(target, me);
-        }
-        for qos in 1..3 {
-            for n in 0..50_u8 {
-                take_among_pubrels(&mut subscriber, me, &[round as u8, qos, n]);
-            }
-        }
-        if round % 2 == 0 {
-            finish_pubrels(&mut subscriber);
+    // First the subscriber is there, then it is away, in turn; each QoS keeps an order of its own.
+    for round in 0..4_u8 {
+        let away = round % 2 == 1;
+        if away {
             subscriber.leave();
-            subscriber = clean(target, &format!("{me}-other"));
+            fifty_of_each(&mut publisher, me, round);
+            subscriber = again(target, me);
+        } else {
+            fifty_of_each(&mut publisher, me, round);
         }
-    }
-}
-
-/// The next message, answered, while PUBRELs are answered as they come.
-fn take_among_pubrels(client: &mut Raw, topic: &str, payload: &[u8]) {
-    loop {
-        match client.receive() {
-            Packet::Ack(Ack::Pubrel, id, 0, _) => client.send(&packet::ack(Ack::Pubcomp, id)),
-            Packet::Publish(message) if message.topic == topic && message.payload == payload => {
-                let kind = if message.qos == 1 { Ack::Puback } else { Ack::Pubrec };
-                return client.send(&packet::ack(kind, message.id));
+        let mut next = [0; 2];
+        let mut released = 0;
+        while next != [50; 2] || released < 50 {
+            match subscriber.receive() {
+                Packet::Ack(Ack::Pubrel, id, 0, _) => {
+                    released += 1;
+                    subscriber.send(&packet::ack(Ack::Pubcomp, id));
+                }
+                Packet::Publish(message) => {
+                    let place = &mut next[usize::from(message.qos) - 1];
+                    assert_eq!(message.payload, [round, message.qos, *place]);
+                    *place += 1;
+                    let kind = if message.qos == 1 { Ack::Puback } else { Ack::Pubrec };
+                    subscriber.send(&packet::ack(kind, message.id));
+                }
+                other => panic!("{other:?}"),
             }
-            other => panic!("instead of {payload:?}: {other:?}"),
         }
     }
 }
 
-fn finish_pubrels(client: &mut Raw) {
-    loop {
-        let all = client.receive_all();
-        for packet in &all {
-            let Packet::Ack(Ack::Pubrel, id, 0, _) = packet else { panic!("{packet:?}") };
-            client.send(&packet::ack(Ack::Pubcomp, *id));
+/// Publishes 50 messages at QoS 1 and 50 at QoS 2, all at once, to the end of each exchange.
+fn fifty_of_each(publisher: &mut Raw, topic: &str, round: u8) {
+    for (qos, kind) in [(1, Ack::Puback), (2, Ack::Pubrec)] {
+        let packets = (0..50_u8).map(|n| publish(topic, &[round, qos, n]).qos(qos, u16::from(n) + 1).packet());
+        publisher.send(&packets.collect::<Vec<_>>().concat());
+        for id in 1..=50 {
+            publisher.expect_ack(kind, id, 0);
         }
-        if all.is_empty() {
-            return;
+        for id in (1..=50).filter(|_| qos == 2) {
+            publisher.send(&packet::ack(Ack::Pubrel, id));
+            publisher.expect_ack(Ack::Pubcomp, id, 0);
         }
     }
 }
