@@ -94,8 +94,10 @@ impl<'a> Publish<'a> {
         } else {
             publish.payload = reader.rest();
         }
-        if !topic.is_empty() || publish.topic_alias.is_none() {
+        if !topic.is_empty() || !version.is_v5() {
             topic::check_name(topic, topic_levels_max)?;
+        } else if publish.topic_alias.is_none() {
+            return Err(WireError::protocol("MQTT5-4.7.3-1", "neither a topic name nor an alias"));
         }
         Ok(publish)
     }
@@ -186,7 +188,7 @@ mod tests {
             (Version::V311, 0x30, &[0, 1, 0xff], ReasonCode::MalformedPacket),
             (Version::V311, 0x30, &[0, 1, 0], ReasonCode::MalformedPacket),
             (Version::V5, 0x30, &[0, 1, b't', 2, 0x0b, 1], ReasonCode::ProtocolError),
-            (Version::V5, 0x30, &[0, 0, 0], ReasonCode::TopicNameInvalid),
+            (Version::V5, 0x30, &[0, 0, 0], ReasonCode::ProtocolError),
             (Version::V5, 0x30, &[0, 1, b't', 2, 0x01, 1, 0xff], ReasonCode::PayloadFormatInvalid),
             (Version::V5, 0x30, &[0, 1, b't', 9, 0x01], ReasonCode::MalformedPacket),
         ] {

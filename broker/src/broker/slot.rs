@@ -19,8 +19,6 @@ pub struct Slot {
     session: Mutex<Session>,
     /// Where the connection that serves it is polled.
     served: Mutex<Option<(Arc<Woken>, u32)>>,
-    /// Counts the connections that served it.
-    generation: AtomicU32,
     /// It is on the list of the woken.
     woken: AtomicBool,
     /// The session has something for the connection to look at.
@@ -37,6 +35,8 @@ pub struct Slot {
     keep_alive_s: AtomicU16,
     /// Set by whoever wants the connection gone: a reason code, 0 for none.
     kicked: AtomicU8,
+    /// The session's epoch, for a connection to see without its lock that another serves the session.
+    connection: AtomicU32,
 }
 
 impl Slot {
@@ -45,9 +45,9 @@ impl Slot {
     pub fn new(session: Session) -> Arc<Self> {
         Arc::new(Self {
             no: session.no(),
+            connection: AtomicU32::new(session.epoch()),
             session: Mutex::new(session),
             served: Mutex::new(None),
-            generation: AtomicU32::new(0),
             woken: AtomicBool::new(false),
             notified: AtomicBool::new(false),
             dirty: AtomicU8::new(0),
@@ -160,21 +160,23 @@ impl Slot {
     }
 
     /// A connection serves it from now on, and is polled for the first time soon. The one before has been taken over: it
-    /// looks, and goes. Returns the connection's number.
-    pub(crate) fn serve(&self, woken: Arc<Woken>, place: u32) -> u32 {
-        let generation = self.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+    /// looks, and goes.
+    pub(crate) fn serve(&self, woken: Arc<Woken>, place: u32) {
         let before = self.served.lock().replace((woken, place));
         self.woken.store(false, Ordering::Release);
         self.poll_soon();
         if let Some((woken, place)) = before {
             woken.add(place);
         }
-        generation
     }
 
-    /// The number of the connection that serves it, or was the last to.
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Acquire)
+    /// The number of the connection that serves the session.
+    pub(crate) fn connection(&self) -> u32 {
+        self.connection.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_connection(&self, epoch: u32) {
+        self.connection.store(epoch, Ordering::Release);
     }
 
     /// Asks the connection to end with a reason code.

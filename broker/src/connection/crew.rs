@@ -45,18 +45,17 @@ thread_local! {
 }
 
 /// Serves a connection on this thread, whose [`drive`] polls it.
-pub(super) fn add<S: Stream>(mut connection: Connection<S>) {
+pub(super) fn add<S: Stream>(connection: Connection<S>) {
     CREW.with_borrow_mut(|crew| {
         let entry = crew.members.vacant_entry();
         let place = u32::try_from(entry.key()).unwrap_or(u32::MAX);
-        connection.generation = connection.slot.serve(crew.woken.clone(), place);
+        connection.slot.serve(crew.woken.clone(), place);
         entry.insert(Some(Box::new(connection)));
     });
 }
 
 /// Polls this thread's connections when they are woken. There must be one on each runtime that serves connections;
 /// they end with it.
-#[must_use]
 pub fn drive() -> impl Future<Output = ()> + Send {
     // A connection takes turns by itself; the runtime's own budget is for tasks.
     tokio::task::unconstrained(Driver { spare: Vec::new() })

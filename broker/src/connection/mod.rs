@@ -115,8 +115,6 @@ pub(crate) struct Connection<S: Stream> {
     epoch: u32,
     version: Version,
     problem_information: bool,
-    /// The number that the slot gave it, see [`Slot::serve`].
-    generation: u32,
     /// The session has been told that this connection is over.
     over: bool,
     /// TLS holds written bytes that the socket did not take.
@@ -147,8 +145,8 @@ impl<S: Stream> Connection<S> {
     }
 
     fn turn(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>) -> Result<(), End> {
-        // Before anything else: what it is notified of is for the connection that has taken the session over.
-        if self.slot.generation() != self.generation {
+        // Before anything else: what it is notified of is for the connection that has taken the session over [MQTT5-3.1.4-3].
+        if self.slot.connection() != self.epoch {
             return Err(End::TakenOver);
         }
         let notified = self.slot.looked();
