@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ::redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
-use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables};
+use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, apply};
 use super::medium::Backend;
 use super::rebuild::{rebuild, remark, restate};
 use super::redb::{FORMAT_VERSION, Fault, Inner, contain, open_database, wants_check};
 use super::rows::{self, Damage, Mark};
 use super::salvage;
 use super::unsynced::write_all_again;
-use super::{Recovered, RecoveredSession, SessionNo};
+use super::{Batch, DropReason, Recovered, RecoveredSession, SessionDelta, SessionNo};
 
 /// Lines of [`Recovered::lost`] for single things; more are summed up in one.
 const LOST_LINES_MAX: usize = 200;
@@ -79,10 +79,8 @@ fn open_and_repair(inner: &Inner, check: bool, mut lost: Vec<String>) -> Result<
         lost.push(format!("row {} of table {} is damaged ({}) and was removed", row.key, row.table, row.damage));
     }
     repair(&database, &mut found, &damaged, &mut lost)?;
+    end_unknown(&database, &mut found, &mut lost)?;
     let mark = found.mark.unwrap_or_default();
-    for session in found.sessions.values().filter(|session| session.record.is_none()) {
-        lost.push(format!("session {} has lost its record and cannot be served", session.no.0));
-    }
     if lost.len() > LOST_LINES_MAX {
         let more = lost.split_off(LOST_LINES_MAX).len();
         lost.push(format!("and {more} more"));
@@ -277,6 +275,36 @@ fn repair(database: &Database, found: &mut Found, damaged: &[DamagedRow], lost: 
         found.mark = Some(mark);
     }
     txn.commit()?;
+    Ok(())
+}
+
+/// Ends sessions without a record: nobody knows whose they are, so nobody will ever come for them.
+fn end_unknown(database: &Database, found: &mut Found, lost: &mut Vec<String>) -> Result<(), Fault> {
+    let unknown: Vec<_> = found.sessions.extract_if(.., |_, session| session.record.is_none()).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let mut mark = found.mark.unwrap_or_default();
+    let mut batch = Batch { clock: mark.clock, ..Batch::default() };
+    for (no, RecoveredSession { state, subscriptions, .. }) in unknown {
+        lost.push(format!(
+            "session {no} has lost its record: its {} queued messages and {} subscriptions were for nobody and are gone",
+            state.queued,
+            subscriptions.len()
+        ));
+        let mut ledger = state.ledger;
+        if let Some(dropped) = ledger.dropped.get_mut(DropReason::Damaged as usize) {
+            *dropped = dropped.saturating_add(state.queued);
+        }
+        found.ended.add(&ledger);
+        batch.sessions.push(SessionDelta { no: SessionNo(no), ended: true, ..SessionDelta::default() });
+    }
+    batch.ended_ledger = Some(found.ended);
+    mark.commit += 1;
+    let txn = database.begin_write()?;
+    let applied = apply(&txn, &batch, mark, false)?;
+    txn.commit()?;
+    found.mark = Some(applied.mark);
     Ok(())
 }
 
