@@ -280,7 +280,9 @@ fn repair(database: &Database, found: &mut Found, damaged: &[DamagedRow], lost: 
 
 /// Ends sessions without a record: nobody knows whose they are, so nobody will ever come for them.
 fn end_unknown(database: &Database, found: &mut Found, lost: &mut Vec<String>) -> Result<(), Fault> {
-    let unknown: Vec<_> = found.sessions.extract_if(.., |_, session| session.record.is_none()).collect();
+    let (known, unknown) =
+        std::mem::take(&mut found.sessions).into_iter().partition::<BTreeMap<_, _>, _>(|(_, s)| s.record.is_some());
+    found.sessions = known;
     if unknown.is_empty() {
         return Ok(());
     }
