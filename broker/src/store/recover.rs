@@ -24,24 +24,22 @@ const NEW_FILE_BYTES: u64 = 128 * 1024;
 /// Opens the file of the medium, or a fresh one with what could be read of it.
 pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, Mark), Fault> {
     let medium = inner.medium.as_ref();
+    if let Some((name, old)) = medium.unrecovered()? {
+        return replace(
+            inner,
+            old,
+            format!("the recovery of {name}, which had been set aside, was cut off and is made again"),
+        );
+    }
     clear_unfinished(&medium.open()?)?;
     let check = wants_check(medium);
     if medium.suspect() {
         write_all_again(&medium.open()?)?;
     }
-    let tried = contain(|| open_and_repair(inner, check, Vec::new()));
-    let opened = match tried {
+    let opened = match contain(|| open_and_repair(inner, check, Vec::new())) {
         Err(fault) if fault.is_damage() => {
-            let stamp = stamp(wall_ms);
-            let (name, old) = medium.set_aside(&stamp)?;
-            let mut lost = vec![format!("the store could not be read ({fault}); it was set aside as {name}")];
-            contain(|| {
-                let database = open_database(inner, false)?;
-                salvage::copy(old, &database, &mut lost)?;
-                rebuild(&database, &mut lost)?;
-                drop(database);
-                open_and_repair(inner, false, lost)
-            })?
+            let (name, old) = medium.set_aside(&stamp(wall_ms))?;
+            replace(inner, old, format!("the store could not be read ({fault}); it was set aside as {name}"))?
         }
         tried => tried?,
     };
@@ -49,6 +47,30 @@ pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, 
         medium.set_suspect(false)?;
     }
     Ok(opened)
+}
+
+/// Makes a fresh file with what can be read of the old one.
+fn replace(inner: &Inner, old: Backend, why: String) -> Result<(Database, Recovered, Mark), Fault> {
+    let mut lost = vec![why];
+    let opened = match contain(|| salvaged(inner, old, lost.clone())) {
+        // It always starts: with nothing, if it must be.
+        Err(fault) if fault.is_damage() => {
+            lost.push(format!("nothing of it could be recovered: {fault}"));
+            inner.medium.unrecovered()?;
+            contain(|| open_and_repair(inner, false, lost))?
+        }
+        opened => opened?,
+    };
+    inner.medium.recovered()?;
+    Ok(opened)
+}
+
+fn salvaged(inner: &Inner, old: Backend, mut lost: Vec<String>) -> Result<(Database, Recovered, Mark), Fault> {
+    let database = open_database(inner, false)?;
+    salvage::copy(old, &database, &mut lost)?;
+    rebuild(&database, &mut lost)?;
+    drop(database);
+    open_and_repair(inner, false, lost)
 }
 
 /// A power cut while redb made the file leaves one without its whole magic number, which redb writes last, and with
