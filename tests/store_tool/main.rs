@@ -10,6 +10,7 @@ use forebay_tests::broker::{Broker, program};
 use forebay_tests::device::{Identity, Publisher, Subscriber};
 use forebay_tests::link::Endpoint;
 use forebay_tests::packet::Version;
+use forebay_tests::rng::Rng;
 use forebay_tests::scratch::Scratch;
 
 /// Messages that wait for each client.
@@ -130,6 +131,30 @@ fn another_broker_delivers_what_was_exported_and_imported() {
     }
     assert_eq!(second.terminate(), Some(0));
     done(&store(&copy, &["verify"], b""), "is sound");
+}
+
+/// Whatever redb makes of it, one line says that it is damaged, and nothing is changed.
+#[test]
+fn a_damaged_store_is_told_from_a_crash() {
+    let mut broker = Broker::start();
+    fill(&broker);
+    assert_eq!(broker.terminate(), Some(0));
+    let healthy = std::fs::read(broker.data().join("forebay.redb")).unwrap();
+    let scratch = Scratch::new("store-tool");
+    let file = scratch.path().join("forebay.redb");
+    let mut rng = Rng::new(1);
+    for _ in 0..12 {
+        let mut bytes = healthy.clone();
+        for page in bytes.chunks_mut(4096).skip(1) {
+            if rng.below(2) == 0 {
+                page[..64].fill_with(|| rng.next_u64() as u8);
+            }
+        }
+        std::fs::write(&file, &bytes).unwrap();
+        refused(&store(scratch.path(), &["verify"], b""), "is not sound");
+        refused(&store(scratch.path(), &["export"], b""), "is damaged");
+        assert!(std::fs::read(&file).unwrap() == bytes);
+    }
 }
 
 #[test]
