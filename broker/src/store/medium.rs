@@ -253,8 +253,10 @@ impl Medium for Folder {
     }
 
     fn recovered(&self) -> io::Result<()> {
-        std::fs::remove_file(self.dir.join(RECOVERING_NAME))?;
-        self.sync()
+        match std::fs::remove_file(self.dir.join(RECOVERING_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.sync(),
+        }
     }
 
     fn damaged_row(&self, line: &str) -> io::Result<()> {
