@@ -89,3 +89,34 @@ impl Cli {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_store_is_found_wherever_the_option_stands() {
+        for line in ["--data-dir d store verify", "store --data-dir d verify", "store verify --data-dir d"] {
+            let cli = Cli::try_parse_from(["forebay"].into_iter().chain(line.split(' '))).unwrap();
+            assert!(matches!(cli.command, Some(Command::Store(StoreCommand::Verify))), "{line}");
+            assert_eq!(cli.overrides().data_dir, Some(PathBuf::from("d")), "{line}");
+        }
+    }
+
+    #[test]
+    fn without_a_command_it_is_the_broker() {
+        let line = "forebay --data-dir d --listen mqtt://127.0.0.1:1883 --listen mqtt://127.0.0.1:1884 --log debug";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.overrides().listen.len(), 2);
+        assert!(Cli::try_parse_from(["forebay", "store"]).is_err());
+    }
+}

@@ -13,7 +13,7 @@ use forebay::config::{self, Config, ConfigError, LogLevel};
 use forebay::listener::{self, BoundListener};
 use forebay::start::{self, RunArgs};
 use forebay::store::Recovered;
-use forebay::store::redb::{RedbStore, StoreOptions};
+use forebay::store::redb::{RedbStore, StoreOptions, contain_quietly};
 
 /// Something of this machine stands in the way.
 const FAILED: u8 = 1;
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         }
     };
     log_to_stderr(config.log);
+    contain_quietly();
     let done = match cli.command {
         None => run(config).map(|()| true),
         Some(Command::Store(command)) => store_command::run(&config.data_dir, &command),

@@ -13,7 +13,7 @@ use forebay::session::{Cx, Link, Policy, Session, Settings};
 use forebay::store::medium::{Backend, Folder, Medium};
 use forebay::store::redb::{RedbStore, StoreOptions};
 use forebay::store::space::Space;
-use forebay::store::{Ledger, Reader, Recovered, RecoveredSession, Store};
+use forebay::store::{Ledger, Reader, Recovered, RecoveredSession, Store, tool};
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
 use model::{Model, Seed};
@@ -38,6 +38,14 @@ impl Medium for Unchecked {
 
     fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)> {
         self.0.set_aside(stamp)
+    }
+
+    fn unrecovered(&self) -> io::Result<Option<(String, Backend)>> {
+        self.0.unrecovered()
+    }
+
+    fn recovered(&self) -> io::Result<()> {
+        self.0.recovered()
     }
 
     fn damaged_row(&self, line: &str) -> io::Result<()> {
@@ -240,7 +248,8 @@ fn run(seed: u64, healthy: &[Healthy], totals: &mut Totals) {
     damage.inflict(&mut bytes, &mut seed);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("forebay.redb"), &bytes).unwrap();
-    let (store, recovered) = open(dir.path(), seed.one_in(3));
+    let unchecked = seed.one_in(3);
+    let (store, recovered) = open(dir.path(), unchecked);
     totals.opened += 1;
     let aside = set_aside(dir.path());
     if let Some((name, kept)) = &aside {
@@ -256,11 +265,9 @@ fn run(seed: u64, healthy: &[Healthy], totals: &mut Totals) {
     for found in &recovered.sessions {
         let ledger = &found.state.ledger;
         assert_eq!(ledger.accepted, sum(ledger, found.state.queued), "session {}: {ledger:?}", found.no.0);
-        if found.record.is_some() {
-            let ledger = drain(found, reader.as_ref());
-            damaged += ledger.dropped[7];
-            totals.delivered += ledger.delivered;
-        }
+        let ledger = drain(found, reader.as_ref());
+        damaged += ledger.dropped[7];
+        totals.delivered += ledger.delivered;
         let known = healthy.last.sessions.contains_key(&found.no.0);
         let same = healthy.last.session_differs(found, reader.as_ref(), &mut seed).is_none();
         intact += u64::from(known && same);
@@ -276,6 +283,14 @@ fn run(seed: u64, healthy: &[Healthy], totals: &mut Totals) {
     if let Some(differs) = whole {
         let said = !recovered.lost.is_empty() || damaged > 0 || store.gauge().damaged_rows() > 0;
         assert!(said || as_before || new, "{damage:?}: lost without a word: {differs}");
+    }
+    let ended = &recovered.ended_ledger;
+    assert_eq!(ended.accepted, sum(ended, 0), "queues that have ended: {ended:?}");
+    drop((reader, store));
+    // What was not checked whole may still have rows that cannot be read.
+    if !unchecked {
+        let verdict = tool::verify(dir.path()).unwrap();
+        assert_eq!(verdict.wrong, Vec::<String>::new(), "after recovery");
     }
     if matches!(damage, Damage::NotRedb) || damage == Damage::Zeroed && !new {
         assert!(aside.is_some(), "{damage:?}: not set aside");
@@ -319,4 +334,35 @@ fn a_damaged_store_opens_and_keeps_what_can_be_read() {
         assert!(totals.as_found * 100 >= totals.set_aside * 90, "{totals:?}");
         assert!(totals.intact * 100 >= totals.sessions * INTACT_PERCENT_MIN, "{totals:?}");
     }
+}
+
+/// As a power cut leaves the folder: the damaged file moved away, and a new one with a part of it or nothing yet.
+#[test]
+fn a_recovery_that_was_cut_off_is_made_again() {
+    let healthy = Healthy::new(3);
+    let dir = tempfile::tempdir().unwrap();
+    let (damaged, file) = (dir.path().join(format!("{STAMP}.redb")), dir.path().join("forebay.redb"));
+    let note = dir.path().join("forebay.recovering");
+    let mut bytes = healthy.bytes.clone();
+    bytes[0] ^= 1;
+    std::fs::write(&damaged, &bytes).unwrap();
+    for partly in [true, false] {
+        let _ = std::fs::remove_file(&file);
+        if partly {
+            drop(RedbStore::open(dir.path(), &options(), 0).unwrap());
+        }
+        std::fs::write(&note, format!("{STAMP}.redb\n")).unwrap();
+        assert!(tool::verify(dir.path()).unwrap_err().to_string().contains("its recovery was cut off"));
+        let (store, recovered) = open(dir.path(), false);
+        assert!(recovered.lost[0].contains("was cut off and is made again"), "{:?}", recovered.lost);
+        let found: Vec<u64> = recovered.sessions.iter().map(|session| session.no.0).collect();
+        assert_eq!(found, healthy.last.sessions.keys().copied().collect::<Vec<_>>());
+        assert!(!note.exists());
+        drop(store);
+        assert!(open(dir.path(), false).1.lost.is_empty());
+    }
+    // It was cut off before it had moved the file: nothing has happened yet.
+    std::fs::write(&note, "forebay-damaged-never.redb\n").unwrap();
+    let (_store, recovered) = open(dir.path(), false);
+    assert!(recovered.lost.is_empty() && !note.exists() && !recovered.sessions.is_empty());
 }

@@ -25,7 +25,7 @@ fn socket(port: u16) -> TcpStream {
 fn closed(mut socket: TcpStream, what: &str) {
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes).unwrap_or_else(|why| panic!("{what}: it is not closed: {why}"));
-    assert_eq!(bytes, [], "{what}");
+    assert!(bytes.is_empty(), "{what}: {bytes:?}");
 }
 
 #[test]

@@ -92,7 +92,7 @@ pub fn subscribe(version: Version, id: u16, filters: &[(&str, u8)]) -> Vec<u8> {
 
 fn properties(version: Version, bytes: &[u8]) -> Vec<u8> {
     match version {
-        Version::V4 => Vec::new(),
+        Version::V31 | Version::V4 => Vec::new(),
         Version::V5 => [variable(bytes.len()), bytes.to_vec()].concat(),
     }
 }

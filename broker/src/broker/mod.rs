@@ -77,16 +77,6 @@ struct EndedLedger {
     changed: bool,
 }
 
-/// Adds up ledgers.
-pub fn add_ledger(total: &mut Ledger, other: &Ledger) {
-    total.accepted += other.accepted;
-    total.delivered += other.delivered;
-    total.expired += other.expired;
-    for (sum, part) in total.dropped.iter_mut().zip(other.dropped) {
-        *sum += part;
-    }
-}
-
 fn settings(config: &Config) -> Settings {
     let (limits, queue) = (&config.limits, &config.queue);
     Settings {
@@ -235,7 +225,7 @@ impl Broker {
         let mut queued = 0;
         for slot in self.all_slots() {
             let (ledger, waiting) = slot.look(|session| session.ledger());
-            add_ledger(&mut total, &ledger);
+            total.add(&ledger);
             queued += waiting;
         }
         (total, queued)
@@ -243,7 +233,7 @@ impl Broker {
 
     pub(crate) fn bury(&self, ledger: &Ledger) {
         let mut ended = self.ended_ledger.lock();
-        add_ledger(&mut ended.total, ledger);
+        ended.total.add(ledger);
         ended.changed = true;
     }
 

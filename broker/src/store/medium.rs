@@ -16,6 +16,9 @@ use super::unsynced::Unsynced;
 /// The store's file.
 pub const FILE_NAME: &str = "forebay.redb";
 const LOCK_NAME: &str = "forebay.lock";
+/// Its first line is the name of the file that is being recovered.
+pub(super) const RECOVERING_NAME: &str = "forebay.recovering";
+const DAMAGED_PREFIX: &str = "forebay-damaged-";
 /// Rows that could not be read, one JSON object a line, for whoever wants to look at them.
 const DAMAGED_ROWS_NAME: &str = "damaged-rows.jsonl";
 /// What [`Medium::damaged_row`] keeps at most: evidence must not fill the disk.
@@ -32,11 +35,25 @@ pub trait Medium: Send + Sync + 'static {
     /// Those of the device.
     fn open(&self) -> io::Result<Backend>;
 
-    /// Moves the file out of the way under a name that contains `stamp`; gives that name and what is in it.
+    /// Moves the file out of the way under a name that contains `stamp`; gives that name and what is in it. It is being
+    /// recovered until [`Medium::recovered`], over restarts.
     ///
     /// # Errors
     /// Those of the device.
     fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)>;
+
+    /// What was set aside and is still being recovered: by a program that came to an end meanwhile. What it had made is
+    /// thrown away.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn unrecovered(&self) -> io::Result<Option<(String, Backend)>>;
+
+    /// All that can be had of what was set aside is in the new file, durably.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn recovered(&self) -> io::Result<()>;
 
     /// Keeps a line about a row that could not be read.
     ///
@@ -200,15 +217,46 @@ impl Medium for Folder {
     }
 
     fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)> {
-        let mut to = self.dir.join(format!("forebay-damaged-{stamp}.redb"));
+        let mut name = format!("{DAMAGED_PREFIX}{stamp}.redb");
         let mut again = 1;
-        while to.exists() {
+        while self.dir.join(&name).exists() {
             again += 1;
-            to = self.dir.join(format!("forebay-damaged-{stamp}-{again}.redb"));
+            name = format!("{DAMAGED_PREFIX}{stamp}-{again}.redb");
         }
+        let mut note = File::create(self.dir.join(RECOVERING_NAME))?;
+        note.write_all(format!("{name}\n").as_bytes())?;
+        note.sync_all()?;
+        self.sync()?;
+        let to = self.dir.join(name);
         std::fs::rename(&self.file, &to)?;
         self.sync()?;
         Ok((to.display().to_string(), file_backend(&to, false)?))
+    }
+
+    fn unrecovered(&self) -> io::Result<Option<(String, Backend)>> {
+        let note = match std::fs::read_to_string(self.dir.join(RECOVERING_NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            note => note?,
+        };
+        let name = note.lines().next().unwrap_or_default();
+        let from = self.dir.join(name);
+        if !name.starts_with(DAMAGED_PREFIX) || !from.exists() {
+            // It ended before the file was moved.
+            self.recovered()?;
+            return Ok(None);
+        }
+        if self.file.exists() {
+            std::fs::remove_file(&self.file)?;
+            self.sync()?;
+        }
+        Ok(Some((from.display().to_string(), file_backend(&from, false)?)))
+    }
+
+    fn recovered(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.dir.join(RECOVERING_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.sync(),
+        }
     }
 
     fn damaged_row(&self, line: &str) -> io::Result<()> {

@@ -171,6 +171,18 @@ pub struct Ledger {
     pub dropped: [u64; DROP_REASONS],
 }
 
+impl Ledger {
+    /// Adds another queue's.
+    pub fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.delivered += other.delivered;
+        self.expired += other.expired;
+        for (sum, part) in self.dropped.iter_mut().zip(other.dropped) {
+            *sum += part;
+        }
+    }
+}
+
 /// The changing part of a session, small and rewritten whole by each commit that touches the session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueState {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ::redb::{Database, ReadableTable};
+use ::redb::{Database, ReadableDatabase, ReadableTable};
 
-use super::apply::{Tables, charge};
-use super::page::{Limit, page_of};
+use super::apply::{QUEUE, SHARED, Tables, charge};
+use super::page::{Limit, SharedRows, page_of};
 use super::recover::{Found, load};
 use super::redb::Fault;
-use super::rows::{self, Mark, QueueRow};
+use super::rows::{self, Mark, Place, QueueHead, QueueRow};
 use super::{DropReason, QueueState};
 
 /// The mark of a store whose rows were changed, or that has none: a new one, or one whose mark is damaged.
@@ -32,8 +32,18 @@ pub(super) fn remark(tables: &Tables<'_>, found: &Found) -> Result<Mark, Fault> 
 /// Makes references, sizes and states agree with the rows that were saved from a damaged file.
 pub(super) fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(), Fault> {
     let txn = database.begin_write()?;
+    Tables::open(&txn)?;
+    txn.commit()?;
+    let pruned = prune(database)?;
+    let txn = database.begin_write()?;
     {
         let mut tables = Tables::open(&txn)?;
+        for (old, new) in &pruned {
+            tables.queue.remove(old)?;
+            if let Some((key, row)) = new {
+                tables.queue.insert(key, row.as_slice())?;
+            }
+        }
         recount(&mut tables)?;
         let saved = tables.meta.get(rows::MARK)?.and_then(|row| rows::read_mark(row.value()).ok());
         if let Some(saved) = saved {
@@ -62,6 +72,67 @@ pub(super) fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(),
     }
     txn.commit()?;
     Ok(())
+}
+
+/// A row's key, and what it becomes; `None` when nothing of it is left.
+type Pruned = ((u64, u64), Option<((u64, u64), Vec<u8>)>);
+
+/// Rows that point to shared messages which are not there any more, without the entries that do.
+fn prune(database: &Database) -> Result<Vec<Pruned>, Fault> {
+    let txn = database.begin_read()?;
+    let mut shared = SharedRows::new(Some(txn.open_table(SHARED)?));
+    let mut pruned = Vec::new();
+    for row in txn.open_table(QUEUE)?.iter()? {
+        let (key, row) = row?;
+        let (no, first) = key.value();
+        // Its checksum is right: a row that cannot be read all the same is not for us to mend.
+        let Ok(row) = QueueRow::read((no, first), row.value()) else { continue };
+        let Some(commit) = row.head.shared else { continue };
+        let count = row.head.count;
+        let (kept, encoded) = match readable(row, commit, &mut shared) {
+            Err(Fault::Row(_)) => continue,
+            read => read?,
+        };
+        if kept.count == count {
+            continue;
+        }
+        let first = kept.first;
+        let head = QueueHead { last: kept.last, count: kept.count, shared: Some(commit) };
+        let new = (kept.count > 0).then(|| ((no, first), rows::queue((no, first), &head, &encoded)));
+        pruned.push((key.value(), new));
+    }
+    Ok(pruned)
+}
+
+#[derive(Default)]
+struct Kept {
+    first: u64,
+    last: u64,
+    count: u64,
+}
+
+/// The entries of a row whose messages are there, encoded.
+fn readable(mut row: QueueRow<'_>, commit: u64, shared: &mut SharedRows) -> Result<(Kept, Vec<u8>), Fault> {
+    let mut kept = Kept::default();
+    let mut encoded = Vec::new();
+    while let Some(entry) = row.next()? {
+        let (message, index) = match entry.place {
+            Place::Here(message) => (message.build()?, None),
+            Place::Shared(index) => match shared.get(commit, index) {
+                Ok(message) => (message, Some(index)),
+                Err(Fault::Row(_)) => continue,
+                Err(fault) => return Err(fault),
+            },
+        };
+        let entry = entry.with(message);
+        if kept.count == 0 {
+            (kept.first, kept.last) = (entry.seq, entry.seq);
+        }
+        rows::put_entry(&mut encoded, kept.last, &entry, index);
+        kept.last = entry.seq;
+        kept.count += 1;
+    }
+    Ok((kept, encoded))
 }
 
 /// Makes the references agree with the queues' rows, and drops shared messages that nothing points to.

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ::redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
-use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables};
+use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, apply};
 use super::medium::Backend;
 use super::rebuild::{rebuild, remark, restate};
 use super::redb::{FORMAT_VERSION, Fault, Inner, contain, open_database, wants_check};
 use super::rows::{self, Damage, Mark};
 use super::salvage;
 use super::unsynced::write_all_again;
-use super::{Recovered, RecoveredSession, SessionNo};
+use super::{Batch, DropReason, Recovered, RecoveredSession, SessionDelta, SessionNo};
 
 /// Lines of [`Recovered::lost`] for single things; more are summed up in one.
 const LOST_LINES_MAX: usize = 200;
@@ -24,24 +24,22 @@ const NEW_FILE_BYTES: u64 = 128 * 1024;
 /// Opens the file of the medium, or a fresh one with what could be read of it.
 pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, Mark), Fault> {
     let medium = inner.medium.as_ref();
+    if let Some((name, old)) = medium.unrecovered()? {
+        return replace(
+            inner,
+            old,
+            format!("the recovery of {name}, which had been set aside, was cut off and is made again"),
+        );
+    }
     clear_unfinished(&medium.open()?)?;
     let check = wants_check(medium);
     if medium.suspect() {
         write_all_again(&medium.open()?)?;
     }
-    let tried = contain(|| open_and_repair(inner, check, Vec::new()));
-    let opened = match tried {
+    let opened = match contain(|| open_and_repair(inner, check, Vec::new())) {
         Err(fault) if fault.is_damage() => {
-            let stamp = stamp(wall_ms);
-            let (name, old) = medium.set_aside(&stamp)?;
-            let mut lost = vec![format!("the store could not be read ({fault}); it was set aside as {name}")];
-            contain(|| {
-                let database = open_database(inner, false)?;
-                salvage::copy(old, &database, &mut lost)?;
-                rebuild(&database, &mut lost)?;
-                drop(database);
-                open_and_repair(inner, false, lost)
-            })?
+            let (name, old) = medium.set_aside(&stamp(wall_ms))?;
+            replace(inner, old, format!("the store could not be read ({fault}); it was set aside as {name}"))?
         }
         tried => tried?,
     };
@@ -49,6 +47,30 @@ pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, 
         medium.set_suspect(false)?;
     }
     Ok(opened)
+}
+
+/// Makes a fresh file with what can be read of the old one.
+fn replace(inner: &Inner, old: Backend, why: String) -> Result<(Database, Recovered, Mark), Fault> {
+    let mut lost = vec![why];
+    let opened = match contain(|| salvaged(inner, old, lost.clone())) {
+        // It always starts: with nothing, if it must be.
+        Err(fault) if fault.is_damage() => {
+            lost.push(format!("nothing of it could be recovered: {fault}"));
+            inner.medium.unrecovered()?;
+            contain(|| open_and_repair(inner, false, lost))?
+        }
+        opened => opened?,
+    };
+    inner.medium.recovered()?;
+    Ok(opened)
+}
+
+fn salvaged(inner: &Inner, old: Backend, mut lost: Vec<String>) -> Result<(Database, Recovered, Mark), Fault> {
+    let database = open_database(inner, false)?;
+    salvage::copy(old, &database, &mut lost)?;
+    rebuild(&database, &mut lost)?;
+    drop(database);
+    open_and_repair(inner, false, lost)
 }
 
 /// A power cut while redb made the file leaves one without its whole magic number, which redb writes last, and with
@@ -79,10 +101,8 @@ fn open_and_repair(inner: &Inner, check: bool, mut lost: Vec<String>) -> Result<
         lost.push(format!("row {} of table {} is damaged ({}) and was removed", row.key, row.table, row.damage));
     }
     repair(&database, &mut found, &damaged, &mut lost)?;
+    end_unknown(&database, &mut found, &mut lost)?;
     let mark = found.mark.unwrap_or_default();
-    for session in found.sessions.values().filter(|session| session.record.is_none()) {
-        lost.push(format!("session {} has lost its record and cannot be served", session.no.0));
-    }
     if lost.len() > LOST_LINES_MAX {
         let more = lost.split_off(LOST_LINES_MAX).len();
         lost.push(format!("and {more} more"));
@@ -277,6 +297,38 @@ fn repair(database: &Database, found: &mut Found, damaged: &[DamagedRow], lost: 
         found.mark = Some(mark);
     }
     txn.commit()?;
+    Ok(())
+}
+
+/// Ends sessions without a record: nobody knows whose they are, so nobody will ever come for them.
+fn end_unknown(database: &Database, found: &mut Found, lost: &mut Vec<String>) -> Result<(), Fault> {
+    let (known, unknown) =
+        std::mem::take(&mut found.sessions).into_iter().partition::<BTreeMap<_, _>, _>(|(_, s)| s.record.is_some());
+    found.sessions = known;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let mut mark = found.mark.unwrap_or_default();
+    let mut batch = Batch { clock: mark.clock, ..Batch::default() };
+    for (no, RecoveredSession { state, subscriptions, .. }) in unknown {
+        lost.push(format!(
+            "session {no} has lost its record: its {} queued messages and {} subscriptions were for nobody and are gone",
+            state.queued,
+            subscriptions.len()
+        ));
+        let mut ledger = state.ledger;
+        if let Some(dropped) = ledger.dropped.get_mut(DropReason::Damaged as usize) {
+            *dropped = dropped.saturating_add(state.queued);
+        }
+        found.ended.add(&ledger);
+        batch.sessions.push(SessionDelta { no: SessionNo(no), ended: true, ..SessionDelta::default() });
+    }
+    batch.ended_ledger = Some(found.ended);
+    mark.commit += 1;
+    let txn = database.begin_write()?;
+    let applied = apply(&txn, &batch, mark, false)?;
+    txn.commit()?;
+    found.mark = Some(applied.mark);
     Ok(())
 }
 

@@ -48,6 +48,8 @@ struct Contents {
     /// The medium does not say how large the file is, as a file that is too large to be checked whole at every start.
     large: bool,
     set_aside: u32,
+    /// What was set aside and is being recovered.
+    recovering: Option<Vec<u8>>,
 }
 
 /// The disk. Clones are the same disk.
@@ -60,6 +62,17 @@ pub struct Disk(Arc<Mutex<Contents>>);
 struct Device(Disk);
 
 impl Disk {
+    /// A disk with this on it.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        let contents = Contents { seen: bytes.clone(), synced: bytes, ..Contents::default() };
+        Self(Arc::new(Mutex::new(contents)))
+    }
+
+    /// What reads see.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.lock().seen.clone()
+    }
+
     /// The trouble comes at the so-manieth write or sync from now.
     pub fn expect(&self, after: u64, trouble: Trouble, seed: &mut Seed) {
         let mut contents = self.0.lock();
@@ -90,7 +103,9 @@ impl Disk {
         let contents = self.0.lock();
         let kept = survivors(&contents.synced, &contents.unsynced, contents.torn, seed);
         let (suspect, set_aside) = (contents.suspect, contents.set_aside);
-        let fresh = Contents { seen: kept.clone(), synced: kept, suspect, set_aside, ..Contents::default() };
+        let recovering = contents.recovering.clone();
+        let fresh =
+            Contents { seen: kept.clone(), synced: kept, suspect, set_aside, recovering, ..Contents::default() };
         Self(Arc::new(Mutex::new(fresh)))
     }
 }
@@ -272,11 +287,28 @@ impl Medium for Disk {
         let mut contents = self.0.lock();
         contents.check()?;
         contents.set_aside += 1;
-        let old = Self::default();
-        old.0.lock().seen = std::mem::take(&mut contents.seen);
+        let old = std::mem::take(&mut contents.seen);
+        contents.recovering = Some(old.clone());
         contents.synced.clear();
         contents.unsynced.clear();
-        Ok(("set aside".to_owned(), Backend::new(Device(old))))
+        Ok(("set aside".to_owned(), Backend::new(Device(Self::of(old)))))
+    }
+
+    fn unrecovered(&self) -> io::Result<Option<(String, Backend)>> {
+        let mut contents = self.0.lock();
+        contents.check()?;
+        let Some(old) = contents.recovering.clone() else { return Ok(None) };
+        contents.seen.clear();
+        contents.synced.clear();
+        contents.unsynced.clear();
+        Ok(Some(("set aside".to_owned(), Backend::new(Device(Self::of(old))))))
+    }
+
+    fn recovered(&self) -> io::Result<()> {
+        let mut contents = self.0.lock();
+        contents.check()?;
+        contents.recovering = None;
+        Ok(())
     }
 
     fn damaged_row(&self, _line: &str) -> io::Result<()> {

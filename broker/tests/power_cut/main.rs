@@ -6,12 +6,13 @@ mod disk;
 #[path = "../model/mod.rs"]
 mod model;
 
+use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use disk::{Disk, Trouble};
 use forebay::store::redb::{RedbStore, StoreOptions};
 use forebay::store::{Batch, Recovered, Store, StoreError};
-use model::{Model, Seed, merge};
+use model::{Model, Seed, merge, message_line, read_all};
 
 fn options() -> StoreOptions {
     StoreOptions { min_free_bytes: 0, cache_bytes: 1024 * 1024, ..StoreOptions::default() }
@@ -196,6 +197,75 @@ fn run(seed: u64) -> Option<Met> {
         eprintln!("again: FOREBAY_SEED={seed} cargo test -p forebay --test power_cut");
     }
     passed.then_some(run.met)
+}
+
+/// All that a store has, but for what it says it lost.
+fn contents(store: &RedbStore, recovered: &Recovered) -> String {
+    let reader = store.reader();
+    let mut all = format!("{:?} {:?} {}\n", recovered.clock, recovered.ended_ledger, recovered.last_session);
+    for message in &recovered.retained {
+        writeln!(all, "{}", message_line(message)).unwrap();
+    }
+    for session in &recovered.sessions {
+        let queue = read_all(reader.as_ref(), session.no.0, &session.state, &mut Seed(1)).unwrap();
+        writeln!(all, "{session:?}\n{queue:#?}").unwrap();
+    }
+    all
+}
+
+/// A damaged store is recovered, and the power goes meanwhile, and again.
+fn recover_with_cuts(number: u64) -> u64 {
+    let mut seed = Seed(number);
+    let healthy = Disk::default();
+    let mut model = Model { small: true, ..Model::default() };
+    let (mut store, _) = RedbStore::open_on(healthy.clone(), &options(), 0).unwrap();
+    for _ in 0..12 {
+        store.commit(&model.step(&mut seed)).unwrap();
+    }
+    drop(store);
+    let mut bytes = healthy.bytes();
+    // Without its beginning redb does not open it, and most of the rest can be read.
+    bytes[0] ^= 1;
+    for _ in 0..seed.below(3) {
+        let page = 1 + seed.below(bytes.len() as u64 / 4096 - 1) as usize;
+        bytes[page * 4096..][..4096].fill(0);
+    }
+    let (store, recovered) = RedbStore::open_on(Disk::of(bytes.clone()), &options(), 0).unwrap();
+    let wanted = contents(&store, &recovered);
+    let mut disk = Disk::of(bytes);
+    let mut cuts = 0;
+    loop {
+        if cuts < 4 {
+            disk.expect(1 + seed.below(60), Trouble::Cut, &mut seed);
+        }
+        let opened = RedbStore::open_on(disk.clone(), &options(), 0);
+        if !disk.is_off() {
+            disk.calm();
+            let (store, recovered) = opened.unwrap();
+
+            assert_eq!(contents(&store, &recovered), wanted);
+            return cuts;
+        }
+        cuts += 1;
+        drop(opened);
+        disk = disk.power_on(&mut seed);
+    }
+}
+
+#[test]
+fn a_recovery_that_is_cut_off_loses_no_more_than_one_that_is_not() {
+    if let Some(seed) = variable("FOREBAY_SEED") {
+        recover_with_cuts(seed);
+        return;
+    }
+    let mut cuts = 0;
+    for seed in 0..variable("FOREBAY_SEEDS").unwrap_or(1000) / 5 {
+        let run = catch_unwind(|| recover_with_cuts(seed));
+        cuts += run
+            .unwrap_or_else(|_| panic!("again: FOREBAY_SEED={seed} cargo test -p forebay --test power_cut recovery"));
+    }
+    eprintln!("{cuts} cuts while a damaged store was recovered");
+    assert!(cuts > 0);
 }
 
 fn variable(name: &str) -> Option<u64> {

@@ -9,7 +9,7 @@ use ::redb::{Durability, WriteTransaction};
 use super::lines::{EXPORT_VERSION, End, Line, QueuedLine, StoreLine};
 use super::{Counts, ToolError, error, lock, open_untouched, options};
 use crate::store::apply::apply;
-use crate::store::medium::{FILE_NAME, Folder};
+use crate::store::medium::Folder;
 use crate::store::recover::{self, load};
 use crate::store::redb::{Fault, Inner, contain};
 use crate::store::rows::Mark;
@@ -23,12 +23,13 @@ const PIECE_BYTES: usize = 1024 * 1024;
 /// # Errors
 /// A line is wrong, the store is not empty or in use, or the device fails.
 pub fn import(dir: &Path, input: &mut dyn BufRead) -> Result<Counts, ToolError> {
-    let inner = if dir.join(FILE_NAME).exists() {
-        let inner = lock(dir)?;
-        must_be_empty(&inner)?;
-        inner
-    } else {
-        Inner::new(Folder::open(dir)?, &options())
+    let inner = match lock(dir) {
+        Err(ToolError::NoStore { .. }) => Inner::new(Folder::open(dir)?, &options()),
+        locked => {
+            let inner = locked?;
+            must_be_empty(&inner)?;
+            inner
+        }
     };
     let opened = recover::open(&inner, 0).and_then(|(database, _, mark)| {
         let mut txn = database.begin_write()?;

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use ::redb::{Builder, Database};
 
-use super::medium::{Backend, FILE_NAME, Folder};
+use super::medium::{Backend, FILE_NAME, Folder, RECOVERING_NAME};
 use super::redb::{Fault, Inner, StoreOptions, contain, open_database};
 use super::{StoreError, rebuild, recover};
 use untouched::Untouched;
@@ -104,10 +104,15 @@ fn options() -> StoreOptions {
 
 /// Locks the folder of a store that is there.
 fn lock(dir: &Path) -> Result<Inner, ToolError> {
-    if !dir.join(FILE_NAME).exists() {
+    if !dir.join(FILE_NAME).exists() && !dir.join(RECOVERING_NAME).exists() {
         return Err(ToolError::NoStore { path: dir.display().to_string() });
     }
-    Ok(Inner::new(Folder::open(dir)?, &options()))
+    let inner = Inner::new(Folder::open(dir)?, &options());
+    if dir.join(RECOVERING_NAME).exists() {
+        let detail = "its recovery was cut off".to_owned();
+        return Err(ToolError::Damaged { path: inner.medium.name(), detail });
+    }
+    Ok(inner)
 }
 
 /// The fault as the tool says it.
