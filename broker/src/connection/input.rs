@@ -195,7 +195,6 @@ impl Pass<'_> {
             self.refuse_sys(session, ack);
             return Ok(true);
         }
-        self.staged_qos1 += usize::from(publish.qos == QoS::AtLeastOnce);
         let source = Source {
             topic: publish.topic,
             properties: publish.forwarded().unwrap_or_default(),
