@@ -22,12 +22,13 @@ const LATE_S: u32 = 10_000;
 fn main() {
     let arguments = Arguments::from_args();
     let absent = absence::of_program("faketime");
-    let cases: [(&str, fn()); 6] = [
+    let cases: [(&str, fn()); 7] = [
         ("a_step_forward_expires_nothing", || step("+1000000")),
         ("a_step_back_keeps_nothing_alive", || step("-1000000")),
         ("restart_with_a_right_clock_counts_the_time_away", restart_with_a_right_clock),
         ("restart_in_1970_expires_nothing", restart_in_1970),
         ("restart_in_1970_and_the_clock_comes_right", restart_in_1970_and_ntp),
+        ("a_first_start_in_1970_whose_clock_comes_right", first_start_in_1970),
         ("retained_messages_go_by_the_same_clock", retained),
     ];
     let trials: Vec<Trial> =
@@ -193,6 +194,19 @@ fn restart_in_1970_and_ntp() {
     let came = messages(&broker);
     assert_eq!(came.len(), 1);
     assert!(came[0].1.is_some_and(|left| left > u64::from(LATE_S) - 60), "{came:?}");
+}
+
+/// The clock comes right while the broker runs and nothing else happens; the next start must not take the step for time
+/// that the broker was away.
+fn first_start_in_1970() {
+    let (mut broker, wall) = start("@1970-01-01 00:01:00");
+    prepare(&broker);
+    wall.set("+0");
+    std::thread::sleep(Duration::from_secs(1));
+    broker.kill();
+    broker.run();
+    soon();
+    assert_late_ones(&broker, 5..60);
 }
 
 fn retained() {
