@@ -162,8 +162,7 @@ impl Acceptors {
     }
 }
 
-/// Accepts while there are permits: more wait in the system's backlog, which costs nobody anything. The permit comes after
-/// the socket, which may wait for it: a listener that nobody connects to must not hold one that another needs.
+/// Accepts while there are permits: more wait in the system's backlog, which costs nobody anything.
 async fn accept(
     listener: TcpListener,
     on: Arc<Shared>,
@@ -180,6 +179,7 @@ async fn accept(
                 continue;
             }
         };
+        // After the accept: a listener on which nobody calls must not hold what another needs.
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         on.broker.counters.sockets_accepted.add(1);
         on.sockets.fetch_add(1, Ordering::Relaxed);

@@ -71,11 +71,11 @@ fn sessions_survive() {
         let (mut wire, present) = Wire::open(&endpoint, version, &format!("{version:?}")).unwrap();
         assert!(!present);
         wire.send(&packet::subscribe(version, 1, "kept/#", 1)).unwrap();
-        assert!(matches!(wire.answer().unwrap(), Packet::Suback(1, _)));
+        assert!(matches!(wire.answer().unwrap(), Packet::Suback(1, ..)));
     }
     let (mut publisher, _) = Wire::open(&endpoint, Version::V5, "publisher").unwrap();
     publisher.send(&packet::publish(Version::V5, false, 1, 9, "kept/a", b"while away")).unwrap();
-    assert_eq!(publisher.answer().unwrap(), Packet::Ack(packet::Ack::Puback, 9, 0));
+    assert_eq!(publisher.answer().unwrap(), Packet::Ack(packet::Ack::Puback, 9, 0, Vec::new()));
     // One client is connected when it ends, two are not.
     let _online = Wire::open(&endpoint, Version::V5, "V5").unwrap();
     assert_eq!(broker.terminate(), Some(0), "{}", broker.log());
@@ -84,7 +84,7 @@ fn sessions_survive() {
         let (mut wire, present) = Wire::open(&endpoint, version, &format!("{version:?}")).unwrap();
         assert!(present, "{version:?}: the session is there");
         match wire.answer().unwrap() {
-            Packet::Publish { topic, payload, .. } => {
+            Packet::Publish(packet::Message { topic, payload, .. }) => {
                 assert_eq!((topic.as_str(), payload.as_slice()), ("kept/a", &b"while away"[..]));
             }
             other => panic!("{version:?}: {other:?}"),

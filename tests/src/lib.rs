@@ -17,6 +17,7 @@ pub mod link;
 pub mod numbered;
 pub mod packet;
 pub mod peer;
+pub mod raw;
 pub mod rng;
 pub mod scratch;
 pub mod sys;
