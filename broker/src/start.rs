@@ -166,8 +166,7 @@ impl Acceptors {
     }
 }
 
-/// Accepts while there are permits: more wait in the system's backlog, which costs nobody anything. The permit comes after
-/// the socket, which may wait for it: a listener that nobody connects to must not hold one that another needs.
+/// Accepts while there are permits: more wait in the system's backlog, which costs nobody anything.
 async fn accept(
     listener: TcpListener,
     on: Arc<Shared>,

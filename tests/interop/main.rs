@@ -1,9 +1,11 @@
-//! Others' clients, the real programs, against a broker: mosquitto_pub and _sub, paho-mqtt, MQTT.js.
+//! Others' clients, the real programs, against a broker: mosquitto_pub and _sub, paho-mqtt, MQTT.js,
+//! rumqttc.
 //!
 //! BROKER=mosquitto tries the scenarios themselves on mosquitto. A client that is not installed is skipped with a line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 mod programs;
+mod rumqttc;
 mod scripts;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +43,7 @@ fn main() {
     });
     let mut trials = programs::trials(&target);
     trials.extend(scripts::trials(&target));
+    trials.extend(rumqttc::trials(&target));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let failed = conclusion.has_failed();
     if let Some(mut broker) = broker {

@@ -83,11 +83,11 @@ fn try_line(line: &str) {
     let after = |flag: &str| words[words.iter().position(|word| *word == flag).unwrap() + 1];
     let (mut wire, _) = Wire::open(&Endpoint::tcp(1883), Version::V4, "watcher").unwrap();
     wire.send(&packet::subscribe(Version::V4, 1, after("-t"), 1)).unwrap();
-    assert!(matches!(wire.answer().unwrap(), Packet::Suback(1, _)));
+    assert!(matches!(wire.answer().unwrap(), Packet::Suback(1, ..)));
     let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     match wire.answer().unwrap() {
-        Packet::Publish { topic, payload, .. } => {
+        Packet::Publish(packet::Message { topic, payload, .. }) => {
             assert_eq!((topic.as_str(), payload.as_slice()), (after("-t"), after("-m").as_bytes()));
         }
         other => panic!("{command}: {other:?} came"),

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::packet::{self, Ack, Message, Packet, Version};
+use crate::packet::{self, Ack, Packet, Version};
 
 /// Messages in one write, and in one batch of acks.
 const BATCH: u64 = 5_000;
@@ -95,8 +95,8 @@ impl Input {
         let mut one = rest.get(..length)?.to_vec();
         self.from += length;
         match packet::take(Version::V4, &mut one).unwrap() {
-            Some(Packet::Publish(Message { id, payload, qos: 1, .. })) => {
-                Some((id, u64::from_be_bytes(payload[..8].try_into().unwrap())))
+            Some(Packet::Publish(message)) if message.qos == 1 => {
+                Some((message.id, u64::from_be_bytes(message.payload[..8].try_into().unwrap())))
             }
             other => panic!("among messages: {other:?}"),
         }

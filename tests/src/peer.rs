@@ -91,10 +91,7 @@ pub fn subscribe(version: Version, id: u16, filters: &[(&str, u8)]) -> Vec<u8> {
 }
 
 fn properties(version: Version, bytes: &[u8]) -> Vec<u8> {
-    match version {
-        Version::V31 | Version::V4 => Vec::new(),
-        Version::V5 => [variable(bytes.len()), bytes.to_vec()].concat(),
-    }
+    if version == Version::V5 { [variable(bytes.len()), bytes.to_vec()].concat() } else { Vec::new() }
 }
 
 /// Length and bytes.
@@ -147,7 +144,7 @@ impl Properties {
     /// Reads them from the front of `body`; the answer is also what follows.
     fn take(version: Version, body: &[u8]) -> (Self, &[u8]) {
         let mut all = Self::default();
-        if version == Version::V4 || body.is_empty() {
+        if version != Version::V5 || body.is_empty() {
             return (all, body);
         }
         let (used, length) = variable_of(body);

@@ -322,6 +322,9 @@ pub trait Store: Send {
     /// [`StoreError::Full`] and [`StoreError::Io`] leave the store as it was.
     fn commit(&mut self, batch: &Batch) -> Result<Committed, StoreError>;
 
+    /// Looks how much room there is; for when nothing is committed because there is none.
+    fn refresh(&mut self, _now: Time) {}
+
     /// A handle for reading pages, usable from any thread while commits go on.
     fn reader(&self) -> Arc<dyn Reader>;
 }

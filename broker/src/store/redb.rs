@@ -46,6 +46,16 @@ pub struct StoreOptions {
     pub max_bytes: u64,
 }
 
+/// The least that is left for deleting, whatever is configured: redb copies pages before it changes them, and a file that
+/// cannot be made smaller because it cannot grow stays full for ever.
+const LEAST_RESERVE: u64 = 1024 * 1024;
+
+impl StoreOptions {
+    fn reserve(&self) -> u64 {
+        self.min_free_bytes.max(LEAST_RESERVE)
+    }
+}
+
 impl Default for StoreOptions {
     fn default() -> Self {
         Self { cache_bytes: 8 * 1024 * 1024, min_free_bytes: 64 * 1024 * 1024, max_bytes: u64::MAX }
@@ -415,9 +425,10 @@ impl RedbStore {
         if applied.mark.live_bytes > options.max_bytes {
             return Some((options.max_bytes.saturating_sub(self.mark.live_bytes), applied.added));
         }
-        let needed = options.min_free_bytes.saturating_add(applied.added);
+        let reserve = options.reserve();
+        let needed = reserve.saturating_add(applied.added);
         let room = self.room();
-        if options.min_free_bytes > 0 && (room < needed || self.space.free < options.min_free_bytes / 4) {
+        if room < needed || self.space.free < reserve / 4 {
             return Some((self.space.free, needed));
         }
         None
@@ -427,7 +438,8 @@ impl RedbStore {
     /// ones, but redb copies pages before it changes them, so not all of that can be had.
     fn room(&self) -> u64 {
         let reusable = self.space.file.saturating_sub(self.mark.live_bytes) / 2;
-        self.space.free.saturating_add(reusable)
+        // What was written since the system was asked may have come from either.
+        self.space.free.saturating_sub(self.space.written).saturating_add(reusable)
     }
 
     fn look_at_space(&mut self, now: Time) {
@@ -450,7 +462,8 @@ impl RedbStore {
         let (options, gauge) = (&self.inner.options, &self.inner.gauge);
         let room = self.room();
         // An eighth before commits are refused, so that what is on its way still finds room.
-        let low = room < options.min_free_bytes.saturating_add(options.min_free_bytes / 8)
+        let reserve = options.reserve();
+        let low = room < reserve.saturating_add(reserve / 8)
             || self.mark.live_bytes > options.max_bytes - options.max_bytes / 8;
         gauge.low.store(low, Ordering::Relaxed);
         gauge.live_bytes.store(self.mark.live_bytes, Ordering::Relaxed);
@@ -479,10 +492,19 @@ impl Store for RedbStore {
                 } else {
                     self.inner.note_suspicion(&fault);
                     self.give_up();
+                    // For the readers: what lies on a full disk is what makes room when it is delivered.
+                    if let Err(fault) = self.reopen() {
+                        tracing::debug!("the store cannot be opened again yet: {fault}");
+                    }
                 }
                 Err(self.inner.error(fault))
             }
         }
+    }
+
+    fn refresh(&mut self, now: Time) {
+        self.look_at_space(now);
+        self.update_gauge();
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
