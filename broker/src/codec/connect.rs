@@ -50,7 +50,9 @@ pub fn read_connect(frame: &Frame, packet: &[u8], limits: &Limits) -> Result<Con
     let mut reader = Reader::new(body);
     let version = read_version(&mut reader)?;
     let answered = |error: CodecError| ConnectError { error, answer: Some(version) };
-    guard(version, reader, limits)
+    let header = frame.check(version).map_err(CodecError::from);
+    header
+        .and_then(|()| guard(version, reader, limits))
         .and_then(|guarded| if version.is_v5() { read_v5(guarded) } else { read_v4(&guarded) })
         .map_err(|error| if version.is_v5() || has_return_code(error.reason) { answered(error) } else { silent(error) })
 }
@@ -142,6 +144,9 @@ fn check_client_id(version: Version, flags: u8, client_id: &str, limits: &Limits
             "MQTT5-3.1.3-8",
             format!("the client identifier has more than {} bytes", limits.max_client_id_len),
         );
+    }
+    if client_id.is_empty() && version == Version::V31 {
+        return refuse("MQTT-3.1.3-9", "MQTT 3.1 has no empty client identifiers".to_owned());
     }
     if client_id.is_empty() && flags & CLEAN == 0 && !version.is_v5() {
         return refuse("MQTT-3.1.3-8", "an empty client identifier needs clean session".to_owned());

@@ -100,6 +100,9 @@ impl<S: Stream> Connection<S> {
                     Ok(None) => return Stop::Incomplete,
                     Err(error) => return Stop::Over(error.into()),
                 };
+                if let Err(error) = frame.check(self.version) {
+                    return Stop::Over(error.into());
+                }
                 let Some(packet) = rest.get(..frame.total()) else { return Stop::Incomplete };
                 let done = match frame.packet_type() {
                     frame::PUBLISH => pass.publish(session, &frame, packet, *at, staged, loan),
