@@ -171,7 +171,6 @@ async fn accept(
     next: Arc<std::sync::atomic::AtomicUsize>,
 ) {
     loop {
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
@@ -180,6 +179,8 @@ async fn accept(
                 continue;
             }
         };
+        // After the accept: a listener on which nobody calls must not hold what another needs.
+        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         on.broker.counters.sockets_accepted.add(1);
         on.sockets.fetch_add(1, Ordering::Relaxed);
         let turn = next.fetch_add(1, Ordering::Relaxed) % outboxes.len().max(1);

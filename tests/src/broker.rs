@@ -66,6 +66,22 @@ impl Broker {
         Self { kind, data, scratch, port, tls_port, wrapper: Vec::new(), arguments: Vec::new(), child: None }
     }
 
+    /// Starts this repository's broker with a configuration of its own (TOML); the data directory and the listeners stay the
+    /// harness's.
+    pub fn with_config(text: &str) -> Self {
+        let mut broker = Self::prepare(None);
+        broker.set_config(text);
+        broker.run();
+        broker
+    }
+
+    /// Gives it a configuration file with this text.
+    pub fn set_config(&mut self, text: &str) {
+        let file = self.scratch.path().join("forebay.toml");
+        std::fs::write(&file, text).unwrap();
+        self.add_arguments(&["--config", &file.display().to_string()]);
+    }
+
     /// Puts a program and its arguments before the broker's own, such as `strace`.
     pub fn set_wrapper(&mut self, wrapper: &[&str]) {
         self.wrapper = wrapper.iter().map(|s| (*s).to_owned()).collect();

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use crate::link::{Endpoint, Link};
-use crate::packet::{self, Ack, Packet, Version};
+use crate::packet::{self, Ack, Message, Packet, Version};
 
 /// How long a read waits before it looks whether there is something else to do.
 const READ_LIMIT: Duration = Duration::from_millis(20);
@@ -27,7 +27,7 @@ impl Wire {
         let mut wire = Self { link, version, input: Vec::new() };
         wire.send(&packet::connect(version, client))?;
         match wire.answer()? {
-            Packet::Connack(present, 0) => Ok((wire, present)),
+            Packet::Connack(present, 0, _) => Ok((wire, present)),
             other => Err(io::Error::other(format!("instead of CONNACK: {other:?}"))),
         }
     }
@@ -190,9 +190,9 @@ impl Publisher {
     }
 
     fn take(&mut self, packet: Packet) -> io::Result<()> {
-        let Packet::Ack(kind, id, code) = packet else {
+        let Packet::Ack(kind, id, code, _) = packet else {
             return match packet {
-                Packet::Disconnect(code) => Err(io::Error::other(format!("DISCONNECT {code:#x}"))),
+                Packet::Disconnect(code, _) => Err(io::Error::other(format!("DISCONNECT {code:#x}"))),
                 other => panic!("{}: unexpected {other:?}", self.identity.client),
             };
         };
@@ -298,7 +298,7 @@ impl Subscriber {
         if !self.subscribed {
             wire.send(&packet::subscribe(self.identity.version, 1, &self.filter, self.qos))?;
             match wire.answer()? {
-                Packet::Suback(1, codes) if codes == [self.qos] => self.subscribed = true,
+                Packet::Suback(1, codes, _) if codes == [self.qos] => self.subscribed = true,
                 other => return Err(io::Error::other(format!("instead of SUBACK: {other:?}"))),
             }
         }
@@ -324,7 +324,7 @@ impl Subscriber {
 
     fn take(&mut self, packet: Packet) -> io::Result<Option<Received>> {
         match packet {
-            Packet::Publish { dup, qos, id, topic, payload } => {
+            Packet::Publish(Message { dup, qos, id, topic, payload, .. }) => {
                 self.repeated += u64::from(dup);
                 let (new, answer) = match qos {
                     0 => (true, None),
@@ -336,12 +336,12 @@ impl Subscriber {
                 }
                 Ok(new.then_some(Received { topic, payload, qos }))
             }
-            Packet::Ack(Ack::Pubrel, id, _) => {
+            Packet::Ack(Ack::Pubrel, id, ..) => {
                 self.unreleased.remove(&id);
                 self.send(&packet::ack(Ack::Pubcomp, id));
                 Ok(None)
             }
-            Packet::Disconnect(code) => Err(io::Error::other(format!("DISCONNECT {code:#x}"))),
+            Packet::Disconnect(code, _) => Err(io::Error::other(format!("DISCONNECT {code:#x}"))),
             other => panic!("{}: unexpected {other:?}", self.identity.client),
         }
     }

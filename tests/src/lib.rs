@@ -14,5 +14,6 @@ pub mod device;
 pub mod link;
 pub mod numbered;
 pub mod packet;
+pub mod raw;
 pub mod rng;
 pub mod scratch;

@@ -1,10 +1,18 @@
 //! The packets that the tests' own client needs, written apart from the broker's codec so that a mistake there shows.
 
+pub mod build;
+pub mod property;
+
 use std::io;
+
+use build::{Connect, Publish, Subscribe};
+use property::Property;
 
 /// The protocol's version, as CONNECT carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
+    /// 3.1.
+    V31 = 3,
     /// 3.1.1.
     V4 = 4,
     /// 5.0.
@@ -24,73 +32,76 @@ pub enum Ack {
     Pubcomp = 7,
 }
 
-/// What a broker sends.
+impl Ack {
+    /// The first byte of the packet.
+    pub fn first_byte(self) -> u8 {
+        ((self as u8) << 4) | if self == Self::Pubrel { 2 } else { 0 }
+    }
+}
+
+/// What a broker sends. Properties are those of 5.0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet {
     /// Session present, and the reason code.
-    Connack(bool, u8),
-    /// A message; the packet identifier is 0 at QoS 0.
-    Publish {
-        /// Sent before, perhaps.
-        dup: bool,
-        /// 0 to 2.
-        qos: u8,
-        /// The packet identifier.
-        id: u16,
-        /// The topic name.
-        topic: String,
-        /// The application's bytes.
-        payload: Vec<u8>,
-    },
+    Connack(bool, u8, Vec<Property>),
+    /// A message.
+    Publish(Message),
     /// An acknowledgement: kind, packet identifier, reason code.
-    Ack(Ack, u16, u8),
+    Ack(Ack, u16, u8, Vec<Property>),
     /// Packet identifier and a code for each filter.
-    Suback(u16, Vec<u8>),
+    Suback(u16, Vec<u8>, Vec<Property>),
+    /// Packet identifier and, in 5.0, a code for each filter.
+    Unsuback(u16, Vec<u8>, Vec<Property>),
     /// The answer to a ping.
     Pingresp,
     /// The broker ends the connection, with a reason code.
-    Disconnect(u8),
+    Disconnect(u8, Vec<Property>),
+    /// A step of authentication.
+    Auth(u8, Vec<Property>),
     /// Any other, by its first byte.
     Other(u8),
 }
 
+/// A PUBLISH of the broker's.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Message {
+    /// Sent before, perhaps.
+    pub dup: bool,
+    /// 0 to 2.
+    pub qos: u8,
+    /// The RETAIN flag.
+    pub retain: bool,
+    /// The packet identifier, 0 at QoS 0.
+    pub id: u16,
+    /// The topic name.
+    pub topic: String,
+    /// In the order in which they came.
+    pub properties: Vec<Property>,
+    /// The application's bytes.
+    pub payload: Vec<u8>,
+}
+
 /// A CONNECT for a session that outlives its connection (an hour in 5.0), without keep alive.
 pub fn connect(version: Version, client: &str) -> Vec<u8> {
-    let mut body = string("MQTT");
-    let clean = 0;
-    body.extend([version as u8, clean, 0, 0]);
-    if version == Version::V5 {
-        body.extend([5, 0x11]);
-        body.extend(3600u32.to_be_bytes());
-    }
-    body.extend(string(client));
-    frame(0x10, body)
+    let connect = Connect::new(version, client).resume();
+    let connect = if version == Version::V5 { connect.with(Property::SessionExpiry(3600)) } else { connect };
+    connect.packet()
 }
 
 /// A SUBSCRIBE to one filter.
 pub fn subscribe(version: Version, id: u16, filter: &str, qos: u8) -> Vec<u8> {
-    let mut body = id.to_be_bytes().to_vec();
-    body.extend(no_properties(version));
-    body.extend(string(filter));
-    body.push(qos);
-    frame(0x82, body)
+    Subscribe::new(version, id).filter(filter, qos).packet()
 }
 
 /// A PUBLISH; `id` is ignored at QoS 0.
 pub fn publish(version: Version, dup: bool, qos: u8, id: u16, topic: &str, payload: &[u8]) -> Vec<u8> {
-    let mut body = string(topic);
-    if qos > 0 {
-        body.extend(id.to_be_bytes());
-    }
-    body.extend(no_properties(version));
-    body.extend(payload);
-    frame(0x30 | (u8::from(dup) << 3) | (qos << 1), body)
+    let publish = Publish::new(version, topic, payload).qos(qos, id);
+    if dup { publish.dup().packet() } else { publish.packet() }
 }
 
 /// An acknowledgement with success in it.
 pub fn ack(kind: Ack, id: u16) -> Vec<u8> {
-    let flags = if kind == Ack::Pubrel { 2 } else { 0 };
-    frame(((kind as u8) << 4) | flags, id.to_be_bytes().to_vec())
+    frame(kind.first_byte(), id.to_be_bytes().to_vec())
 }
 
 /// A PINGREQ.
@@ -101,36 +112,61 @@ pub const DISCONNECT: [u8; 2] = [0xE0, 0];
 
 /// Takes the first whole packet from the front of `buffer`, if there is one.
 pub fn take(version: Version, buffer: &mut Vec<u8>) -> io::Result<Option<Packet>> {
+    let Some(bytes) = take_bytes(buffer)? else { return Ok(None) };
+    let nonsense = || io::Error::other(format!("a packet that makes no sense: {bytes:02x?}"));
+    parse(version, &bytes).map(Some).ok_or_else(nonsense)
+}
+
+/// The same, as it came.
+pub fn take_bytes(buffer: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     let Some((header, length)) = remaining_length(buffer)? else { return Ok(None) };
     if buffer.len() < header + length {
         return Ok(None);
     }
-    let first = buffer[0];
-    let packet = decode(version, first, &buffer[header..header + length]);
-    buffer.drain(..header + length);
-    packet.map(Some).ok_or_else(|| io::Error::other(format!("a packet that makes no sense, first byte {first:#x}")))
+    Ok(Some(buffer.drain(..header + length).collect()))
 }
 
-fn decode(version: Version, first: u8, body: &[u8]) -> Option<Packet> {
+/// What a whole packet says, or none if it makes no sense.
+pub fn parse(version: Version, bytes: &[u8]) -> Option<Packet> {
+    let (header, _) = remaining_length(bytes).ok()??;
+    let (first, body) = (*bytes.first()?, bytes.get(header..)?);
     Some(match first >> 4 {
-        2 => Packet::Connack(*body.first()? & 1 == 1, *body.get(1)?),
-        3 => return decode_publish(version, first, body),
-        4 => decode_ack(Ack::Puback, body)?,
-        5 => decode_ack(Ack::Pubrec, body)?,
-        6 => decode_ack(Ack::Pubrel, body)?,
-        7 => decode_ack(Ack::Pubcomp, body)?,
-        9 => Packet::Suback(number(body)?, skip_properties(version, body.get(2..)?)?.to_vec()),
+        // The other bits are reserved.
+        2 if *body.first()? <= 1 => {
+            Packet::Connack(body[0] == 1, *body.get(1)?, properties(version, body.get(2..)?)?.0)
+        }
+        2 => return None,
+        3 => Packet::Publish(parse_publish(version, first, body)?),
+        4 => parse_ack(Ack::Puback, body)?,
+        5 => parse_ack(Ack::Pubrec, body)?,
+        6 => parse_ack(Ack::Pubrel, body)?,
+        7 => parse_ack(Ack::Pubcomp, body)?,
+        9 | 11 => {
+            let (properties, codes) = properties(version, body.get(2..)?)?;
+            let kind = if first >> 4 == 9 { Packet::Suback } else { Packet::Unsuback };
+            kind(number(body)?, codes.to_vec(), properties)
+        }
         13 => Packet::Pingresp,
-        14 => Packet::Disconnect(body.first().copied().unwrap_or(0)),
+        14 => Packet::Disconnect(body.first().copied().unwrap_or(0), optional_properties(body, 1)?),
+        15 => Packet::Auth(body.first().copied().unwrap_or(0), optional_properties(body, 1)?),
         _ => Packet::Other(first),
     })
 }
 
-fn decode_ack(kind: Ack, body: &[u8]) -> Option<Packet> {
-    Some(Packet::Ack(kind, number(body)?, body.get(2).copied().unwrap_or(0)))
+fn parse_ack(kind: Ack, body: &[u8]) -> Option<Packet> {
+    let reason = body.get(2).copied().unwrap_or(0);
+    Some(Packet::Ack(kind, number(body)?, reason, optional_properties(body, 3)?))
 }
 
-fn decode_publish(version: Version, first: u8, body: &[u8]) -> Option<Packet> {
+/// Properties that a short packet leaves out with their length.
+fn optional_properties(body: &[u8], at: usize) -> Option<Vec<Property>> {
+    match body.get(at..) {
+        None | Some([]) => Some(Vec::new()),
+        Some(rest) => property::read(rest).filter(|(_, rest)| rest.is_empty()).map(|(properties, _)| properties),
+    }
+}
+
+fn parse_publish(version: Version, first: u8, body: &[u8]) -> Option<Message> {
     let qos = (first >> 1) & 3;
     let length = usize::from(number(body)?);
     let topic = String::from_utf8(body.get(2..2 + length)?.to_vec()).ok()?;
@@ -140,45 +176,47 @@ fn decode_publish(version: Version, first: u8, body: &[u8]) -> Option<Packet> {
         id = number(rest)?;
         rest = &rest[2..];
     }
-    let payload = skip_properties(version, rest)?.to_vec();
-    Some(Packet::Publish { dup: first & 8 != 0, qos, id, topic, payload })
+    let (properties, payload) = properties(version, rest)?;
+    let (dup, retain, payload) = (first & 8 != 0, first & 1 != 0, payload.to_vec());
+    Some(Message { dup, qos, retain, id, topic, properties, payload })
 }
 
 fn number(body: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([*body.first()?, *body.get(1)?]))
 }
 
-fn skip_properties(version: Version, body: &[u8]) -> Option<&[u8]> {
-    if version == Version::V4 {
-        return Some(body);
-    }
-    let (used, length) = variable_integer(body)?;
-    body.get(used + length..)
+fn properties(version: Version, body: &[u8]) -> Option<(Vec<Property>, &[u8])> {
+    if version == Version::V5 { property::read(body) } else { Some((Vec::new(), body)) }
 }
 
-fn no_properties(version: Version) -> &'static [u8] {
-    if version == Version::V5 { &[0] } else { &[] }
+/// A string with its length before it.
+pub fn string(text: &str) -> Vec<u8> {
+    binary(text.as_bytes())
 }
 
-fn string(text: &str) -> Vec<u8> {
-    let mut bytes = (text.len() as u16).to_be_bytes().to_vec();
-    bytes.extend(text.as_bytes());
+/// Binary data with its length before it.
+pub fn binary(data: &[u8]) -> Vec<u8> {
+    let mut bytes = (data.len() as u16).to_be_bytes().to_vec();
+    bytes.extend(data);
     bytes
 }
 
-fn frame(first: u8, body: Vec<u8>) -> Vec<u8> {
-    let mut frame = vec![first];
-    let mut length = body.len();
+/// A whole packet of this first byte and body.
+pub fn frame(first: u8, body: Vec<u8>) -> Vec<u8> {
+    [vec![first], variable(body.len()), body].concat()
+}
+
+/// A variable byte integer.
+fn variable(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
     loop {
-        let more = if length > 127 { 0x80 } else { 0 };
-        frame.push((length & 127) as u8 | more);
-        length >>= 7;
+        let more = if value > 127 { 0x80 } else { 0 };
+        bytes.push((value & 127) as u8 | more);
+        value >>= 7;
         if more == 0 {
-            break;
+            return bytes;
         }
     }
-    frame.extend(body);
-    frame
 }
 
 fn remaining_length(buffer: &[u8]) -> io::Result<Option<(usize, usize)>> {
@@ -212,8 +250,9 @@ mod tests {
         for version in [Version::V4, Version::V5] {
             let mut bytes = publish(version, true, 2, 513, "a/b", &[7; 300]);
             bytes.push(0xD0);
-            let whole = Packet::Publish { dup: true, qos: 2, id: 513, topic: "a/b".into(), payload: vec![7; 300] };
-            assert_eq!(take(version, &mut bytes).unwrap(), Some(whole));
+            let (topic, payload) = ("a/b".to_owned(), vec![7; 300]);
+            let whole = Message { dup: true, qos: 2, id: 513, topic, payload, ..Message::default() };
+            assert_eq!(take(version, &mut bytes).unwrap(), Some(Packet::Publish(whole)));
             assert_eq!(take(version, &mut bytes).unwrap(), None, "half a packet is not a packet");
         }
     }

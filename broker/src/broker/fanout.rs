@@ -247,11 +247,12 @@ impl Broker {
         to_slot(self, target, batch.origin, run, false, cx);
     }
 
-    /// Publishes a message of the broker's own: a will, or `$SYS`.
-    pub fn publish(&self, message: &Arc<Message>, retain: bool, durability: Durability) {
+    /// Publishes a message that no client is sending now: a will (then `origin` is its session), or `$SYS`.
+    pub fn publish(&self, message: &Arc<Message>, retain: bool, durability: Durability, origin: Option<&Arc<Slot>>) {
         let mut staged = Staged::of(message, retain, durability);
         let route = self.router.route(message.topic());
-        self.run_with_room(&route, Batch::OWN, std::slice::from_mut(&mut staged), self.cx());
+        let batch = Batch { origin, ..Batch::OWN };
+        self.run_with_room(&route, batch, std::slice::from_mut(&mut staged), self.cx());
     }
 
     /// Gives a message to one member of one shared subscription.

@@ -50,10 +50,11 @@ impl Broker {
                 session.connect(link, cx);
                 session.epoch()
             });
+            slot.set_connection(epoch);
             drop(sessions);
             // The connection before is closed by the broker without DISCONNECT [MQTT-3.1.2-8].
             if let Some(will) = will {
-                self.publish_will(&will);
+                self.publish_will(&will, &slot);
             }
             return Opened { slot, epoch, session_present: true };
         }
@@ -118,7 +119,7 @@ impl Broker {
         });
         if let Some(will) = &will_due {
             let _one_commit = self.writer.gate();
-            self.publish_will(will);
+            self.publish_will(will, slot);
             slot.with(self, Session::take_will);
         }
         match ends_at {
@@ -163,7 +164,7 @@ impl Broker {
         }
         slot.wake();
         if let Some(will) = will {
-            self.publish_will(&will);
+            self.publish_will(&will, slot);
         }
         self.hand_over(&filters, &orphans);
         drop(one_commit);
@@ -190,7 +191,8 @@ impl Broker {
         }
     }
 
-    fn publish_will(&self, will: &StoredWill) {
+    /// In the name of its session, for No Local [MQTT5-3.8.3-3].
+    fn publish_will(&self, will: &StoredWill, of: &Arc<Slot>) {
         self.counters.wills_published.add(1);
         let now = self.clock.now();
         let message = &will.message;
@@ -204,7 +206,7 @@ impl Broker {
             expires_at: will.expiry_s.map(|s| now.plus_s(s)),
             accepted_at: now,
         };
-        self.publish(&Arc::new(Message::new(&parts, None)), message.retain, Durability::Interval);
+        self.publish(&Arc::new(Message::new(&parts, None)), message.retain, Durability::Interval, Some(of));
     }
 
     /// Adds a subscription to the session and the router; true if it was there before.

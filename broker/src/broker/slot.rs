@@ -31,6 +31,8 @@ pub struct Slot {
     keep_alive_s: AtomicU16,
     /// Set by whoever wants the connection gone: a reason code, 0 for none.
     kicked: AtomicU8,
+    /// The session's epoch, for a connection to see without its lock that another serves the session.
+    connection: AtomicU32,
 }
 
 impl Slot {
@@ -39,6 +41,7 @@ impl Slot {
     pub fn new(session: Session) -> Arc<Self> {
         Arc::new(Self {
             no: session.no(),
+            connection: AtomicU32::new(session.epoch()),
             session: Mutex::new(session),
             waker: Mutex::new(None),
             notified: AtomicBool::new(false),
@@ -138,6 +141,15 @@ impl Slot {
     /// Returns what it was.
     pub(crate) fn set_parked(&self, parked: bool) -> bool {
         self.parked.swap(parked, Ordering::AcqRel)
+    }
+
+    /// The number of the connection that serves the session.
+    pub(crate) fn connection(&self) -> u32 {
+        self.connection.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_connection(&self, epoch: u32) {
+        self.connection.store(epoch, Ordering::Release);
     }
 
     pub(crate) fn set_waker(&self, waker: Option<Waker>) {

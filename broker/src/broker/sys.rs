@@ -83,7 +83,7 @@ impl Sys {
             },
             None,
         );
-        broker.publish(&Arc::new(message), true, Durability::Memory);
+        broker.publish(&Arc::new(message), true, Durability::Memory, None);
     }
 }
 

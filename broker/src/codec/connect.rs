@@ -42,17 +42,17 @@ struct GuardedWill<'a> {
 /// # Errors
 /// What is wrong with it; a packet that is not a CONNECT is closed without an answer [MQTT-3.1.0-1], [MQTT5-3.1.0-1].
 pub fn read_connect(frame: &Frame, packet: &[u8], limits: &Limits) -> Result<Connect, ConnectError> {
-    let silent = |error: CodecError| ConnectError { error, answer: None };
     if frame.packet_type() != frame::CONNECT {
         return Err(silent(CodecError::protocol("MQTT5-3.1.0-1", "the first packet is not a CONNECT")));
     }
     let body = packet.get(frame.header_len..).unwrap_or_default();
     let mut reader = Reader::new(body);
     let version = read_version(&mut reader)?;
-    let answered = |error: CodecError| ConnectError { error, answer: Some(version) };
+    let mut maximum_packet_size = u32::MAX;
     let header = frame.check(version).map_err(CodecError::from);
-    header
-        .and_then(|()| guard(version, reader, limits))
+    let guarded = header.and_then(|()| guard(version, reader, limits, &mut maximum_packet_size));
+    let answered = |error: CodecError| ConnectError { error, answer: Some(version), maximum_packet_size };
+    guarded
         .and_then(|guarded| if version.is_v5() { read_v5(guarded) } else { read_v4(&guarded) })
         .map_err(|error| if version.is_v5() || has_return_code(error.reason) { answered(error) } else { silent(error) })
 }
@@ -62,8 +62,11 @@ fn has_return_code(reason: ReasonCode) -> bool {
     matches!(reason, ReasonCode::ClientIdentifierNotValid | ReasonCode::BadUserNameOrPassword)
 }
 
+fn silent(error: CodecError) -> ConnectError {
+    ConnectError { error, answer: None, maximum_packet_size: u32::MAX }
+}
+
 fn read_version(reader: &mut Reader<'_>) -> Result<Version, ConnectError> {
-    let silent = |error: CodecError| ConnectError { error, answer: None };
     let name = reader.binary().map_err(|error| silent(error.into()))?;
     let level = reader.u8().map_err(|error| silent(error.into()))?;
     match (name, level) {
@@ -73,7 +76,8 @@ fn read_version(reader: &mut Reader<'_>) -> Result<Version, ConnectError> {
         (b"MQTT" | b"MQIsdp", other) => {
             let detail = format!("protocol level {other} is not supported");
             let error = CodecError::new(ReasonCode::UnsupportedProtocolVersion, "MQTT5-3.1.2-2", detail);
-            Err(ConnectError { error, answer: Some(if other > 5 { Version::V5 } else { Version::V311 }) })
+            let answer = Some(if other > 5 { Version::V5 } else { Version::V311 });
+            Err(ConnectError { answer, ..silent(error) })
         }
         _ => Err(silent(CodecError::new(
             ReasonCode::UnsupportedProtocolVersion,
@@ -83,13 +87,18 @@ fn read_version(reader: &mut Reader<'_>) -> Result<Version, ConnectError> {
     }
 }
 
-fn guard<'a>(version: Version, mut r: Reader<'a>, limits: &Limits) -> Result<Guarded<'a>, CodecError> {
+fn guard<'a>(
+    version: Version,
+    mut r: Reader<'a>,
+    limits: &Limits,
+    maximum_packet_size: &mut u32,
+) -> Result<Guarded<'a>, CodecError> {
     let flags = r.u8()?;
     check_flags(version, flags)?;
     let middle = r.rest();
     r.u16()?;
     if version.is_v5() {
-        check_properties(section(&mut r)?, limits)?;
+        check_properties(section(&mut r)?, limits, maximum_packet_size)?;
     }
     let client_id = r.string()?;
     check_client_id(version, flags, client_id, limits)?;
@@ -124,11 +133,14 @@ fn section<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], CodecError> {
     Ok(r.bytes(len as usize)?)
 }
 
-fn check_properties(section: &[u8], limits: &Limits) -> Result<(), CodecError> {
+fn check_properties(section: &[u8], limits: &Limits, maximum_packet_size: &mut u32) -> Result<(), CodecError> {
     let (mut method, mut data) = (false, false);
-    walk(section, Place::Connect, limits, |property, _| {
-        method |= matches!(property, Property::AuthenticationMethod(_));
-        data |= matches!(property, Property::AuthenticationData(_));
+    #[allow(clippy::wildcard_enum_match_arm, reason = "mqttbytes reads the rest")]
+    walk(section, Place::Connect, limits, |property, _| match property {
+        Property::AuthenticationMethod(_) => method = true,
+        Property::AuthenticationData(_) => data = true,
+        Property::MaximumPacketSize(max) => *maximum_packet_size = max,
+        _ => {}
     })?;
     if data && !method {
         return Err(CodecError::protocol("MQTT5-3.1.2.11.10", "authentication data without a method"));

@@ -120,7 +120,9 @@ pub fn ack(out: &mut Vec<u8>, version: Version, kind: AckKind, packet_id: Packet
     }
 }
 
-/// An ack that refuses, and says when to try again, if the client wants to be told.
+/// An ack that refuses, and says when to try again, if the client wants to be told and the packet is not too large for it
+/// [MQTT5-3.1.2-29], [MQTT5-3.4.2-3], [MQTT5-3.5.2-3].
+#[allow(clippy::too_many_arguments, reason = "the fields of the packet")]
 pub fn ack_with_retry(
     out: &mut Vec<u8>,
     version: Version,
@@ -129,7 +131,9 @@ pub fn ack_with_retry(
     reason: ReasonCode,
     retry_after_ms: Option<u32>,
     problem_information: bool,
+    maximum_packet_size: u32,
 ) {
+    let start = out.len();
     let Some(ms) = retry_after_ms.filter(|_| version.is_v5() && problem_information) else {
         return ack(out, version, kind, packet_id, reason);
     };
@@ -140,6 +144,10 @@ pub fn ack_with_retry(
     body.push(reason as u8);
     section(&mut body, &properties);
     packet(out, ack_first_byte(kind), &body);
+    if out.len() - start > maximum_packet_size as usize {
+        out.truncate(start);
+        ack(out, version, kind, packet_id, reason);
+    }
 }
 
 /// PUBREL.

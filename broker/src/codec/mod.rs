@@ -76,6 +76,8 @@ pub struct ConnectError {
     pub error: CodecError,
     /// The protocol in which CONNACK answers; `None`: the connection is closed without a word.
     pub answer: Option<Version>,
+    /// The client's Maximum Packet Size, as far as it was read: it bounds the answer.
+    pub maximum_packet_size: u32,
 }
 
 /// CONNECT.

@@ -168,7 +168,16 @@ fn what_is_written_is_read_by_a_client() {
         b"hi",
     );
     encode::publish(&mut out, Version::V5, false, 0, false, b"t", None, None, &[], None, &[], &[7; 300]);
-    encode::ack_with_retry(&mut out, Version::V5, AckKind::Puback, id, ReasonCode::QuotaExceeded, Some(1000), true);
+    encode::ack_with_retry(
+        &mut out,
+        Version::V5,
+        AckKind::Puback,
+        id,
+        ReasonCode::QuotaExceeded,
+        Some(1000),
+        true,
+        100,
+    );
     encode::ack(&mut out, Version::V5, AckKind::Pubcomp, id, ReasonCode::PacketIdentifierNotFound);
     encode::suback(&mut out, Version::V5, id, &[ReasonCode::GrantedQoS1, ReasonCode::TopicFilterInvalid]);
     encode::unsuback(&mut out, Version::V5, id, &[ReasonCode::NoSubscriptionExisted]);

@@ -3,6 +3,7 @@
 use forebay_wire::frame::Frame;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::topic;
+use forebay_wire::varint;
 
 use super::end::End;
 use super::{Connection, Stream};
@@ -16,10 +17,12 @@ impl<S: Stream> Connection<S> {
     pub(super) fn control(&mut self, frame: &Frame, packet: &[u8]) -> Result<(), End> {
         match codec::read_packet(self.version, frame, packet, &self.on.limits)? {
             Packet::Subscribe(packet) => {
+                self.answer_fits(packet.filters.len())?;
                 self.subscribe(&packet);
                 Ok(())
             }
             Packet::Unsubscribe(packet) => {
+                self.answer_fits(packet.filters.len())?;
                 self.unsubscribe(&packet);
                 Ok(())
             }
@@ -28,6 +31,18 @@ impl<S: Stream> Connection<S> {
             // The first pass handles these.
             Packet::Ack { .. } | Packet::PingReq => Ok(()),
         }
+    }
+
+    /// A client that asks for more codes than fit into the packets it takes cannot be answered [MQTT5-3.1.2-24].
+    fn answer_fits(&self, codes: usize) -> Result<(), End> {
+        // Packet identifier and an empty property section.
+        let remaining = 3 + codes;
+        let size = 1 + varint::size(u32::try_from(remaining).unwrap_or(varint::MAX)) + remaining;
+        if size > self.slot.look(|session| session.maximum_packet_size()) as usize {
+            let detail = "the answer is larger than the client's Maximum Packet Size";
+            return Err(End::Peer(CodecError::new(ReasonCode::PacketTooLarge, "MQTT5-3.1.2-24", detail)));
+        }
+        Ok(())
     }
 
     /// A return code for each filter, in order [MQTT-3.8.4-5], [MQTT5-3.8.4-6]; retained messages follow.
@@ -130,7 +145,7 @@ impl<S: Stream> Connection<S> {
         if let Some(expiry_s) = packet.session_expiry_s {
             if expiry_s > 0 && self.slot.look(|session| session.expiry_s()) == 0 {
                 let detail = "DISCONNECT gives a session expiry to a session that had none";
-                return Err(End::Peer(CodecError::new(ReasonCode::ProtocolError, "MQTT5-3.14.2-2", detail)));
+                return Err(End::Peer(CodecError::new(ReasonCode::ProtocolError, "MQTT5-3.14.2.2.2", detail)));
             }
             packet.session_expiry_s = Some(self.on.broker.bounded_expiry_s(expiry_s));
         }

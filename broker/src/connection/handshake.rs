@@ -29,8 +29,8 @@ const FIRST_READ: usize = 512;
 enum Refusal {
     /// It broke, or the peer went away.
     Gone,
-    /// Said in CONNACK where the protocol can.
-    Refused(Version, CodecError),
+    /// Said in CONNACK where the protocol can, in a packet of at most so many bytes.
+    Refused(Version, CodecError, u32),
     /// Closed without a word.
     Silent(CodecError),
 }
@@ -44,7 +44,7 @@ impl From<std::io::Error> for Refusal {
 impl From<ConnectError> for Refusal {
     fn from(error: ConnectError) -> Self {
         match error.answer {
-            Some(version) => Self::Refused(version, error.error),
+            Some(version) => Self::Refused(version, error.error, error.maximum_packet_size),
             None => Self::Silent(error.error),
         }
     }
@@ -99,7 +99,7 @@ async fn refuse<S: Stream>(stream: &mut S, on: &Shared, refusal: Refusal) {
     let error = match refusal {
         Refusal::Gone => return,
         Refusal::Silent(error) => error,
-        Refusal::Refused(version, error) => {
+        Refusal::Refused(version, error, max) => {
             let busy = error.reason == ReasonCode::ServerBusy;
             let config = &on.broker.config;
             let properties = ConnackProperties {
@@ -109,7 +109,10 @@ async fn refuse<S: Stream>(stream: &mut S, on: &Shared, refusal: Refusal) {
                 ..ConnackProperties::default()
             };
             let mut out = Vec::new();
-            encode::connack(&mut out, version, false, error.reason, &properties, u32::MAX);
+            encode::connack(&mut out, version, false, error.reason, &properties, max);
+            if out.len() > max as usize {
+                out.clear();
+            }
             let _ = stream.write_all(&out).await;
             let _ = stream.flush().await;
             error
@@ -169,8 +172,7 @@ async fn connect<S: Stream>(stream: &mut S, on: &Arc<Shared>) -> Result<Greeted,
     let frame = whole(packet, max)?;
     let mut connect = codec::read_connect(&frame, packet, &on.limits)?;
     buffer.drain(..total);
-    let version = connect.version;
-    admit(on, version)?;
+    admit(on, &connect)?;
     let mut assigned = None;
     if connect.client_id.is_empty() {
         connect.client_id = client_id(&on.broker);
@@ -180,7 +182,7 @@ async fn connect<S: Stream>(stream: &mut S, on: &Arc<Shared>) -> Result<Greeted,
         Some(_) => authenticate(stream, on, &connect, &mut buffer).await?,
         None => None,
     };
-    Ok(open(on, connect, assigned, auth_data, buffer))
+    open(on, connect, assigned, auth_data, buffer)
 }
 
 fn whole(packet: &[u8], max: u32) -> Result<frame::Frame, Refusal> {
@@ -207,11 +209,9 @@ async fn read_frame<S: Stream>(stream: &mut S, buffer: &mut Vec<u8>, max: u32) -
 }
 
 /// Whether there is room for one more connection at all.
-fn admit(on: &Shared, version: Version) -> Result<(), Refusal> {
+fn admit(on: &Shared, connect: &Connect) -> Result<(), Refusal> {
     let broker = &on.broker;
-    let refuse = |reason, detail: &'static str| {
-        Err(Refusal::Refused(version, CodecError::new(reason, "MQTT5-4.13.2-2", detail)))
-    };
+    let refuse = |reason, detail| Err(refused(connect, reason, "MQTT5-4.13.2-1", detail));
     if broker.stopping.load(Ordering::Relaxed) {
         return refuse(ReasonCode::ServerShuttingDown, "the broker is stopping");
     }
@@ -223,7 +223,14 @@ fn admit(on: &Shared, version: Version) -> Result<(), Refusal> {
     if on.sockets.load(Ordering::Relaxed) > on.listener.max_connections {
         return refuse(ReasonCode::ServerBusy, "as many connections on this listener as there may be");
     }
+    if connect.will.as_ref().is_some_and(|will| will.topic.starts_with("$SYS/")) {
+        return refuse(ReasonCode::NotAuthorized, "$SYS is the broker's own");
+    }
     Ok(())
+}
+
+fn refused(connect: &Connect, reason: ReasonCode, statement: &'static str, detail: &'static str) -> Refusal {
+    Refusal::Refused(connect.version, CodecError::new(reason, statement, detail), connect.maximum_packet_size)
 }
 
 /// A client identifier that nobody else has [MQTT-3.1.3-6], [MQTT5-3.1.3-6].
@@ -244,9 +251,7 @@ async fn authenticate<S: Stream>(
     connect: &Connect,
     buffer: &mut Vec<u8>,
 ) -> Result<Option<Vec<u8>>, Refusal> {
-    let refuse = |reason, statement, detail: &'static str| {
-        Err(Refusal::Refused(connect.version, CodecError::new(reason, statement, detail)))
-    };
+    let refuse = |reason, statement, detail| Err(refused(connect, reason, statement, detail));
     let method = connect.auth_method.as_deref().unwrap_or_default();
     let Some(mechanism) = on.broker.mechanisms.find(method) else {
         let detail = "this authentication method is not offered";
@@ -273,10 +278,20 @@ async fn authenticate<S: Stream>(
         let answer = codec::read_packet(connect.version, &frame, packet, &on.limits);
         buffer.drain(..total);
         match answer {
-            Ok(Packet::Auth(auth)) if auth.method.as_deref() == Some(method) => data = auth.data.unwrap_or_default(),
+            Ok(Packet::Auth(auth))
+                if auth.reason == ReasonCode::ContinueAuthentication && auth.method.as_deref() == Some(method) =>
+            {
+                data = auth.data.unwrap_or_default();
+            }
             Ok(Packet::Disconnect(_)) => return Err(Refusal::Gone),
-            Ok(_) => return refuse(ReasonCode::ProtocolError, "MQTT5-4.12.0-3", "neither AUTH nor DISCONNECT"),
-            Err(error) => return Err(Refusal::Refused(connect.version, error)),
+            Ok(_) => {
+                return refuse(
+                    ReasonCode::ProtocolError,
+                    "MQTT5-4.12.0-3",
+                    "neither an AUTH that goes on nor DISCONNECT",
+                );
+            }
+            Err(error) => return Err(Refusal::Refused(connect.version, error, connect.maximum_packet_size)),
         }
     }
 }
@@ -288,7 +303,7 @@ fn open(
     assigned: Option<String>,
     auth_data: Option<Vec<u8>>,
     rest: Vec<u8>,
-) -> Greeted {
+) -> Result<Greeted, Refusal> {
     let broker = &on.broker;
     let limits = &broker.config.limits;
     let (version, v5) = (connect.version, connect.version.is_v5());
@@ -313,6 +328,13 @@ fn open(
         auth_data,
         ..ConnackProperties::default()
     };
+    let mut connack = Vec::new();
+    let max = connect.maximum_packet_size;
+    encode::connack(&mut connack, version, false, ReasonCode::Success, &properties, max);
+    if connack.len() > max as usize {
+        let detail = "CONNACK is larger than the client's Maximum Packet Size";
+        return Err(Refusal::Silent(CodecError::new(ReasonCode::PacketTooLarge, "MQTT5-3.1.2-24", detail)));
+    }
     let link = Link {
         version,
         expiry_s,
@@ -324,17 +346,18 @@ fn open(
     };
     let opened = broker.open(&connect.client_id, connect.clean_start, link, keep_alive_s);
     tracing::debug!(client = connect.client_id, present = opened.session_present, "connected");
-    let mut connack = Vec::new();
-    let (present, max) = (opened.session_present, connect.maximum_packet_size);
-    encode::connack(&mut connack, version, present, ReasonCode::Success, &properties, max);
-    Greeted {
+    if opened.session_present {
+        connack.clear();
+        encode::connack(&mut connack, version, true, ReasonCode::Success, &properties, max);
+    }
+    Ok(Greeted {
         opened,
         version,
         problem_information: connect.request_problem,
         connack,
         rest,
         auth: connect.auth_method.map(|method| Box::new((method, None))),
-    }
+    })
 }
 
 fn stored_will(broker: &Broker, will: codec::Will) -> StoredWill {

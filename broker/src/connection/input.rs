@@ -44,6 +44,8 @@ struct Pass<'c> {
     now: Time,
     /// Something of this client waits for room already: what follows waits behind it.
     parked: bool,
+    /// QoS 1 messages that are staged: their acks are not in the session yet.
+    staged_qos1: usize,
 }
 
 impl<S: Stream> Connection<S> {
@@ -87,7 +89,8 @@ impl<S: Stream> Connection<S> {
     /// The first pass: PUBLISHes are staged, acks and pings are done, all else stops it.
     fn stage<'b>(&self, bytes: &'b [u8], at: &mut usize, staged: &mut Vec<Staged<'b>>, loan: &mut Loan) -> Stop {
         let broker = &self.on.broker;
-        let pass = Pass { on: &self.on, now: broker.clock.now(), parked: self.parked.is_some() };
+        let parked = self.parked.is_some();
+        let mut pass = Pass { on: &self.on, now: broker.clock.now(), parked, staged_qos1: 0 };
         let max_packet_size = broker.config.limits.max_packet_size;
         self.slot.with(broker, |session| {
             if session.epoch() != self.epoch || session.ended() {
@@ -166,7 +169,7 @@ impl<S: Stream> Connection<S> {
 impl Pass<'_> {
     /// False: what is staged must go first.
     fn publish<'b>(
-        &self,
+        &mut self,
         session: &mut Session,
         frame: &Frame,
         packet: &'b [u8],
@@ -178,13 +181,15 @@ impl Pass<'_> {
         let body = packet.get(frame.header_len..).unwrap_or_default();
         let publish =
             Publish::parse(session.version(), Sender::Client, frame.first_byte, body, limits.max_topic_levels)?;
+        if publish.user_properties > limits.max_user_properties {
+            return Err(peer(ReasonCode::QuotaExceeded, "MQTT5-4.13.2-1", "more user properties than the limit"));
+        }
         let alias = self.alias(session, &publish)?;
         let topic = alias.as_deref().unwrap_or(publish.topic);
         let ack = match publish.packet_id {
             None => None,
             Some(id) => {
-                // Acks of what is staged are not in the session yet: they count as well.
-                let room = self.unacknowledged_max(session).saturating_sub(staged.len());
+                let room = self.unacknowledged_max(session).saturating_sub(self.staged_qos1);
                 match admit(session, publish.qos, id, room, !staged.is_empty()) {
                     Admitted::Yes(kind) => Some((kind, id)),
                     Admitted::Repeated => return Ok(true),
@@ -199,6 +204,7 @@ impl Pass<'_> {
             self.refuse_sys(session, ack);
             return Ok(true);
         }
+        self.staged_qos1 += usize::from(publish.qos == QoS::AtLeastOnce);
         let source = Source {
             topic: publish.topic,
             properties: publish.forwarded().unwrap_or_default(),

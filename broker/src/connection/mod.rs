@@ -153,9 +153,12 @@ impl<S: Stream> Connection<S> {
             self.slot.set_waker(Some(cx.waker().clone()));
         }
         let notified = self.slot.looked();
-        if notified && self.slot.look(|session| session.epoch()) != self.epoch {
+        // [MQTT5-3.1.4-3]
+        if self.slot.connection() != self.epoch {
             // It was meant for the connection that has taken the session over, which would find nothing to look for.
-            self.slot.wake();
+            if notified {
+                self.slot.wake();
+            }
             return Err(End::TakenOver);
         }
         if let Some(reason) = self.slot.kicked() {

@@ -66,4 +66,9 @@ impl Aliases {
             Ok(_) | Err(_) => Alias::None,
         }
     }
+
+    /// The packet that would have given the topic its alias, the newest, is not sent.
+    pub(crate) fn take_back(&mut self, topic: &[u8]) {
+        self.outbound.remove(topic);
+    }
 }

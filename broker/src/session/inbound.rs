@@ -49,6 +49,8 @@ pub enum Received {
 #[derive(Default)]
 pub(crate) struct Inbound {
     acks: VecDeque<Owed>,
+    /// How many of them give the client a place of its Receive Maximum back.
+    places: usize,
     pub(crate) ids: HashSet<u16, foldhash::fast::FixedState>,
     /// Own deltas up to this number are committed.
     pub(crate) committed_mark: u32,
@@ -59,6 +61,7 @@ impl Inbound {
     /// session that outlives its connection.
     pub(crate) fn detach(&mut self, keep_ids: bool) {
         self.acks = VecDeque::new();
+        self.places = 0;
         if !keep_ids {
             self.ids = HashSet::default();
         }
@@ -69,11 +72,23 @@ impl Inbound {
     }
 }
 
+impl What {
+    /// PUBACK, PUBCOMP and a PUBREC that refuses give a place of the Receive Maximum back [MQTT5-4.9.0-1]. A PUBREC that
+    /// does not refuse goes for an identifier that is taken, which counts itself.
+    fn gives_back(&self) -> bool {
+        match self {
+            Self::Ack { kind: AckKind::Pubrec, reason, .. } => !reason.is_success(),
+            Self::Ack { kind: AckKind::Puback | AckKind::Pubcomp, .. } => true,
+            Self::Ack { kind: AckKind::Pubrel, .. } | Self::Packet(_) => false,
+        }
+    }
+}
+
 impl Session {
-    /// Unacknowledged QoS 1 and 2 messages of the client.
+    /// QoS 1 and 2 messages of the client whose exchange is not over.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
-        self.inbound.acks.len() + self.inbound.ids.len()
+        self.inbound.places + self.inbound.ids.len()
     }
 
     /// A QoS 1 PUBLISH has come.
@@ -167,6 +182,7 @@ impl Session {
         if self.inbound.acks.is_empty() && self.inbound.ready(&ack) {
             self.write_ack(&ack);
         } else {
+            self.inbound.places += usize::from(ack.what.gives_back());
             self.inbound.acks.push_back(ack);
         }
     }
@@ -178,6 +194,7 @@ impl Session {
                 self.inbound.acks.push_front(ack);
                 return;
             }
+            self.inbound.places -= usize::from(ack.what.gives_back());
             self.write_ack(&ack);
         }
         if self.inbound.acks.capacity() > 0 {
@@ -191,8 +208,8 @@ impl Session {
                 encode::ack(&mut self.out.buf, self.version, *kind, *packet_id, *reason);
             }
             What::Ack { kind, packet_id, reason, retry_after_ms } => {
-                let (retry, told) = (*retry_after_ms, self.problem_information);
-                encode::ack_with_retry(&mut self.out.buf, self.version, *kind, *packet_id, *reason, retry, told);
+                let (retry, told, max) = (*retry_after_ms, self.problem_information, self.maximum_packet_size());
+                encode::ack_with_retry(&mut self.out.buf, self.version, *kind, *packet_id, *reason, retry, told, max);
             }
             What::Packet(packet) => self.out.buf.extend_from_slice(packet),
         }

@@ -745,7 +745,12 @@ impl Session {
                         expires_at: item.message.expires_at,
                         durability: Durability::Memory,
                     };
-                    self.write_publish(&d, true, Some(id), cx.now);
+                    if !self.write_publish(&d, true, Some(id), cx.now) {
+                        // The client takes smaller packets than before: over, as if it had been sent [MQTT5-3.1.2-25].
+                        self.outbound.unacked += 1;
+                        self.finish(at, Some(DropReason::TooLarge));
+                        continue;
+                    }
                 }
             }
             self.outbound.unacked += 1;
@@ -785,6 +790,9 @@ impl Session {
         );
         if self.out.buf.len() - start > self.outbound.maximum_packet_size as usize {
             self.out.buf.truncate(start);
+            if let (Some(aliases), false, Some(_)) = (&mut self.aliases, topic.is_empty(), alias) {
+                aliases.take_back(d.topic);
+            }
             return false;
         }
         true
@@ -795,7 +803,7 @@ impl Session {
         let Some(at) = self.outbound.find(id) else { return false };
         let ok = self.outbound.inflight.get(at).is_some_and(|f| f.qos == 1 && f.state == State::Sent);
         if ok {
-            self.finish(at, reason);
+            self.finish(at, refusal(reason));
         }
         ok
     }
@@ -813,7 +821,7 @@ impl Session {
             return;
         };
         match flight.state {
-            State::Sent if !reason.is_success() => self.finish(at, reason),
+            State::Sent if !reason.is_success() => self.finish(at, refusal(reason)),
             State::Sent if durable => {
                 let mark = self.persist.as_ref().map_or(0, |p| p.open);
                 flight.state = State::Received(mark);
@@ -834,7 +842,7 @@ impl Session {
         let Some(at) = self.outbound.find(id) else { return false };
         let ok = self.outbound.inflight.get(at).is_some_and(|f| f.state == State::Released);
         if ok {
-            self.finish(at, ReasonCode::Success);
+            self.finish(at, None);
         }
         ok
     }
@@ -855,7 +863,8 @@ impl Session {
         }
     }
 
-    fn finish(&mut self, at: usize, reason: ReasonCode) {
+    /// The exchange is over: delivered, or dropped for this reason.
+    fn finish(&mut self, at: usize, dropped: Option<DropReason>) {
         let o = &mut self.outbound;
         let Some(flight) = o.inflight.get_mut(at) else { return };
         flight.state = State::Done;
@@ -868,10 +877,9 @@ impl Session {
         flight.awaiting = false;
         o.unacked = o.unacked.saturating_sub(1);
         o.gone(size as usize);
-        if reason.is_success() {
-            o.ledger.delivered += 1;
-        } else {
-            o.dropped(DropReason::Refused, 1);
+        match dropped {
+            None => o.ledger.delivered += 1,
+            Some(reason) => o.dropped(reason, 1),
         }
         while o.inflight.front().is_some_and(|f| !f.live()) {
             o.inflight.pop_front();
@@ -979,4 +987,9 @@ impl Session {
             + o.queue.iter().chain(&o.pending).map(|e| e.item.message.size() as u64).sum::<u64>();
         self.changed();
     }
+}
+
+/// What a client's PUBACK or PUBREC makes of its message [MQTT5-4.4.0-2].
+fn refusal(reason: ReasonCode) -> Option<DropReason> {
+    (!reason.is_success()).then_some(DropReason::Refused)
 }

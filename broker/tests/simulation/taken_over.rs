@@ -28,7 +28,7 @@ fn publish_after(world: &mut World, polls: u32) {
                     expires_at: None,
                     accepted_at: broker.clock.now(),
                 };
-                broker.publish(&Arc::new(Message::new(&parts, None)), false, Durability::Memory);
+                broker.publish(&Arc::new(Message::new(&parts, None)), false, Durability::Memory, None);
                 return Poll::Ready(());
             }
             left -= 1;
