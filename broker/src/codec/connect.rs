@@ -42,7 +42,7 @@ struct GuardedWill<'a> {
 /// # Errors
 /// What is wrong with it; a packet that is not a CONNECT is closed without an answer [MQTT-3.1.0-1], [MQTT5-3.1.0-1].
 pub fn read_connect(frame: &Frame, packet: &[u8], limits: &Limits) -> Result<Connect, ConnectError> {
-    if frame.packet_type() != frame::CONNECT {
+    if frame.first_byte != frame::CONNECT << 4 {
         return Err(silent(CodecError::protocol("MQTT5-3.1.0-1", "the first packet is not a CONNECT")));
     }
     let body = packet.get(frame.header_len..).unwrap_or_default();

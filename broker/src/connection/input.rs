@@ -110,7 +110,7 @@ impl<S: Stream> Connection<S> {
                 let done = match frame.packet_type() {
                     frame::PUBLISH => pass.publish(session, &frame, packet, *at, staged, loan),
                     frame::PUBACK | frame::PUBREC | frame::PUBREL | frame::PUBCOMP => pass.ack(session, &frame, packet),
-                    frame::PINGREQ => {
+                    frame::PINGREQ if frame.remaining_len == 0 => {
                         session.control(encode::pingresp);
                         Ok(true)
                     }
