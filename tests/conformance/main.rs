@@ -9,6 +9,7 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod malformed;
 mod manifest;
 mod v5;
 
@@ -61,7 +62,7 @@ macro_rules! case {
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let cases: Vec<Case> = [v5::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [v5::cases(), malformed::cases()].into_iter().flatten().collect();
     let manifests = manifest::load();
     for manifest in &manifests {
         println!("{}", manifest.summary());
