@@ -11,6 +11,7 @@
 
 mod malformed;
 mod manifest;
+mod v311;
 mod v5;
 
 use std::path::PathBuf;
@@ -62,7 +63,7 @@ macro_rules! case {
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let cases: Vec<Case> = [v5::cases(), malformed::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [v311::cases(), v5::cases(), malformed::cases()].into_iter().flatten().collect();
     let manifests = manifest::load();
     for manifest in &manifests {
         println!("{}", manifest.summary());
