@@ -138,7 +138,7 @@ impl Expect {
             ["disconnect", reason] => Self::Disconnect(code(reason)),
             ["disconnect", reason, "after", "pubrec"] => Self::DisconnectAfterPubrec(code(reason)),
             ["accepted"] => Self::Accepted,
-            ["stays", ..] => Self::Stays(hex(&text["stays".len()..])),
+            ["stays", ..] => Self::Stays(hex(&words[1..].concat())),
             ["answer", .., "close"] => Self::After(hex(&words[1..words.len() - 1].concat()), Box::new(Self::Close)),
             ["answer", .., "disconnect", reason] => {
                 Self::After(hex(&words[1..words.len() - 2].concat()), Box::new(Self::Disconnect(code(reason))))
