@@ -875,7 +875,10 @@ impl Session {
             item.message.settle();
         }
         flight.awaiting = false;
-        o.unacked = o.unacked.saturating_sub(1);
+        // What a resume has not sent again yet is not counted yet.
+        if o.resend_from.is_none_or(|from| at < from) {
+            o.unacked = o.unacked.saturating_sub(1);
+        }
         o.gone(size as usize);
         match dropped {
             None => o.ledger.delivered += 1,
