@@ -301,7 +301,8 @@ fn repetitions_come_in_the_first_order(target: &Target) {
         let message = subscriber.expect_message(me, &[n]);
         assert!(message.dup && message.id == first[usize::from(n)], "{n}: {message:?}");
     }
-    assert!(!subscriber.expect_message(me, b"new").dup);
+    // With DUP if the broker had not yet seen the end of the connection.
+    subscriber.expect_message(me, b"new");
 }
 
 fn reason_codes_of_acks_are_checked(target: &Target) {
