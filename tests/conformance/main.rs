@@ -9,7 +9,9 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod malformed;
 mod manifest;
+mod v311;
 mod v5;
 
 use std::path::PathBuf;
@@ -61,7 +63,7 @@ macro_rules! case {
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let cases: Vec<Case> = [v5::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [v311::cases(), v5::cases(), malformed::cases()].into_iter().flatten().collect();
     let manifests = manifest::load();
     for manifest in &manifests {
         println!("{}", manifest.summary());

@@ -80,7 +80,11 @@ impl Raw {
     /// The next whole packet, as it came; none when the broker closed the connection.
     #[track_caller]
     pub fn receive_bytes(&mut self) -> Option<Vec<u8>> {
-        self.aside.pop_front().map_or_else(|| self.read_bytes(), Some)
+        // No closure: it would hide the line that expected something.
+        match self.aside.pop_front() {
+            Some(message) => Some(message),
+            None => self.read_bytes(),
+        }
     }
 
     #[track_caller]
@@ -127,7 +131,8 @@ impl Raw {
     #[track_caller]
     fn parse(&self, bytes: Option<Vec<u8>>) -> Packet {
         let bytes = bytes.expect("a packet, but the broker closed the connection");
-        packet::parse(self.version, &bytes).unwrap_or_else(|| panic!("this makes no sense: {bytes:02x?}"))
+        let Some(packet) = packet::parse(self.version, &bytes) else { panic!("this makes no sense: {bytes:02x?}") };
+        packet
     }
 
     /// The next packet is this one to the byte.
@@ -276,22 +281,26 @@ impl Raw {
     #[track_caller]
     pub fn publish_packet(&mut self, qos: u8, id: u16, packet: &[u8]) {
         self.send(packet);
-        let reason = |packet: Packet, wanted: Ack| match packet {
-            Packet::Ack(kind, i, reason, _) if kind == wanted && i == id && reason < 0x80 => {}
-            other => panic!("instead of {wanted:?} {id}: {other:?}"),
-        };
         match qos {
             0 => {
                 self.send(&packet::PINGREQ);
                 let answer = self.receive_answer();
                 assert_eq!(answer, Packet::Pingresp);
             }
-            1 => reason(self.receive_answer(), Ack::Puback),
+            1 => self.expect_success(Ack::Puback, id),
             _ => {
-                reason(self.receive_answer(), Ack::Pubrec);
+                self.expect_success(Ack::Pubrec, id);
                 self.send(&packet::ack(Ack::Pubrel, id));
-                reason(self.receive_answer(), Ack::Pubcomp);
+                self.expect_success(Ack::Pubcomp, id);
             }
+        }
+    }
+
+    #[track_caller]
+    fn expect_success(&mut self, wanted: Ack, id: u16) {
+        match self.receive_answer() {
+            Packet::Ack(kind, i, reason, _) if kind == wanted && i == id && reason < 0x80 => {}
+            other => panic!("instead of {wanted:?} {id}: {other:?}"),
         }
     }
 }

@@ -89,7 +89,9 @@ impl<'a> Reader<'a> {
                 Ok(value)
             }
             Decoded::Incomplete => Err(SHORT),
-            Decoded::Invalid => Err(WireError::malformed("MQTT5-1.5.5-1", "a variable byte integer is not valid")),
+            Decoded::Overlong(..) | Decoded::Invalid => {
+                Err(WireError::malformed("MQTT5-1.5.5-1", "a variable byte integer is not valid"))
+            }
         }
     }
 

@@ -8,9 +8,11 @@ pub const MAX: u32 = 268_435_455;
 pub enum Decoded {
     /// A value, and how many bytes it took.
     Value(u32, usize),
+    /// The same, in more bytes than the value needs: MQTT 5 forbids it [MQTT5-1.5.5-1], 3.1.1 does not.
+    Overlong(u32, usize),
     /// The bytes end within it.
     Incomplete,
-    /// More than four bytes, or more bytes than the value needs [MQTT5-1.5.5-1].
+    /// More than four bytes.
     Invalid,
 }
 
@@ -23,7 +25,7 @@ pub fn decode(bytes: &[u8]) -> Decoded {
         value |= u32::from(byte & 0x7f) << (7 * at);
         if byte & 0x80 == 0 {
             let minimal = at == 0 || *byte != 0;
-            return if minimal { Decoded::Value(value, at + 1) } else { Decoded::Invalid };
+            return if minimal { Decoded::Value(value, at + 1) } else { Decoded::Overlong(value, at + 1) };
         }
     }
     if bytes.len() >= 4 { Decoded::Invalid } else { Decoded::Incomplete }
@@ -75,8 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn five_bytes_and_needless_bytes_are_invalid() {
+    fn five_bytes_are_invalid_and_needless_bytes_are_noticed() {
         assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff, 0x7f]), Decoded::Invalid);
-        assert_eq!(decode(&[0x80, 0x00]), Decoded::Invalid);
+        assert_eq!(decode(&[0x80, 0x00]), Decoded::Overlong(0, 2));
+        assert_eq!(decode(&[0x85, 0x80, 0x00]), Decoded::Overlong(5, 3));
     }
 }

@@ -42,14 +42,15 @@ struct GuardedWill<'a> {
 /// # Errors
 /// What is wrong with it; a packet that is not a CONNECT is closed without an answer [MQTT-3.1.0-1], [MQTT5-3.1.0-1].
 pub fn read_connect(frame: &Frame, packet: &[u8], limits: &Limits) -> Result<Connect, ConnectError> {
-    if frame.packet_type() != frame::CONNECT {
+    if frame.first_byte != frame::CONNECT << 4 {
         return Err(silent(CodecError::protocol("MQTT5-3.1.0-1", "the first packet is not a CONNECT")));
     }
     let body = packet.get(frame.header_len..).unwrap_or_default();
     let mut reader = Reader::new(body);
     let version = read_version(&mut reader)?;
     let mut maximum_packet_size = u32::MAX;
-    let guarded = guard(version, reader, limits, &mut maximum_packet_size);
+    let header = frame.check(version).map_err(CodecError::from);
+    let guarded = header.and_then(|()| guard(version, reader, limits, &mut maximum_packet_size));
     let answered = |error: CodecError| ConnectError { error, answer: Some(version), maximum_packet_size };
     guarded
         .and_then(|guarded| if version.is_v5() { read_v5(guarded) } else { read_v4(&guarded) })
@@ -155,6 +156,9 @@ fn check_client_id(version: Version, flags: u8, client_id: &str, limits: &Limits
             "MQTT5-3.1.3-8",
             format!("the client identifier has more than {} bytes", limits.max_client_id_len),
         );
+    }
+    if client_id.is_empty() && version == Version::V31 {
+        return refuse("MQTT-3.1.3-9", "MQTT 3.1 has no empty client identifiers".to_owned());
     }
     if client_id.is_empty() && flags & CLEAN == 0 && !version.is_v5() {
         return refuse("MQTT-3.1.3-8", "an empty client identifier needs clean session".to_owned());

@@ -274,7 +274,8 @@ async fn authenticate<S: Stream>(
         let total = read_frame(stream, buffer, max).await?;
         let packet = buffer.get(..total).unwrap_or_default();
         let frame = whole(packet, max)?;
-        let answer = codec::read_packet(connect.version, &frame, packet, &on.limits);
+        let checked = frame.check(connect.version).map_err(CodecError::from);
+        let answer = checked.and_then(|()| codec::read_packet(connect.version, &frame, packet, &on.limits));
         buffer.drain(..total);
         match answer {
             Ok(Packet::Auth(auth))

@@ -103,11 +103,14 @@ impl<S: Stream> Connection<S> {
                     Ok(None) => return Stop::Incomplete,
                     Err(error) => return Stop::Over(error.into()),
                 };
+                if let Err(error) = frame.check(self.version) {
+                    return Stop::Over(error.into());
+                }
                 let Some(packet) = rest.get(..frame.total()) else { return Stop::Incomplete };
                 let done = match frame.packet_type() {
                     frame::PUBLISH => pass.publish(session, &frame, packet, *at, staged, loan),
                     frame::PUBACK | frame::PUBREC | frame::PUBREL | frame::PUBCOMP => pass.ack(session, &frame, packet),
-                    frame::PINGREQ => {
+                    frame::PINGREQ if frame.remaining_len == 0 => {
                         session.control(encode::pingresp);
                         Ok(true)
                     }

@@ -902,7 +902,10 @@ impl Session {
             item.message.settle();
         }
         flight.awaiting = false;
-        o.flow.unacked = o.flow.unacked.saturating_sub(1);
+        // What a resume has not sent again yet is not counted yet.
+        if o.flow.resend_from.is_none_or(|from| at < from) {
+            o.flow.unacked = o.flow.unacked.saturating_sub(1);
+        }
         o.gone(size as usize);
         match dropped {
             None => o.ledger.delivered += 1,

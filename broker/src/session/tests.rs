@@ -229,3 +229,24 @@ fn an_absent_client_whose_head_must_stay_asks_for_no_page_for_ever() {
     }
     assert_eq!(session.ledger().1, 4, "nothing that was sent, and nothing behind it, is dropped");
 }
+
+/// Its ack frees no place of the window, or more would be in flight than the client takes.
+#[test]
+fn an_ack_for_what_a_resume_has_not_sent_again_yet_opens_no_window() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 3);
+    for payload in 0..3 {
+        deliver(&mut session, payload, 1, cx);
+    }
+    commit(&mut session, cx);
+    assert_eq!(first_bytes(&mut session).len(), 3);
+    session.connect(link(NEVER_S, 1), cx);
+    assert_eq!(first_bytes(&mut session), [0x3A]);
+    assert!(session.receive_puback(id(2), ReasonCode::Success));
+    session.pump(cx);
+    assert_eq!(first_bytes(&mut session), [0u8; 0]);
+    assert!(session.receive_puback(id(1), ReasonCode::Success));
+    session.pump(cx);
+    assert_eq!(first_bytes(&mut session), [0x3A]);
+}

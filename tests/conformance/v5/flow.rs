@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
         case!(no_packet_is_larger_than_the_client_takes, "MQTT5-3.1.2-24"),
         case!(what_is_too_large_counts_as_sent, "MQTT5-3.1.2-25"),
         case!(what_is_too_large_after_a_resume_counts_as_sent, "MQTT5-3.1.2-25"),
+        case!(an_answer_that_is_too_large_ends_the_connection, "MQTT5-3.1.2-24"),
         case!(an_alias_that_was_never_sent_is_not_used),
         case!(a_packet_larger_than_the_broker_takes_ends_the_connection),
     ]
@@ -222,6 +223,18 @@ fn what_is_too_large_after_a_resume_counts_as_sent(target: &Target) {
     subscriber.expect_nothing();
     subscriber.leave();
     resumes_with_nothing(target, me);
+}
+
+fn an_answer_that_is_too_large_ends_the_connection(target: &Target) {
+    let me = "an_answer_that_is_too_large";
+    let many = |n: usize| (0..n).fold(subscribe(1), |p, _| p.filter(me, 0));
+    for too_many in [many(36).packet(), many(36).undo()] {
+        let mut client = open(target, &connect(me).keep_alive(60).with(Property::MaximumPacketSize(40)));
+        client.send(&many(35).packet());
+        client.expect_suback(1, &[0; 35]);
+        client.send(&too_many);
+        client.expect_disconnect(0x95);
+    }
 }
 
 fn an_alias_that_was_never_sent_is_not_used(target: &Target) {

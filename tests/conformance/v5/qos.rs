@@ -194,13 +194,13 @@ fn an_exchange_that_has_begun_does_not_expire(target: &Target) {
     let mut subscriber = open(target, &lasting(me));
     subscriber.subscribe(me, 2);
     let mut publisher = clean(target, &format!("{me}-publisher"));
-    let timed = |payload: &[u8], id| publish(me, payload).qos(2, id).with(Property::MessageExpiry(1)).packet();
+    let timed = |payload: &[u8], id| publish(me, payload).qos(2, id).with(Property::MessageExpiry(4)).packet();
     publisher.publish_packet(2, 5, &timed(b"x", 5));
     let message = subscriber.expect_message(me, b"x");
     // The publisher's own exchange is half done when its message expires.
     publisher.send(&timed(b"y", 6));
     publisher.expect_ack(Ack::Pubrec, 6, 0);
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    std::thread::sleep(std::time::Duration::from_millis(4500));
     publisher.send(&packet::ack(Ack::Pubrel, 6));
     publisher.expect_ack(Ack::Pubcomp, 6, 0);
     subscriber.drop_connection();
@@ -301,7 +301,8 @@ fn repetitions_come_in_the_first_order(target: &Target) {
         let message = subscriber.expect_message(me, &[n]);
         assert!(message.dup && message.id == first[usize::from(n)], "{n}: {message:?}");
     }
-    assert!(!subscriber.expect_message(me, b"new").dup);
+    // With DUP if the broker had not yet seen the end of the connection.
+    subscriber.expect_message(me, b"new");
 }
 
 fn reason_codes_of_acks_are_checked(target: &Target) {

@@ -77,9 +77,9 @@ fn the_client_identifier_names_the_session(target: &Target) {
 
 fn a_session_lasts_as_long_as_its_connection(target: &Target) {
     let me = "a_session_lasts";
-    let mut client = open(target, &connect(me).with(Property::SessionExpiry(1)));
+    let mut client = open(target, &connect(me).with(Property::SessionExpiry(5)));
     client.subscribe(me, 1);
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    std::thread::sleep(std::time::Duration::from_secs(6));
     clean(target, &format!("{me}-publisher")).publish(me, 1, b"x");
     client.take_message(me, b"x");
     client.drop_connection();

@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         case!(the_end_of_the_session_ends_the_delay),
         case!(a_clean_start_ends_the_delay),
         case!(a_take_over_publishes_a_will_without_delay),
+        case!(a_will_survives_a_restart),
     ]
 }
 
@@ -47,8 +48,9 @@ fn disconnect_discards_the_will(target: &Target) {
     let mut client = open(target, &lasting(me).will(Will::new(me, b"gone").with(Property::WillDelay(1))));
     client.send(&build::disconnect(0, &[Property::SessionExpiry(1)]));
     client.expect_closed();
-    // Delay and session are over when a new session is made.
-    until_the_session_is_gone(target, me);
+    // Delay and session are over then.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(!Raw::open(target.port, &connect(me).resume()).1);
     watcher.expect_nothing();
 }
 
@@ -135,24 +137,13 @@ fn a_will_waits_for_its_delay(target: &Target) {
 fn a_reconnect_within_the_delay_cancels_the_will(target: &Target) {
     let me = "a_reconnect_within";
     let mut watcher = watcher(target, me);
-    let will = Will::new(me, b"gone").with(Property::WillDelay(2));
-    let with_expiry = || connect(me).resume().with(Property::SessionExpiry(1));
+    let will = Will::new(me, b"gone").with(Property::WillDelay(4));
     open(target, &lasting(me).will(will)).drop_connection();
-    let (client, present, _) = Raw::open(target.port, &with_expiry());
+    let (client, present, _) = Raw::open(target.port, &lasting(me));
     assert!(present);
     client.leave();
-    until_the_session_is_gone(target, me);
+    std::thread::sleep(std::time::Duration::from_secs(5));
     watcher.expect_nothing();
-}
-
-/// Asks again and again until a CONNECT finds no session; what was planned for the end of the session has happened then.
-fn until_the_session_is_gone(target: &Target, client: &str) {
-    let begun = std::time::Instant::now();
-    // Asking earlier would keep it alive.
-    std::thread::sleep(std::time::Duration::from_millis(2500));
-    let (again, present, _) = Raw::open(target.port, &connect(client).resume());
-    assert!(!present, "the session is still there after {:?}", begun.elapsed());
-    again.leave();
 }
 
 fn the_end_of_the_session_ends_the_delay(target: &Target) {
@@ -187,4 +178,24 @@ fn a_take_over_publishes_a_will_without_delay(target: &Target) {
     second.expect_disconnect(0x8E);
     third.leave();
     watcher.expect_nothing();
+}
+
+fn a_will_survives_a_restart(_: &Target) {
+    let me = "a_will_survives";
+    let mut own = forebay_tests::broker::Broker::start();
+    let will = Will::new(me, b"gone").with(Property::WillDelay(3600)).with(Property::MessageExpiry(1000));
+    let connect = lasting(me).will(will.qos(1).with(Property::user("k", "v")));
+    let (mut client, ..) = Raw::open(own.port(), &connect);
+    // SUBACK says that the session is on disk.
+    client.subscribe("anything", 1);
+    own.kill();
+    own.run();
+    let mut watcher = Raw::clean(own.port(), V5, "a_will_survives-watcher");
+    watcher.subscribe(me, 1);
+    watcher.expect_nothing();
+    // The session ends, and with it the delay.
+    Raw::clean(own.port(), V5, me).leave();
+    let message = watcher.take_message(me, b"gone");
+    assert_eq!(message.qos, 1);
+    assert!(message.properties.contains(&Property::user("k", "v")), "{message:?}");
 }
