@@ -599,7 +599,8 @@ impl Session {
         let o = &self.outbound;
         o.flow.unacked < o.window
             && self.out.buf.len() < cx.settings.outbound_buffer
-            && o.flow.inflight.front().is_none_or(|f| o.flow.next_seq - f.seq < SPAN_MAX)
+            // The next to be sent, not the newest: a backlog is longer than the span.
+            && o.flow.inflight.front().is_none_or(|f| o.oldest_waiting().saturating_sub(f.seq) < SPAN_MAX)
     }
 
     /// A session that cannot resume keeps nothing of a message that it has sent.

@@ -250,3 +250,21 @@ fn an_ack_for_what_a_resume_has_not_sent_again_yet_opens_no_window() {
     session.pump(cx);
     assert_eq!(first_bytes(&mut session), [0x3A]);
 }
+
+/// The window was once measured to the newest message: a client with a long backlog was sent one message at a time.
+#[test]
+fn a_backlog_longer_than_the_packet_identifiers_is_sent_a_window_at_a_time() {
+    let mut settings = settings(Policy::Reject, 100_000);
+    settings.memory_messages = 100_000;
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 5);
+    for _ in 0..70_000 {
+        deliver(&mut session, 1, 1, cx);
+    }
+    assert_eq!(first_bytes(&mut session).len(), 5);
+    for place in 0..5 {
+        assert!(session.receive_puback(id(place + 1), ReasonCode::Success));
+    }
+    session.pump(cx);
+    assert_eq!(first_bytes(&mut session), [0x32; 5], "the next five, not one");
+}

@@ -56,6 +56,7 @@ pub fn all() -> Vec<Scenario> {
         one("durable-100-pairs", hundred.clone(), 10.0),
         other("durable-5k", persistent.clone()),
         other("durable-5k-away", Shape { away: true, ..persistent }),
+        other("backlog-1", Shape { away: true, persistent: true, ..shape(1, 1, true, 1, 1000) }),
         other("backlog-100", Shape { away: true, ..hundred }),
     ]
 }
