@@ -22,7 +22,7 @@ pub fn cases() -> Vec<Case> {
 
 fn a_good_connect_is_accepted(target: &Target) {
     for clean in [true, false] {
-        let me = format!("a_good_connect_is_accepted-{clean}");
+        let me = format!("v311-a_good_connect_is_accepted-{clean}");
         let connect = if clean { connect(&me) } else { lasting(&me) };
         let mut raw = Raw::begin(target.port, &connect);
         raw.expect(&[0x20, 2, 0, 0]);
@@ -37,7 +37,7 @@ fn short_client_identifiers_of_letters_and_digits_are_taken(target: &Target) {
 }
 
 fn an_empty_client_identifier_gets_one_of_its_own(target: &Target) {
-    let me = "an_empty_client_identifier_gets_one_of_its_own";
+    let me = "v311-an_empty_client_identifier_gets_one_of_its_own";
     let (mut one, mut two) = (clean(target, ""), clean(target, ""));
     for raw in [&mut one, &mut two] {
         raw.subscribe(me, 0);
@@ -50,7 +50,7 @@ fn an_empty_client_identifier_gets_one_of_its_own(target: &Target) {
 }
 
 fn a_user_name_and_a_password_are_read(target: &Target) {
-    let me = "a_user_name_and_a_password_are_read";
+    let me = "v311-a_user_name_and_a_password_are_read";
     for connect in
         [connect(me).user("u"), connect(me).user("").password(b""), connect(me).user("u").password(&[0, 255])]
     {
@@ -59,7 +59,7 @@ fn a_user_name_and_a_password_are_read(target: &Target) {
 }
 
 fn nothing_is_said_where_no_return_code_fits(target: &Target) {
-    let mut wrong = connect("nothing_is_said_where_no_return_code_fits").packet();
+    let mut wrong = connect("v311-nothing_is_said_where_no_return_code_fits").packet();
     // The reserved flag.
     wrong[9] |= 1;
     let mut raw = Raw::connect(target.port, V4);
@@ -68,7 +68,7 @@ fn nothing_is_said_where_no_return_code_fits(target: &Target) {
 }
 
 fn after_a_refusal_nothing_is_processed(target: &Target) {
-    let me = "after_a_refusal_nothing_is_processed";
+    let me = "v311-after_a_refusal_nothing_is_processed";
     let (mut subscriber, mut publisher) = pair(target, me, me, 1);
     let mut refused = lasting("").packet();
     refused.extend(publish(me, b"refused").retain().packet());
@@ -83,7 +83,7 @@ fn after_a_refusal_nothing_is_processed(target: &Target) {
 }
 
 fn a_violation_costs_the_connection(target: &Target) {
-    let me = "a_violation_costs_the_connection";
+    let me = "v311-a_violation_costs_the_connection";
     let mut other = clean(target, &format!("{me}-other"));
     let mut raw = clean(target, me);
     // A SUBSCRIBE with the flags of a PINGREQ.
@@ -93,7 +93,7 @@ fn a_violation_costs_the_connection(target: &Target) {
 }
 
 fn silence_ends_the_connection(target: &Target) {
-    let me = "silence_ends_the_connection";
+    let me = "v311-silence_ends_the_connection";
     let (mut subscriber, _publisher) = pair(target, me, me, 0);
     let begun = Instant::now();
     let (mut silent, _) = open(target, &connect(me).keep_alive(1).will(Will::new(me, b"silent")));
@@ -104,7 +104,7 @@ fn silence_ends_the_connection(target: &Target) {
 }
 
 fn a_ping_keeps_the_connection(target: &Target) {
-    let (mut raw, _) = open(target, &connect("a_ping_keeps_the_connection").keep_alive(1));
+    let (mut raw, _) = open(target, &connect("v311-a_ping_keeps_the_connection").keep_alive(1));
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(4) {
         raw.send(&packet::PINGREQ);
@@ -114,14 +114,14 @@ fn a_ping_keeps_the_connection(target: &Target) {
 }
 
 fn disconnect_ends_the_connection(target: &Target) {
-    let mut raw = clean(target, "disconnect_ends_the_connection");
+    let mut raw = clean(target, "v311-disconnect_ends_the_connection");
     // What comes after DISCONNECT is not looked at.
     raw.send(&[packet::DISCONNECT, packet::PINGREQ].concat());
     raw.expect_closed();
 }
 
 fn packets_come_in_any_pieces(target: &Target) {
-    let me = "packets_come_in_any_pieces";
+    let me = "v311-packets_come_in_any_pieces";
     let mut bytes = connect(me).packet();
     bytes.extend(subscribe(7).filter(me, 1).packet());
     bytes.extend(publish(me, &[b'x'; 200]).qos(1, 8).packet());

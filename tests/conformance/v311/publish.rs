@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn qos_0_goes_without_an_identifier(target: &Target) {
-    let me = "qos_0_goes_without_an_identifier";
+    let me = "v311-qos_0_goes_without_an_identifier";
     let (mut subscriber, mut publisher) = pair(target, me, me, 2);
     let bytes = publish(me, b"p").packet();
     publisher.send(&bytes);
@@ -25,7 +25,7 @@ fn qos_0_goes_without_an_identifier(target: &Target) {
 }
 
 fn dup_says_nothing_of_the_publishers(target: &Target) {
-    let me = "dup_says_nothing_of_the_publishers";
+    let me = "v311-dup_says_nothing_of_the_publishers";
     let (mut subscriber, mut publisher) = pair(target, me, me, 2);
     for qos in [1, 2] {
         publisher.publish_packet(qos, 3, &publish(me, &[qos]).qos(qos, 3).dup().packet());
@@ -34,7 +34,7 @@ fn dup_says_nothing_of_the_publishers(target: &Target) {
 }
 
 fn a_topic_name_is_sent_as_it_came(target: &Target) {
-    let me = "a_topic_name_is_sent_as_it_came";
+    let me = "v311-a_topic_name_is_sent_as_it_came";
     let (mut subscriber, mut publisher) = pair(target, me, &format!("{me}/+/#"), 0);
     for topic in [format!("{me}/a"), format!("{me}/a/b"), format!("{me}//"), format!("{me}/é/水")] {
         publisher.publish(&topic, 0, b"p");
@@ -43,7 +43,7 @@ fn a_topic_name_is_sent_as_it_came(target: &Target) {
 }
 
 fn a_byte_order_mark_is_a_character(target: &Target) {
-    let me = "a_byte_order_mark_is_a_character";
+    let me = "v311-a_byte_order_mark_is_a_character";
     let (mut with, mut publisher) = pair(target, me, &format!("{me}/\u{feff}x"), 0);
     let mut without = clean(target, &format!("{me}-without"));
     without.subscribe(&format!("{me}/x"), 0);
@@ -53,7 +53,7 @@ fn a_byte_order_mark_is_a_character(target: &Target) {
 }
 
 fn every_subscriber_gets_the_message(target: &Target) {
-    let me = "every_subscriber_gets_the_message";
+    let me = "v311-every_subscriber_gets_the_message";
     let mut subscribers: Vec<Raw> = (0..5).map(|n| clean(target, &format!("{me}-{n}"))).collect();
     for (n, raw) in subscribers.iter_mut().enumerate() {
         raw.subscribe(me, n as u8 % 3);
@@ -69,7 +69,7 @@ fn every_subscriber_gets_the_message(target: &Target) {
 }
 
 fn the_order_of_a_topic_is_kept(target: &Target) {
-    let me = "the_order_of_a_topic_is_kept";
+    let me = "v311-the_order_of_a_topic_is_kept";
     for qos in 0..3u8 {
         let (mut subscriber, mut publisher) = pair(target, &format!("{me}-{qos}"), &format!("{me}/{qos}"), qos);
         let topic = format!("{me}/{qos}");
@@ -82,7 +82,7 @@ fn the_order_of_a_topic_is_kept(target: &Target) {
 }
 
 fn the_order_is_kept_over_a_resume(target: &Target) {
-    let me = "the_order_is_kept_over_a_resume";
+    let me = "v311-the_order_is_kept_over_a_resume";
     let (mut client, _) = open(target, &lasting(me));
     client.subscribe(me, 1);
     let mut publisher = clean(target, &format!("{me}-publisher"));
@@ -103,7 +103,7 @@ fn the_order_is_kept_over_a_resume(target: &Target) {
 }
 
 fn a_payload_may_be_empty_or_large(target: &Target) {
-    let me = "a_payload_may_be_empty_or_large";
+    let me = "v311-a_payload_may_be_empty_or_large";
     let (mut subscriber, mut publisher) = pair(target, me, me, 1);
     for payload in [Vec::new(), vec![0; 127], vec![1; 16_384], vec![2; 900_000]] {
         publisher.publish(me, 1, &payload);

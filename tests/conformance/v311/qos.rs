@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn each_qos_has_its_answer(target: &Target) {
-    let me = "each_qos_has_its_answer";
+    let me = "v311-each_qos_has_its_answer";
     let mut raw = clean(target, me);
     raw.send(&publish(me, b"0").packet());
     raw.expect_nothing();
@@ -31,7 +31,7 @@ fn each_qos_has_its_answer(target: &Target) {
 }
 
 fn after_puback_the_identifier_is_free(target: &Target) {
-    let me = "after_puback_the_identifier_is_free";
+    let me = "v311-after_puback_the_identifier_is_free";
     let (mut subscriber, mut publisher) = pair(target, me, me, 1);
     for dup in [false, true, true] {
         let packet = publish(me, b"p").qos(1, 7);
@@ -42,7 +42,7 @@ fn after_puback_the_identifier_is_free(target: &Target) {
 }
 
 fn until_pubrel_a_repetition_is_no_second_message(target: &Target) {
-    let me = "until_pubrel_a_repetition_is_no_second_message";
+    let me = "v311-until_pubrel_a_repetition_is_no_second_message";
     let (mut subscriber, mut publisher) = pair(target, me, me, 2);
     publisher.send(&publish(me, b"once").qos(2, 7).packet());
     publisher.expect_ack(Ack::Pubrec, 7, 0);
@@ -64,7 +64,7 @@ fn until_pubrel_a_repetition_is_no_second_message(target: &Target) {
 }
 
 fn after_pubcomp_the_identifier_is_free(target: &Target) {
-    let me = "after_pubcomp_the_identifier_is_free";
+    let me = "v311-after_pubcomp_the_identifier_is_free";
     let (mut subscriber, mut publisher) = pair(target, me, me, 2);
     for n in 0..3u8 {
         publisher.publish_packet(2, 7, &publish(me, &[n]).qos(2, 7).dup().packet());
@@ -73,7 +73,7 @@ fn after_pubcomp_the_identifier_is_free(target: &Target) {
 }
 
 fn acks_come_in_the_order_of_their_publishes(target: &Target) {
-    let me = "acks_come_in_the_order_of_their_publishes";
+    let me = "v311-acks_come_in_the_order_of_their_publishes";
     let (mut raw, _) = open(target, &lasting(me));
     let all: Vec<u8> = (1..=50u16).flat_map(|id| publish(me, b"p").qos(1 + (id % 2) as u8, id).packet()).collect();
     raw.send(&all);
@@ -84,7 +84,7 @@ fn acks_come_in_the_order_of_their_publishes(target: &Target) {
 }
 
 fn the_broker_sends_qos_1_by_the_rules(target: &Target) {
-    let me = "the_broker_sends_qos_1_by_the_rules";
+    let me = "v311-the_broker_sends_qos_1_by_the_rules";
     let (mut subscriber, mut publisher) = pair(target, me, me, 1);
     let mut ids = Vec::new();
     for n in 0..10u8 {
@@ -102,7 +102,7 @@ fn the_broker_sends_qos_1_by_the_rules(target: &Target) {
 }
 
 fn the_broker_sends_qos_2_by_the_rules(target: &Target) {
-    let me = "the_broker_sends_qos_2_by_the_rules";
+    let me = "v311-the_broker_sends_qos_2_by_the_rules";
     let (mut subscriber, mut publisher) = pair(target, me, me, 2);
     let mut ids = Vec::new();
     for n in 0..5u8 {
@@ -123,7 +123,7 @@ fn the_broker_sends_qos_2_by_the_rules(target: &Target) {
 }
 
 fn a_repeated_pubrec_gets_a_pubrel(target: &Target) {
-    let me = "a_repeated_pubrec_gets_a_pubrel";
+    let me = "v311-a_repeated_pubrec_gets_a_pubrel";
     let (mut subscriber, mut publisher) = pair(target, me, me, 2);
     publisher.publish(me, 2, b"p");
     let id = subscriber.expect_message(me, b"p").id;

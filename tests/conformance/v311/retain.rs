@@ -40,7 +40,7 @@ fn retained(target: &Target, me: &str, filter: &str) -> Vec<Message> {
 }
 
 fn a_retained_message_and_its_qos_are_kept(target: &Target) {
-    let me = "a_retained_message_and_its_qos_are_kept";
+    let me = "v311-a_retained_message_and_its_qos_are_kept";
     let mut publisher = clean(target, me);
     for qos in 0..3u8 {
         publisher.publish_packet(qos, 3, &publish(me, &[qos]).qos(qos, 3).retain().packet());
@@ -54,7 +54,7 @@ fn a_retained_message_and_its_qos_are_kept(target: &Target) {
 }
 
 fn the_last_one_of_each_topic_is_sent(target: &Target) {
-    let me = "the_last_one_of_each_topic_is_sent";
+    let me = "v311-the_last_one_of_each_topic_is_sent";
     let mut publisher = clean(target, me);
     for (topic, payload) in [("a", b"1"), ("b", b"2"), ("a", b"3"), ("a/c", b"4")] {
         retain(&mut publisher, &format!("{me}/{topic}"), payload);
@@ -67,7 +67,7 @@ fn the_last_one_of_each_topic_is_sent(target: &Target) {
 }
 
 fn qos_0_discards_what_was_retained(target: &Target) {
-    let me = "qos_0_discards_what_was_retained";
+    let me = "v311-qos_0_discards_what_was_retained";
     let mut publisher = clean(target, me);
     retain(&mut publisher, me, b"old");
     publisher.publish_packet(0, 0, &publish(me, b"new").retain().packet());
@@ -77,14 +77,14 @@ fn qos_0_discards_what_was_retained(target: &Target) {
 }
 
 fn an_established_subscription_sees_retain_0(target: &Target) {
-    let me = "an_established_subscription_sees_retain_0";
+    let me = "v311-an_established_subscription_sees_retain_0";
     let (mut subscriber, mut publisher) = pair(target, me, me, 1);
     retain(&mut publisher, me, b"p");
     assert!(!subscriber.take_message(me, b"p").retain);
 }
 
 fn an_empty_one_is_delivered_and_removes(target: &Target) {
-    let me = "an_empty_one_is_delivered_and_removes";
+    let me = "v311-an_empty_one_is_delivered_and_removes";
     let (mut subscriber, mut publisher) = pair(target, me, me, 1);
     retain(&mut publisher, me, b"p");
     retain(&mut publisher, me, b"");
@@ -97,7 +97,7 @@ fn an_empty_one_is_delivered_and_removes(target: &Target) {
 }
 
 fn retain_0_changes_nothing(target: &Target) {
-    let me = "retain_0_changes_nothing";
+    let me = "v311-retain_0_changes_nothing";
     let mut publisher = clean(target, me);
     publisher.publish(me, 1, b"not kept");
     assert_eq!(retained(target, me, me), []);
@@ -110,7 +110,7 @@ fn retain_0_changes_nothing(target: &Target) {
 }
 
 fn a_retained_message_outlives_its_session(target: &Target) {
-    let me = "a_retained_message_outlives_its_session";
+    let me = "v311-a_retained_message_outlives_its_session";
     let mut publisher = clean(target, me);
     retain(&mut publisher, me, b"kept");
     publisher.leave();

@@ -27,7 +27,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn a_session_is_stored_and_resumed(target: &Target) {
-    let me = "a_session_is_stored_and_resumed";
+    let me = "v311-a_session_is_stored_and_resumed";
     let (mut client, present) = open(target, &lasting(me));
     assert!(!present);
     client.subscribe(me, 2);
@@ -45,7 +45,7 @@ fn a_session_is_stored_and_resumed(target: &Target) {
 }
 
 fn clean_session_1_discards_the_session(target: &Target) {
-    let me = "clean_session_1_discards_the_session";
+    let me = "v311-clean_session_1_discards_the_session";
     let (mut client, _) = open(target, &lasting(me));
     client.subscribe(me, 1);
     client.leave();
@@ -62,7 +62,7 @@ fn clean_session_1_discards_the_session(target: &Target) {
 }
 
 fn a_clean_session_ends_with_its_connection(target: &Target) {
-    let me = "a_clean_session_ends_with_its_connection";
+    let me = "v311-a_clean_session_ends_with_its_connection";
     let mut publisher = clean(target, &format!("{me}-publisher"));
     let (mut client, _) = open(target, &connect(me));
     client.subscribe(me, 1);
@@ -79,7 +79,7 @@ fn a_clean_session_ends_with_its_connection(target: &Target) {
 }
 
 fn a_second_connection_ends_the_first(target: &Target) {
-    let me = "a_second_connection_ends_the_first";
+    let me = "v311-a_second_connection_ends_the_first";
     let (mut subscriber, mut publisher) = pair(target, me, &format!("{me}/will"), 0);
     let (mut first, _) = open(target, &connect(me).will(Will::new(&format!("{me}/will"), b"first")));
     first.subscribe(me, 0);
@@ -92,7 +92,7 @@ fn a_second_connection_ends_the_first(target: &Target) {
 }
 
 fn a_session_outlives_a_take_over(target: &Target) {
-    let me = "a_session_outlives_a_take_over";
+    let me = "v311-a_session_outlives_a_take_over";
     let (mut first, _) = open(target, &lasting(me));
     first.subscribe(me, 1);
     let (mut second, present) = open(target, &lasting(me));
@@ -103,7 +103,7 @@ fn a_session_outlives_a_take_over(target: &Target) {
 }
 
 fn what_is_not_acknowledged_is_sent_again(target: &Target) {
-    let me = "what_is_not_acknowledged_is_sent_again";
+    let me = "v311-what_is_not_acknowledged_is_sent_again";
     let (mut client, _) = open(target, &lasting(me));
     client.subscribe(me, 2);
     let mut publisher = clean(target, &format!("{me}-publisher"));
@@ -123,7 +123,7 @@ fn what_is_not_acknowledged_is_sent_again(target: &Target) {
 }
 
 fn a_pubrel_is_sent_again(target: &Target) {
-    let me = "a_pubrel_is_sent_again";
+    let me = "v311-a_pubrel_is_sent_again";
     let (mut client, _) = open(target, &lasting(me));
     client.subscribe(me, 2);
     clean(target, &format!("{me}-publisher")).publish(me, 2, b"once");
@@ -147,7 +147,7 @@ fn a_pubrel_is_sent_again(target: &Target) {
 }
 
 fn an_inbound_identifier_outlives_the_connection(target: &Target) {
-    let me = "an_inbound_identifier_outlives_the_connection";
+    let me = "v311-an_inbound_identifier_outlives_the_connection";
     let (mut subscriber, _publisher) = pair(target, me, me, 2);
     let (mut client, _) = open(target, &lasting(me));
     client.send(&publish(me, b"once").qos(2, 5).packet());
@@ -164,7 +164,7 @@ fn an_inbound_identifier_outlives_the_connection(target: &Target) {
 }
 
 fn what_is_acknowledged_is_not_sent_again(target: &Target) {
-    let me = "what_is_acknowledged_is_not_sent_again";
+    let me = "v311-what_is_acknowledged_is_not_sent_again";
     let (mut client, _) = open(target, &lasting(me));
     client.subscribe(me, 2);
     let mut publisher = clean(target, &format!("{me}-publisher"));

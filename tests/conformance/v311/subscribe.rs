@@ -14,7 +14,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn suback_answers_with_the_identifier(target: &Target) {
-    let me = "suback_answers_with_the_identifier";
+    let me = "v311-suback_answers_with_the_identifier";
     let mut raw = clean(target, me);
     for id in [1u16, 0x0a0b, u16::MAX] {
         raw.send(&subscribe(id).filter(me, 1).packet());
@@ -24,7 +24,7 @@ fn suback_answers_with_the_identifier(target: &Target) {
 }
 
 fn a_code_for_each_filter_in_order(target: &Target) {
-    let me = "a_code_for_each_filter_in_order";
+    let me = "v311-a_code_for_each_filter_in_order";
     let (mut raw, mut publisher) = (clean(target, me), clean(target, &format!("{me}-publisher")));
     retain(&mut publisher, &format!("{me}/2"), b"kept");
     let filters = ["2", "bad#", "0", "1", "0/+"].map(|level| format!("{me}/{level}"));
@@ -41,7 +41,7 @@ fn a_code_for_each_filter_in_order(target: &Target) {
 }
 
 fn the_same_filter_replaces_the_subscription(target: &Target) {
-    let me = "the_same_filter_replaces_the_subscription";
+    let me = "v311-the_same_filter_replaces_the_subscription";
     let (mut raw, mut publisher) = (clean(target, me), clean(target, &format!("{me}-publisher")));
     retain(&mut publisher, me, b"kept");
     for qos in [0, 1, 0, 2] {
@@ -55,7 +55,7 @@ fn the_same_filter_replaces_the_subscription(target: &Target) {
 }
 
 fn replacing_interrupts_nothing(target: &Target) {
-    let me = "replacing_interrupts_nothing";
+    let me = "v311-replacing_interrupts_nothing";
     let (mut raw, mut publisher) = pair(target, me, me, 1);
     let all: Vec<u8> = (1..=200u16).flat_map(|n| publish(me, &n.to_be_bytes()).qos(1, n).packet()).collect();
     publisher.send(&all);
@@ -68,7 +68,7 @@ fn replacing_interrupts_nothing(target: &Target) {
 }
 
 fn the_lower_qos_counts(target: &Target) {
-    let me = "the_lower_qos_counts";
+    let me = "v311-the_lower_qos_counts";
     for granted in 0..3u8 {
         let topic = format!("{me}/{granted}");
         let (mut subscriber, mut publisher) = pair(target, &format!("{me}-{granted}"), &topic, granted);
@@ -80,7 +80,7 @@ fn the_lower_qos_counts(target: &Target) {
 }
 
 fn overlapping_subscriptions_respect_the_highest_qos(target: &Target) {
-    let me = "overlapping_subscriptions_respect_the_highest_qos";
+    let me = "v311-overlapping_subscriptions_respect_the_highest_qos";
     let (mut subscriber, mut publisher) = pair(target, me, &format!("{me}/#"), 0);
     subscriber.subscribe(&format!("{me}/+"), 2);
     subscriber.subscribe(&format!("{me}/a"), 1);

@@ -13,7 +13,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn wildcards_match_as_the_standards_examples_say(target: &Target) {
-    let me = "wildcards_match_as_the_standards_examples_say";
+    let me = "v311-wildcards_match_as_the_standards_examples_say";
     let mut publisher = clean(target, &format!("{me}-publisher"));
     for (n, (filter, yes, no)) in [
         (
@@ -51,7 +51,7 @@ fn wildcards_match_as_the_standards_examples_say(target: &Target) {
 }
 
 fn a_leading_wildcard_does_not_match_a_dollar(target: &Target) {
-    let me = "a_leading_wildcard_does_not_match_a_dollar";
+    let me = "v311-a_leading_wildcard_does_not_match_a_dollar";
     let topic = format!("$dollar/{me}");
     let (mut named, mut publisher) = pair(target, me, &topic, 1);
     let mut deeper = clean(target, &format!("{me}-deeper"));
@@ -76,7 +76,7 @@ fn a_leading_wildcard_does_not_match_a_dollar(target: &Target) {
 }
 
 fn one_character_is_enough(target: &Target) {
-    let me = "one_character_is_enough";
+    let me = "v311-one_character_is_enough";
     let (mut subscriber, mut publisher) = pair(target, me, "/", 1);
     for topic in ["/", "Z"] {
         subscriber.subscribe(topic, 1);
@@ -86,7 +86,7 @@ fn one_character_is_enough(target: &Target) {
 }
 
 fn nothing_is_normalised(target: &Target) {
-    let me = "nothing_is_normalised";
+    let me = "v311-nothing_is_normalised";
     let names = ["a", "A", "/a", "a/", "a//", " a", "\u{e9}", "e\u{301}", "\u{ffff}", "%61", ".", "..", "a/../a"];
     let mut publisher = clean(target, &format!("{me}-publisher"));
     let mut subscribers: Vec<(String, Raw)> = Vec::new();
@@ -106,7 +106,7 @@ fn nothing_is_normalised(target: &Target) {
 }
 
 fn the_brokers_own_topics_are_under_sys(target: &Target) {
-    let me = "the_brokers_own_topics_are_under_sys";
+    let me = "v311-the_brokers_own_topics_are_under_sys";
     let topic = format!("$SYS/{me}");
     let (mut subscriber, mut publisher) = pair(target, me, &topic, 1);
     publisher.publish(&topic, 1, b"forged");

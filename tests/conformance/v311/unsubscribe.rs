@@ -13,7 +13,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn unsuback_answers_with_the_identifier(target: &Target) {
-    let me = "unsuback_answers_with_the_identifier";
+    let me = "v311-unsuback_answers_with_the_identifier";
     let mut raw = clean(target, me);
     raw.subscribe(me, 0);
     // There, gone, and never there.
@@ -25,7 +25,7 @@ fn unsuback_answers_with_the_identifier(target: &Target) {
 }
 
 fn no_message_is_added_afterwards(target: &Target) {
-    let me = "no_message_is_added_afterwards";
+    let me = "v311-no_message_is_added_afterwards";
     let (mut subscriber, mut publisher) = pair(target, me, me, 1);
     publisher.publish(me, 1, b"before");
     subscriber.take_message(me, b"before");
@@ -38,7 +38,7 @@ fn no_message_is_added_afterwards(target: &Target) {
 }
 
 fn filters_are_compared_to_the_byte(target: &Target) {
-    let me = "filters_are_compared_to_the_byte";
+    let me = "v311-filters_are_compared_to_the_byte";
     let (mut subscriber, mut publisher) = pair(target, me, &format!("{me}/+"), 1);
     // Filters that match the same topics, or look the same, are others.
     for other in [format!("{me}/#"), format!("{me}/a"), format!("{me}/+/"), me.to_owned(), me.to_uppercase()] {
@@ -50,7 +50,7 @@ fn filters_are_compared_to_the_byte(target: &Target) {
 }
 
 fn many_filters_have_one_answer(target: &Target) {
-    let me = "many_filters_have_one_answer";
+    let me = "v311-many_filters_have_one_answer";
     let (mut subscriber, mut publisher) = pair(target, me, &format!("{me}/a"), 1);
     subscriber.subscribe(&format!("{me}/b"), 1);
     subscriber.subscribe(&format!("{me}/c"), 1);
@@ -65,7 +65,7 @@ fn many_filters_have_one_answer(target: &Target) {
 }
 
 fn what_is_in_flight_is_completed(target: &Target) {
-    let me = "what_is_in_flight_is_completed";
+    let me = "v311-what_is_in_flight_is_completed";
     let (mut client, _) = open(target, &lasting(me));
     client.subscribe(me, 2);
     let mut publisher = clean(target, &format!("{me}-publisher"));

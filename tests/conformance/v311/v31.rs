@@ -15,7 +15,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn mqisdp_is_served(target: &Target) {
-    let me = "mqisdp_is_served";
+    let me = "v31-mqisdp_is_served";
     let mut raw = Raw::begin(target.port, &Connect::new(V31, me));
     raw.expect(&[0x20, 2, 0, 0]);
     raw.subscribe(me, 2);
@@ -31,7 +31,7 @@ fn mqisdp_is_served(target: &Target) {
 
 /// The first byte of CONNACK is reserved in 3.1: there is no session present.
 fn a_session_is_resumed_without_a_word(target: &Target) {
-    let me = "a_session_is_resumed_without_a_word";
+    let me = "v31-a_session_is_resumed_without_a_word";
     let lasting = Connect::new(V31, me).resume();
     let (mut client, ..) = Raw::open(target.port, &lasting);
     client.subscribe(me, 1);
@@ -43,7 +43,7 @@ fn a_session_is_resumed_without_a_word(target: &Target) {
 }
 
 fn versions_meet_in_one_session(target: &Target) {
-    let me = "versions_meet_in_one_session";
+    let me = "v31-versions_meet_in_one_session";
     let (mut client, ..) = Raw::open(target.port, &Connect::new(V31, me).resume());
     client.subscribe(me, 1);
     client.leave();
@@ -54,7 +54,7 @@ fn versions_meet_in_one_session(target: &Target) {
 }
 
 fn a_will_works(target: &Target) {
-    let me = "a_will_works";
+    let me = "v31-a_will_works";
     let (mut subscriber, _publisher) = pair(target, me, me, 1);
     Raw::open(target.port, &Connect::new(V31, me).will(Will::new(me, b"gone").qos(1))).0.drop_connection();
     subscriber.take_message(me, b"gone");
@@ -62,7 +62,7 @@ fn a_will_works(target: &Target) {
 
 /// PUBREL, SUBSCRIBE and UNSUBSCRIBE are repeated with DUP in 3.1.
 fn repetitions_carry_dup(target: &Target) {
-    let me = "repetitions_carry_dup";
+    let me = "v31-repetitions_carry_dup";
     let mut raw = Raw::clean(target.port, V31, me);
     let again = |mut packet: Vec<u8>| {
         packet[0] |= 8;

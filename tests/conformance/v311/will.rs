@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn a_lost_connection_publishes_the_will(target: &Target) {
-    let me = "a_lost_connection_publishes_the_will";
+    let me = "v311-a_lost_connection_publishes_the_will";
     let (mut subscriber, _publisher) = pair(target, me, me, 2);
     for qos in 0..3 {
         let (client, _) = open(target, &connect(&format!("{me}-{qos}")).will(Will::new(me, &[qos]).qos(qos)));
@@ -27,7 +27,7 @@ fn a_lost_connection_publishes_the_will(target: &Target) {
 }
 
 fn a_broken_rule_publishes_the_will(target: &Target) {
-    let me = "a_broken_rule_publishes_the_will";
+    let me = "v311-a_broken_rule_publishes_the_will";
     let (mut subscriber, _publisher) = pair(target, me, me, 0);
     let (mut client, _) = open(target, &connect(me).will(Will::new(me, b"broken")));
     client.send(&[0xc1, 0]);
@@ -36,7 +36,7 @@ fn a_broken_rule_publishes_the_will(target: &Target) {
 }
 
 fn disconnect_discards_the_will(target: &Target) {
-    let me = "disconnect_discards_the_will";
+    let me = "v311-disconnect_discards_the_will";
     let (mut subscriber, mut publisher) = pair(target, me, me, 0);
     open(target, &connect(me).will(Will::new(me, b"never"))).0.leave();
     open(target, &lasting(me).will(Will::new(me, b"never"))).0.leave();
@@ -48,7 +48,7 @@ fn disconnect_discards_the_will(target: &Target) {
 }
 
 fn a_will_is_published_once(target: &Target) {
-    let me = "a_will_is_published_once";
+    let me = "v311-a_will_is_published_once";
     let (mut subscriber, mut publisher) = pair(target, me, me, 1);
     open(target, &lasting(me).will(Will::new(me, b"once").qos(1))).0.drop_connection();
     subscriber.take_message(me, b"once");
@@ -59,7 +59,7 @@ fn a_will_is_published_once(target: &Target) {
 }
 
 fn without_a_will_nothing_is_published(target: &Target) {
-    let me = "without_a_will_nothing_is_published";
+    let me = "v311-without_a_will_nothing_is_published";
     let mut subscriber = clean(target, &format!("{me}-subscriber"));
     subscriber.subscribe(&format!("{me}/#"), 0);
     clean(target, me).drop_connection();
@@ -70,7 +70,7 @@ fn without_a_will_nothing_is_published(target: &Target) {
 }
 
 fn will_retain_0_is_not_retained(target: &Target) {
-    let me = "will_retain_0_is_not_retained";
+    let me = "v311-will_retain_0_is_not_retained";
     let (mut subscriber, _publisher) = pair(target, me, me, 0);
     open(target, &connect(me).will(Will::new(me, b"gone"))).0.drop_connection();
     subscriber.take_message(me, b"gone");
@@ -80,7 +80,7 @@ fn will_retain_0_is_not_retained(target: &Target) {
 }
 
 fn will_retain_1_is_retained(target: &Target) {
-    let me = "will_retain_1_is_retained";
+    let me = "v311-will_retain_1_is_retained";
     let (mut subscriber, _publisher) = pair(target, me, me, 0);
     open(target, &connect(me).will(Will::new(me, b"kept").retain().qos(1))).0.drop_connection();
     assert!(!subscriber.take_message(me, b"kept").retain);
@@ -91,7 +91,7 @@ fn will_retain_1_is_retained(target: &Target) {
 }
 
 fn an_empty_will_is_a_message(target: &Target) {
-    let me = "an_empty_will_is_a_message";
+    let me = "v311-an_empty_will_is_a_message";
     let (mut subscriber, _publisher) = pair(target, me, me, 0);
     open(target, &connect(me).will(Will::new(me, b""))).0.drop_connection();
     subscriber.take_message(me, b"");
