@@ -96,7 +96,11 @@ fn the_broker_has_a_limit_of_connections() {
     refused(&tcp(&broker));
     refused(&Endpoint::tls(broker.tls_port(), &broker.ca()));
     sys.until("refusals are counted", |f| figure(f, "counters/connects_refused") == 4);
-    one.leave();
+    // A client that is there already takes its own place over.
+    let (again, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "one"));
+    sys.until("it has", |f| figure(f, "counters/sessions_taken_over") == 1);
+    drop(one);
+    again.leave();
     sys.until("it is gone", |f| figure(f, "clients/connected") == 2);
     Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "another"));
 }

@@ -189,6 +189,12 @@ impl Broker {
         self.sessions.lock().contains_key(client_id)
     }
 
+    /// Whether a connection serves this client.
+    #[must_use]
+    pub fn is_online(&self, client_id: &str) -> bool {
+        self.sessions.lock().get(client_id).is_some_and(|slot| slot.online())
+    }
+
     /// How many sessions there are.
     #[must_use]
     pub fn session_count(&self) -> usize {

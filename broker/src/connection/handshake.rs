@@ -215,12 +215,14 @@ fn admit(on: &Shared, connect: &Connect) -> Result<(), Refusal> {
     if broker.stopping.load(Ordering::Relaxed) {
         return refuse(ReasonCode::ServerShuttingDown, "the broker is stopping");
     }
+    // A client that comes back before its dead connection was noticed takes that one's place.
+    let comes_back = || broker.is_online(&connect.client_id);
     let connections = broker.connections.load(Ordering::Relaxed);
-    if connections >= broker.config.limits.max_connections {
+    if connections >= broker.config.limits.max_connections && !comes_back() {
         return refuse(ReasonCode::ServerBusy, "as many connections as there may be");
     }
     // Sockets that are not past their CONNECT count here as well: a little early is better than late.
-    if on.sockets.load(Ordering::Relaxed) > on.listener.max_connections {
+    if on.sockets.load(Ordering::Relaxed) > on.listener.max_connections && !comes_back() {
         return refuse(ReasonCode::ServerBusy, "as many connections on this listener as there may be");
     }
     if connect.will.as_ref().is_some_and(|will| will.topic.starts_with("$SYS/")) {
