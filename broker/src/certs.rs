@@ -70,7 +70,7 @@ pub fn development(data_dir: &Path) -> Result<TlsFiles, CertsError> {
     let files = TlsFiles { certificate: folder.join("server.pem"), key: folder.join("server.key") };
     if !fresh(&files.certificate) {
         let ca = KeyPair::from_pem(&read(&ca_key)?).map_err(damaged)?;
-        let issuer = Issuer::from_ca_cert_pem(&read(&ca_pem)?, ca).map_err(damaged)?;
+        let issuer = Issuer::new(ca_params(), ca);
         let key = KeyPair::generate().map_err(damaged)?;
         let certificate = server_params().and_then(|params| params.signed_by(&key, &issuer)).map_err(damaged)?;
         remove(&files.certificate)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{ListenUrl, LogLevel, Overrides};
 
@@ -11,18 +11,50 @@ use crate::config::{ListenUrl, LogLevel, Overrides};
 #[command(name = "forebay", version, about)]
 pub struct Cli {
     /// The configuration file; without one, loopback only and the built-in limits
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Where sessions, messages and development certificates are kept
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// Listen here in place of the configured listeners: mqtt://127.0.0.1:1883 or mqtts://127.0.0.1:8883; may be
     /// given several times
     #[arg(long, value_name = "URL")]
     pub listen: Vec<ListenUrl>,
     /// How much to log
-    #[arg(long, value_name = "LEVEL", value_enum)]
+    #[arg(long, value_name = "LEVEL", value_enum, global = true)]
     pub log: Option<Log>,
+    /// What to do instead of running the broker
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does when it does not run the broker.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look at, copy out, fill or shrink a store that no broker holds
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+/// What is done with the store of the data directory.
+#[derive(Clone, Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Read everything, say what is there and whether it is sound; exit code 1 when it is not
+    Verify,
+    /// Write everything as JSON lines
+    Export {
+        /// Here instead of to the standard output
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Fill an empty store from the lines of an export
+    Import {
+        /// From here instead of from the standard input
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
+    /// Give room that the file does not need back to the file system
+    Compact,
 }
 
 /// Levels of the log.
@@ -55,5 +87,36 @@ impl Cli {
                 Log::Trace => LogLevel::Trace,
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_store_is_found_wherever_the_option_stands() {
+        for line in ["--data-dir d store verify", "store --data-dir d verify", "store verify --data-dir d"] {
+            let cli = Cli::try_parse_from(["forebay"].into_iter().chain(line.split(' '))).unwrap();
+            assert!(matches!(cli.command, Some(Command::Store(StoreCommand::Verify))), "{line}");
+            assert_eq!(cli.overrides().data_dir, Some(PathBuf::from("d")), "{line}");
+        }
+    }
+
+    #[test]
+    fn without_a_command_it_is_the_broker() {
+        let line = "forebay --data-dir d --listen mqtt://127.0.0.1:1883 --listen mqtt://127.0.0.1:1884 --log debug";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.overrides().listen.len(), 2);
+        assert!(Cli::try_parse_from(["forebay", "store"]).is_err());
     }
 }

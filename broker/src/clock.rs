@@ -17,7 +17,12 @@ pub struct Clock {
     base_ms: AtomicU64,
     /// The wall clock at the last commit before this start, while the time that the broker was down is not known.
     unknown_since_wall_ms: AtomicU64,
+    /// The wall clock less the time since the start, as the last mark has it.
+    marked_offset_ms: AtomicU64,
 }
+
+/// The wall clock has stepped when it moves by more than this against the monotonic one.
+const STEP_MS: u64 = 1_000;
 
 enum Uptime {
     Since(Instant),
@@ -46,6 +51,7 @@ impl Clock {
             uptime: Uptime::Since(Instant::now()),
             base_ms: AtomicU64::new(base),
             unknown_since_wall_ms: AtomicU64::new(unknown),
+            marked_offset_ms: AtomicU64::new(wall),
         }
     }
 
@@ -81,14 +87,25 @@ impl Clock {
     /// The clock and the wall clock, for the store.
     #[must_use]
     pub fn mark(&self) -> ClockMark {
-        let unknown = self.unknown_since_wall_ms.load(Ordering::Relaxed);
+        let (wall_ms, unknown) = (wall_ms(), self.unknown_since_wall_ms.load(Ordering::Relaxed));
+        self.marked_offset_ms.store(wall_ms.wrapping_sub(self.uptime_ms()), Ordering::Relaxed);
         // A wall clock that is known to be wrong must not replace the mark that it is behind of.
-        ClockMark { time: self.now(), wall_ms: wall_ms().max(unknown) }
+        ClockMark { time: self.now(), wall_ms: wall_ms.max(unknown) }
     }
 
     /// To be called now and then: credits the time that the broker was down when the wall clock has come right at last.
-    pub fn watch(&self) {
-        self.watch_at(wall_ms());
+    /// True when the wall clock has stepped since the last mark: without a new one the next start would take the step
+    /// for time that the broker was down.
+    #[must_use]
+    pub fn watch(&self) -> bool {
+        let wall = wall_ms();
+        self.watch_at(wall);
+        self.stepped_at(wall)
+    }
+
+    fn stepped_at(&self, wall: u64) -> bool {
+        let expected = self.marked_offset_ms.load(Ordering::Relaxed).wrapping_add(self.uptime_ms());
+        wall.abs_diff(expected) > STEP_MS
     }
 
     fn watch_at(&self, wall: u64) {
@@ -133,6 +150,16 @@ mod tests {
         clock.watch_at(999_999_999);
         clock.watch_at(3);
         assert!((50_000..52_000).contains(&clock.now().0));
+    }
+
+    #[test]
+    fn a_step_wants_a_new_mark() {
+        let clock = Clock::at(None, 60_000);
+        assert!(!clock.stepped_at(60_500));
+        assert!(clock.stepped_at(1_700_000_000_000));
+        assert!(clock.stepped_at(5_000));
+        let _ = clock.mark();
+        assert!(!clock.stepped_at(wall_ms()));
     }
 
     #[test]

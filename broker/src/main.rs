@@ -1,17 +1,19 @@
 //! The broker's program: arguments, signals, exit codes.
 
+mod store_command;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use forebay::auth::Mechanisms;
-use forebay::cli::Cli;
+use forebay::cli::{Cli, Command};
 use forebay::config::{self, Config, ConfigError, LogLevel};
 use forebay::listener::{self, BoundListener};
 use forebay::start::{self, RunArgs};
 use forebay::store::Recovered;
-use forebay::store::redb::{RedbStore, StoreOptions};
+use forebay::store::redb::{RedbStore, StoreOptions, contain_quietly};
 
 /// Something of this machine stands in the way.
 const FAILED: u8 = 1;
@@ -36,8 +38,15 @@ fn main() -> ExitCode {
         }
     };
     log_to_stderr(config.log);
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+    contain_quietly();
+    let done = match cli.command {
+        None => run(config).map(|()| true),
+        Some(Command::Store(command)) => store_command::run(&config.data_dir, &command),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        // It has said why.
+        Ok(false) => ExitCode::from(FAILED),
         Err(error) => {
             eprintln!("forebay: {error}");
             ExitCode::from(FAILED)
@@ -60,8 +69,10 @@ fn log_to_stderr(level: LogLevel) {
 fn run(config: Config) -> anyhow::Result<()> {
     // Before any thread is started: each of them inherits it.
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::fs::create_dir_all(&config.data_dir)
-        .map_err(|error| anyhow::anyhow!("the data directory {} cannot be made: {error}", config.data_dir.display()))?;
+    std::fs::create_dir_all(&config.data_dir).map_err(|error| {
+        let dir = config.data_dir.display();
+        anyhow::anyhow!("the data directory {dir} cannot be made: {error}; choose another --data-dir")
+    })?;
     let options = StoreOptions {
         cache_bytes: config.store.cache_bytes,
         min_free_bytes: config.store.min_free_bytes,

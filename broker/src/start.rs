@@ -13,12 +13,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use crate::auth::Mechanisms;
 use crate::broker::{Broker, Pager, Stop};
 use crate::config::Config;
-use crate::connection::{Shared, handshake, worker};
+use crate::connection::{self, Shared, handshake, worker};
 use crate::listener::BoundListener;
 use crate::store::{Recovered, Store};
 
 /// Between two looks for routes that an idle worker still holds.
 const TIDY: Duration = Duration::from_secs(10);
+/// Polls of tasks between two looks at the sockets: one task is all connections.
+const LOOK_AT_SOCKETS: u32 = 2;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -105,7 +107,8 @@ fn start_workers(
     let mut acceptors = Some(Acceptors { broker: broker.clone(), listeners, outboxes, handshakes });
     let mut workers = Vec::with_capacity(count);
     for (number, inbox) in inboxes.into_iter().enumerate() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().event_interval(LOOK_AT_SOCKETS).build()?;
         let (acceptors, stopped) = (acceptors.take(), stopped.clone());
         workers.push(spawn(&format!("worker-{number}"), move || work(&runtime, inbox, acceptors, stopped))?);
     }
@@ -127,6 +130,7 @@ fn work(
     mut stopped: watch::Receiver<bool>,
 ) {
     runtime.block_on(async {
+        tokio::spawn(connection::drive());
         if let Some(acceptors) = acceptors {
             acceptors.spawn();
         }
@@ -179,7 +183,6 @@ async fn accept(
                 continue;
             }
         };
-        // After the accept: a listener on which nobody calls must not hold what another needs.
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         on.broker.counters.sockets_accepted.add(1);
         on.sockets.fetch_add(1, Ordering::Relaxed);

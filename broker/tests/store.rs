@@ -161,7 +161,7 @@ fn a_full_store_refuses_what_grows_and_lets_it_drain() {
     store.commit(&finish(1, next, next)).unwrap();
     assert!(!store.gauge().low());
     store.commit(&batch(vec![enqueue(1, next, next + 500, 200)])).unwrap();
-    assert_eq!(read_all(store.reader().as_ref(), 1, &state(0, next), &mut Seed(1)).len(), 500);
+    assert_eq!(read_all(store.reader().as_ref(), 1, &state(0, next), &mut Seed(1)).unwrap().len(), 500);
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! Others' clients, the real programs, against a broker: mosquitto_pub and _sub, paho-mqtt, MQTT.js.
+//! Others' clients, the real programs, against a broker: mosquitto_pub and _sub, paho-mqtt, MQTT.js,
+//! rumqttc.
 //!
 //! BROKER=mosquitto tries the scenarios themselves on mosquitto. A client that is not installed is skipped with a line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 mod programs;
+mod rumqttc;
 mod scripts;
 
 use std::path::{Path, PathBuf};
@@ -26,14 +28,9 @@ fn cache() -> PathBuf {
     std::env::var_os("FOREBAY_TESTS_CACHE").map_or_else(beside, PathBuf::from)
 }
 
-/// A trial of one scenario; `absent` says why its client cannot be run, which makes it a skipped one, or with CI=true a failed
-/// one unless the reason is on the list of known absences.
+/// A trial of one scenario; `absent` says why its client cannot be run.
 fn trial(name: String, absent: Option<&str>, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
-    let Some(reason) = absent.map(str::to_owned) else { return Trial::test(name, run) };
-    println!("SKIP interop: {name}: {reason}");
-    let known = include_str!("../known-absences").lines().any(|line| line == reason);
-    let strict = std::env::var("CI").as_deref() == Ok("true") && !known;
-    Trial::test(name, move || Err(reason.into())).with_ignored_flag(!strict)
+    forebay_tests::absence::trial("interop", name, absent, run)
 }
 
 fn main() {
@@ -46,6 +43,7 @@ fn main() {
     });
     let mut trials = programs::trials(&target);
     trials.extend(scripts::trials(&target));
+    trials.extend(rumqttc::trials(&target));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let failed = conclusion.has_failed();
     if let Some(mut broker) = broker {

@@ -39,6 +39,10 @@ pub struct Broker {
     tls_port: u16,
     wrapper: Vec<String>,
     arguments: Vec<String>,
+    /// The ports that it is to listen on.
+    ports: Vec<u16>,
+    /// Its addresses are in its configuration, not on its command line.
+    configured: bool,
     child: Option<Child>,
 }
 
@@ -63,28 +67,44 @@ impl Broker {
         if kind == Kind::Mosquitto {
             mosquitto::prepare(scratch.path(), &data, port, tls_port);
         }
-        Self { kind, data, scratch, port, tls_port, wrapper: Vec::new(), arguments: Vec::new(), child: None }
+        let (wrapper, arguments, ports) = (Vec::new(), Vec::new(), vec![port, tls_port]);
+        Self { kind, data, scratch, port, tls_port, wrapper, arguments, ports, configured: false, child: None }
     }
 
-    /// Starts this repository's broker with a configuration of its own (TOML); the data directory and the listeners stay the
-    /// harness's.
+    /// Starts this repository's broker with a configuration file, see [`Broker::configure`].
     pub fn with_config(text: &str) -> Self {
         let mut broker = Self::prepare(None);
-        broker.set_config(text);
+        broker.configure(text);
         broker.run();
         broker
     }
 
-    /// Gives it a configuration file with this text.
-    pub fn set_config(&mut self, text: &str) {
+    /// Gives it a configuration file; `PORT` and `TLS_PORT` in it are replaced by its ports. With listeners in it, those are
+    /// the ones that it has.
+    pub fn configure(&mut self, text: &str) {
+        assert_eq!(self.kind, Kind::Forebay, "the configuration is for forebay");
+        self.ports = vec![self.port, self.tls_port];
+        self.configured = text.contains("[[listeners]]");
+        if self.configured {
+            let named = [(text.contains(":PORT"), self.port), (text.contains(":TLS_PORT"), self.tls_port)];
+            self.ports = named.into_iter().filter(|(there, _)| *there).map(|(_, port)| port).collect();
+        }
+        let text =
+            text.replace(":TLS_PORT", &format!(":{}", self.tls_port)).replace(":PORT", &format!(":{}", self.port));
         let file = self.scratch.path().join("forebay.toml");
         std::fs::write(&file, text).unwrap();
-        self.add_arguments(&["--config", &file.display().to_string()]);
+        self.arguments.retain(|argument| !argument.starts_with("--config="));
+        self.arguments.push(format!("--config={}", file.display()));
     }
 
     /// Puts a program and its arguments before the broker's own, such as `strace`.
     pub fn set_wrapper(&mut self, wrapper: &[&str]) {
         self.wrapper = wrapper.iter().map(|s| (*s).to_owned()).collect();
+    }
+
+    /// It listens for plain TCP only.
+    pub fn plain_only(&mut self) {
+        self.ports = vec![self.port];
     }
 
     /// Adds arguments to the broker's command line.
@@ -110,8 +130,12 @@ impl Broker {
             }
             Kind::Forebay => {
                 line.extend([program().display().to_string(), "--data-dir".into(), self.data.display().to_string()]);
-                line.extend(["--listen".into(), format!("mqtt://127.0.0.1:{}", self.port)]);
-                line.extend(["--listen".into(), format!("mqtts://127.0.0.1:{}", self.tls_port)]);
+                if !self.configured {
+                    line.extend(["--listen".into(), format!("mqtt://127.0.0.1:{}", self.port)]);
+                    if self.ports.contains(&self.tls_port) {
+                        line.extend(["--listen".into(), format!("mqtts://127.0.0.1:{}", self.tls_port)]);
+                    }
+                }
             }
         }
         line.extend(self.arguments.iter().cloned());
@@ -127,7 +151,7 @@ impl Broker {
 
     fn wait_until_ready(&mut self) -> Result<(), String> {
         let begun = Instant::now();
-        for port in [self.port, self.tls_port] {
+        for port in self.ports.clone() {
             while TcpStream::connect(("127.0.0.1", port)).is_err() {
                 if let Some(status) = self.child.as_mut().unwrap().try_wait().map_err(|e| e.to_string())? {
                     self.child = None;
@@ -152,9 +176,13 @@ impl Broker {
 
     /// Ends it with SIGTERM and waits; the answer is its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
-        let mut child = self.child.take()?;
-        let _ = Command::new("kill").arg(child.id().to_string()).status();
-        child.wait().ok()?.code()
+        let _ = Command::new("kill").arg(self.pid()?.to_string()).status();
+        self.ended()
+    }
+
+    /// Waits until it has ended by itself; the answer is its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.child.take()?.wait().ok()?.code()
     }
 
     /// Whether the process is there.
@@ -165,6 +193,13 @@ impl Broker {
     /// Its process's number while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Kilobytes of it that are in memory, as Linux tells.
+    pub fn resident_kb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Which program it is.

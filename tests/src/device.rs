@@ -288,6 +288,11 @@ impl Subscriber {
         }
     }
 
+    /// The broker has to know its session, from a subscriber of the same name that was there before.
+    pub fn resume(&mut self) {
+        self.subscribed = true;
+    }
+
     /// Connects if it is not connected; subscribes if it never did. After that the broker has to know the session.
     pub fn connect(&mut self) -> io::Result<()> {
         if self.wire.is_some() {

@@ -8,12 +8,16 @@
     clippy::wildcard_enum_match_arm
 )]
 
+pub mod absence;
 pub mod bench;
 pub mod broker;
+pub mod bulk;
 pub mod device;
 pub mod link;
 pub mod numbered;
 pub mod packet;
+pub mod peer;
 pub mod raw;
 pub mod rng;
 pub mod scratch;
+pub mod sys;

@@ -25,13 +25,7 @@ impl Endpoint {
 
     /// TLS to a port of 127.0.0.1; the server's certificate has to come from the CA in the file `ca`.
     pub fn tls(port: u16, ca: &Path) -> Self {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(ca).expect("the CA's file can be read") {
-            roots.add(certificate.expect("the CA's file is PEM")).unwrap();
-        }
-        assert!(!roots.is_empty(), "{}: no certificate in it", ca.display());
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        Self { port, tls: Some(Arc::new(config)) }
+        Self { port, tls: Some(tls_config(ca)) }
     }
 
     /// Connects; a read on it gives up after `read_limit` with `WouldBlock`.
@@ -54,6 +48,16 @@ impl Endpoint {
         stream.sock.set_read_timeout(Some(read_limit))?;
         Ok(Link::Tls(Box::new(stream)))
     }
+}
+
+/// TLS for a client that trusts the CA in this file and no other.
+pub fn tls_config(ca: &Path) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca).expect("the CA's file can be read") {
+        roots.add(certificate.expect("the CA's file is PEM")).unwrap();
+    }
+    assert!(!roots.is_empty(), "{}: no certificate in it", ca.display());
+    Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
 /// An open connection.

@@ -110,6 +110,11 @@ pub const PINGREQ: [u8; 2] = [0xC0, 0];
 /// A DISCONNECT that is well meant.
 pub const DISCONNECT: [u8; 2] = [0xE0, 0];
 
+/// How long the first packet of `buffer` is, once its head is there.
+pub fn length(buffer: &[u8]) -> io::Result<Option<usize>> {
+    Ok(remaining_length(buffer)?.map(|(header, length)| header + length))
+}
+
 /// Takes the first whole packet from the front of `buffer`, if there is one.
 pub fn take(version: Version, buffer: &mut Vec<u8>) -> io::Result<Option<Packet>> {
     let Some(bytes) = take_bytes(buffer)? else { return Ok(None) };

@@ -35,10 +35,10 @@ pub struct Publish<'a> {
     pub topic_alias: Option<u16>,
     /// The payload is said to be UTF-8.
     pub payload_is_utf8: bool,
+    /// How many user properties there are.
+    pub user_properties: usize,
     /// Payload.
     pub payload: &'a [u8],
-    /// User properties.
-    pub user_properties: usize,
     /// Properties hold something that is not to be forwarded.
     filtered: bool,
 }
@@ -80,8 +80,8 @@ impl<'a> Publish<'a> {
             expiry_s: None,
             topic_alias: None,
             payload_is_utf8: false,
-            payload: &[],
             user_properties: 0,
+            payload: &[],
             filtered: false,
         };
         if version.is_v5() {
@@ -108,12 +108,12 @@ impl<'a> Publish<'a> {
             match item?.property {
                 Property::MessageExpiryInterval(s) => self.expiry_s = Some(s),
                 Property::TopicAlias(alias) => self.topic_alias = Some(alias),
+                Property::UserProperty(..) => self.user_properties += 1,
                 Property::PayloadFormatIndicator(format) => self.payload_is_utf8 = format == 1,
                 Property::SubscriptionIdentifier(_) if from == From::Client => {
                     return Err(WireError::protocol("MQTT5-3.3.4-6", "a client sent a subscription identifier"));
                 }
                 Property::SubscriptionIdentifier(_) => self.filtered = true,
-                Property::UserProperty(..) => self.user_properties += 1,
                 _ => {}
             }
         }

@@ -10,6 +10,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Broker, Slot, sys};
 use crate::message::Time;
+use crate::session::Urgency;
+use crate::store::Ledger;
 
 /// How often the keeper looks: wills and expiries are in seconds, so a quarter of one is early enough.
 const TICK: Duration = Duration::from_millis(250);
@@ -74,13 +76,16 @@ impl Broker {
         let mut sys = sys::Sys::new(self);
         while !stop.wait(TICK) {
             ticks = ticks.wrapping_add(1);
-            self.clock.watch();
+            if self.clock.watch() {
+                self.record_clock();
+            }
             self.settle_due();
             if ticks.is_multiple_of(4) {
                 self.end_silent();
+                self.make_room();
             }
             if ticks.is_multiple_of(RETAINED_TICKS) && self.retained.expire(self.clock.now()) > 0 {
-                self.writer.mark_retained(crate::session::Urgency::Lazy);
+                self.writer.mark_retained(Urgency::Lazy);
             }
             sys.tick(self);
         }
@@ -93,6 +98,22 @@ impl Broker {
             let due = self.deadlines.lock().due(now);
             let Some(slot) = due else { return };
             self.settle_away(&slot);
+        }
+    }
+
+    /// Has a commit made for the sake of its mark of the clock.
+    fn record_clock(&self) {
+        self.return_ended_ledger(Some(Ledger::default()));
+        self.writer.mark_retained(Urgency::Lazy);
+    }
+
+    /// What has expired in queues that run out of room goes, though nobody comes for it.
+    fn make_room(&self) {
+        let cx = self.cx();
+        for slot in self.all_slots() {
+            if !slot.online() && slot.look(|session| session.may_have_expired(cx)) {
+                slot.with(self, |session| session.look_for_expired(cx));
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod retained;
 mod sessions;
 mod slot;
 mod sys;
+mod woken;
 mod writer;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use retained::RetainedStore;
 pub use sessions::{Ending, Opened};
 pub use slot::Slot;
 pub use sys::Pressure;
+pub(crate) use woken::Woken;
 pub use writer::{Writer, WriterOptions};
 
 use crate::auth::Mechanisms;
@@ -61,7 +63,7 @@ pub struct Broker {
     pub connections: AtomicUsize,
     /// New connections are refused: the broker is stopping.
     pub stopping: AtomicBool,
-    sessions: Mutex<HashMap<Box<str>, Arc<Slot>>>,
+    sessions: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
     next_session: AtomicU64,
     deadlines: Mutex<keeper::Deadlines>,
     parked: Mutex<Vec<Arc<Slot>>>,
@@ -73,16 +75,6 @@ pub struct Broker {
 struct EndedLedger {
     total: Ledger,
     changed: bool,
-}
-
-/// Adds up ledgers.
-pub fn add_ledger(total: &mut Ledger, other: &Ledger) {
-    total.accepted += other.accepted;
-    total.delivered += other.delivered;
-    total.expired += other.expired;
-    for (sum, part) in total.dropped.iter_mut().zip(other.dropped) {
-        *sum += part;
-    }
 }
 
 fn settings(config: &Config) -> Settings {
@@ -233,7 +225,7 @@ impl Broker {
         let mut queued = 0;
         for slot in self.all_slots() {
             let (ledger, waiting) = slot.look(|session| session.ledger());
-            add_ledger(&mut total, &ledger);
+            total.add(&ledger);
             queued += waiting;
         }
         (total, queued)
@@ -241,7 +233,7 @@ impl Broker {
 
     pub(crate) fn bury(&self, ledger: &Ledger) {
         let mut ended = self.ended_ledger.lock();
-        add_ledger(&mut ended.total, ledger);
+        ended.total.add(ledger);
         ended.changed = true;
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -9,6 +10,9 @@ use crate::broker::Broker;
 use crate::broker::Slot;
 use crate::session::{Cx, PageWanted};
 use crate::store::{Reader, StoreError};
+
+/// After a page that could not be read: the session asks for it again at once.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// A session, and the page that it wants.
 pub type Request = (Arc<Slot>, PageWanted);
@@ -60,6 +64,7 @@ impl Pager {
             }
             Err(error) => {
                 tracing::error!("{error}; reading the queue is tried again");
+                std::thread::sleep(RETRY);
                 slot.with(broker, |session| session.page_failed());
                 return;
             }

@@ -58,14 +58,15 @@ impl Broker {
             }
             return Opened { slot, epoch, session_present: true };
         }
-        let mut session = Session::new(self.session_no(), client_id);
+        let client_id: Arc<str> = client_id.into();
+        let mut session = Session::new(self.session_no(), client_id.clone());
         session.connect(link, cx);
         let epoch = session.epoch();
         let urgency = session.take_urgency();
         let slot = Slot::new(session);
         slot.set_keep_alive(keep_alive_s, self.now_s());
         slot.set_online(true);
-        sessions.insert(client_id.into(), slot.clone());
+        sessions.insert(client_id, slot.clone());
         drop(sessions);
         if let Some(before) = before {
             if before.online() {
@@ -147,15 +148,15 @@ impl Broker {
             let will = session.take_will();
             let filters: Vec<String> = session.subscriptions().iter().map(|s| s.filter.clone()).collect();
             let orphans = session.end();
-            Some((will, filters, orphans, session.ledger().0, session.client_id().to_owned()))
+            Some((will, filters, orphans, session.ledger().0, session.client_id().clone()))
         });
         let Some((will, filters, orphans, ledger, client_id)) = ended else { return };
         self.router.remove_all(slot.no().0, &mut filters.iter().map(String::as_str));
         self.bury(&ledger);
         {
             let mut sessions = self.sessions.lock();
-            if sessions.get(client_id.as_str()).is_some_and(|current| Arc::ptr_eq(current, slot)) {
-                sessions.remove(client_id.as_str());
+            if sessions.get(&client_id).is_some_and(|current| Arc::ptr_eq(current, slot)) {
+                sessions.remove(&client_id);
             }
             // A storm of clients must not keep its table for ever.
             if sessions.capacity() > 1024 && sessions.len() < sessions.capacity() / 8 {
@@ -233,16 +234,15 @@ impl Broker {
         self.retained.recover(recovered.retained);
         for found in recovered.sessions {
             let Some(record) = &found.record else { continue };
-            let mut session = Session::recover(&found, record, now);
-            let urgency = session.take_urgency();
+            let session = Session::recover(&found, record, now);
+            let client_id = session.client_id().clone();
             let slot = Slot::new(session);
             for subscription in &found.subscriptions {
                 self.router.subscribe(&subscription.filter, slot.clone(), options(subscription));
             }
-            self.sessions.lock().insert(record.client_id.as_str().into(), slot.clone());
-            if urgency != Urgency::None {
-                self.writer.mark(&slot, urgency);
-            }
+            self.sessions.lock().insert(client_id, slot.clone());
+            // It also tells how full the queue is, before anyone publishes.
+            slot.with(self, |session| session.index(self.cx()));
             self.deadlines.lock().plan(now, &slot);
         }
     }

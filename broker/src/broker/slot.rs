@@ -2,22 +2,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
-use std::task::Waker;
+use std::task::Wake;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Woken};
 use crate::message::Origin;
 use crate::router::Subscriber;
 use crate::session::{Fill, Session, Urgency};
 use crate::store::SessionNo;
 
 /// One session's place in the broker. Locks: at most one slot's session at a time, and nothing else below it but the
-/// waker.
+/// list of the woken.
 pub struct Slot {
     no: SessionNo,
     session: Mutex<Session>,
-    waker: Mutex<Option<Waker>>,
+    /// Where the connection that serves it is polled.
+    served: Mutex<Option<(Arc<Woken>, u32)>>,
+    /// It is on the list of the woken.
+    woken: AtomicBool,
+    /// The session has something for the connection to look at.
     notified: AtomicBool,
     /// The highest urgency that the writer knows of, see [`Urgency`].
     pub(crate) dirty: AtomicU8,
@@ -43,7 +47,8 @@ impl Slot {
             no: session.no(),
             connection: AtomicU32::new(session.epoch()),
             session: Mutex::new(session),
-            waker: Mutex::new(None),
+            served: Mutex::new(None),
+            woken: AtomicBool::new(false),
             notified: AtomicBool::new(false),
             dirty: AtomicU8::new(0),
             online: AtomicBool::new(false),
@@ -126,11 +131,22 @@ impl Slot {
 
     /// Wakes the connection, once until it has looked.
     pub fn wake(&self) {
-        if !self.notified.swap(true, Ordering::AcqRel)
-            && let Some(waker) = &*self.waker.lock()
-        {
-            waker.wake_by_ref();
+        if !self.notified.swap(true, Ordering::AcqRel) {
+            self.poll_soon();
         }
+    }
+
+    fn poll_soon(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel)
+            && let Some((woken, place)) = &*self.served.lock()
+        {
+            woken.add(*place);
+        }
+    }
+
+    /// The connection is about to be polled: what wakes it from here on is another time.
+    pub(crate) fn polled(&self) {
+        self.woken.store(false, Ordering::Release);
     }
 
     /// The connection looks: later wake-ups count again. False: nobody has woken it.
@@ -143,6 +159,17 @@ impl Slot {
         self.parked.swap(parked, Ordering::AcqRel)
     }
 
+    /// A connection serves it from now on, and is polled for the first time soon. The one before has been taken over: it
+    /// looks, and goes.
+    pub(crate) fn serve(&self, woken: Arc<Woken>, place: u32) {
+        let before = self.served.lock().replace((woken, place));
+        self.woken.store(false, Ordering::Release);
+        self.poll_soon();
+        if let Some((woken, place)) = before {
+            woken.add(place);
+        }
+    }
+
     /// The number of the connection that serves the session.
     pub(crate) fn connection(&self) -> u32 {
         self.connection.load(Ordering::Acquire)
@@ -150,14 +177,6 @@ impl Slot {
 
     pub(crate) fn set_connection(&self, epoch: u32) {
         self.connection.store(epoch, Ordering::Release);
-    }
-
-    pub(crate) fn set_waker(&self, waker: Option<Waker>) {
-        let old = std::mem::replace(&mut *self.waker.lock(), waker);
-        // The one before has been taken over: it must look, and go.
-        if let Some(old) = old {
-            old.wake();
-        }
     }
 
     /// Asks the connection to end with a reason code.
@@ -193,6 +212,17 @@ impl Slot {
         // Seconds are whole, so one more than the statement's time: never early.
         keep_alive > 0
             && now_s.saturating_sub(self.last_packet_s.load(Ordering::Relaxed)) > keep_alive + keep_alive.div_ceil(2)
+    }
+}
+
+/// The socket of its connection is ready.
+impl Wake for Slot {
+    fn wake(self: Arc<Self>) {
+        self.poll_soon();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.poll_soon();
     }
 }
 

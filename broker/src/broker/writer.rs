@@ -133,8 +133,8 @@ impl Writer {
         self.wake.notify_one();
     }
 
-    /// Waits until something is due; true when it is time to stop.
-    fn wait(&self) -> bool {
+    /// Waits until something is due, or for a moment while the store refuses; true when it is time to stop.
+    fn wait(&self, refusing: bool) -> bool {
         let mut dirty = self.dirty.lock();
         loop {
             let now = Instant::now();
@@ -143,6 +143,11 @@ impl Writer {
                 Some(due) if due <= now => break,
                 Some(due) => {
                     self.wake.wait_until(&mut dirty, due);
+                }
+                None if refusing => {
+                    if self.wake.wait_for(&mut dirty, RETRY).timed_out() {
+                        break;
+                    }
                 }
                 None => self.wake.wait(&mut dirty),
             }
@@ -161,8 +166,9 @@ impl Writer {
 
     /// The thread.
     pub fn run(&self, broker: &Arc<Broker>, store: &mut dyn Store) {
+        let mut refusing = false;
         loop {
-            if self.wait() {
+            if self.wait(refusing) {
                 // Nothing may be left for an ack that will not come any more.
                 self.round(broker, store, Time(u64::MAX));
                 return;
@@ -171,6 +177,13 @@ impl Writer {
             let cutoff = Time(broker.clock.now().0.saturating_sub(wait_ms));
             if !self.round(broker, store, cutoff) {
                 std::thread::sleep(RETRY);
+            }
+            if refusing {
+                store.refresh(broker.clock.now());
+            }
+            // Those who wait for room on the disk are not woken by a queue.
+            if std::mem::replace(&mut refusing, broker.store_failing()) && !refusing {
+                broker.unpark();
             }
         }
     }

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use forebay_wire::WireError;
 use forebay_wire::frame::{self, Frame};
 use forebay_wire::property::{Place, Properties, Property};
+use forebay_wire::publish::{From as Sender, Publish};
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, QoS, Version};
 
@@ -256,6 +257,31 @@ pub fn read_packet(version: Version, frame: &Frame, packet: &[u8], limits: &Limi
     }
 }
 
+/// Reads a PUBLISH of a client.
+///
+/// # Errors
+/// What is wrong, with its reason code; too many user properties are.
+#[inline]
+pub fn read_publish<'a>(
+    version: Version,
+    frame: &Frame,
+    packet: &'a [u8],
+    limits: &Limits,
+) -> Result<Publish<'a>, CodecError> {
+    let body = packet.get(frame.header_len..).unwrap_or_default();
+    let publish = Publish::parse(version, Sender::Client, frame.first_byte, body, limits.max_topic_levels)?;
+    if publish.user_properties > limits.max_user_properties {
+        return Err(too_many_user_properties(limits));
+    }
+    Ok(publish)
+}
+
+#[cold]
+fn too_many_user_properties(limits: &Limits) -> CodecError {
+    let detail = format!("more than {} user properties", limits.max_user_properties);
+    CodecError::new(ReasonCode::QuotaExceeded, "MQTT5-4.13.2", detail)
+}
+
 /// Walks a property section with its length checked and its user properties counted.
 fn walk<'a>(
     section: &'a [u8],
@@ -269,11 +295,7 @@ fn walk<'a>(
         if matches!(item.property, Property::UserProperty(..)) {
             user += 1;
             if user > limits.max_user_properties {
-                return Err(CodecError::new(
-                    ReasonCode::QuotaExceeded,
-                    "MQTT5-4.13.2",
-                    format!("more than {} user properties", limits.max_user_properties),
-                ));
+                return Err(too_many_user_properties(limits));
             }
         }
         take(item.property, item.bytes);

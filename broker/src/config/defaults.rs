@@ -57,8 +57,9 @@ pub const QUEUE_MAX_BYTES: u64 = 512 * MIB as u64;
 pub const STORE_CACHE_BYTES: usize = 8 * MIB;
 /// The system needs some room for its logs while the broker waits for space.
 pub const STORE_MIN_FREE_BYTES: u64 = 128 * MIB as u64;
-/// Subscribers on the same network acknowledge within this; an SD card's sync takes ten times as long.
-pub const STORE_COMMIT_WAIT: Duration = Duration::from_millis(1);
+/// Subscribers on the same network acknowledge within this, and what they acknowledge is never written; an SD card's sync
+/// takes longer (docs/decisions/0001).
+pub const STORE_COMMIT_WAIT: Duration = Duration::from_millis(5);
 /// As mosquitto's.
 pub const SYS_INTERVAL: Duration = Duration::from_secs(10);
 /// Less than the 90 s after which systemd kills, more than the slowest sync.

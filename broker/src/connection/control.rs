@@ -163,7 +163,7 @@ impl<S: Stream> Connection<S> {
             return Err(protocol("MQTT5-4.12.1-1", "another authentication method than in CONNECT"));
         }
         if packet.reason == ReasonCode::ReAuthenticate {
-            let client = self.slot.look(|session| session.client_id().to_owned());
+            let client = self.slot.look(|session| session.client_id().clone());
             *exchange = self.on.broker.mechanisms.find(method).map(|mechanism| mechanism.begin(&client));
         }
         let Some(under_way) = exchange else {

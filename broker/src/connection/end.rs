@@ -49,7 +49,8 @@ impl From<WireError> for End {
 impl<S: Stream> Connection<S> {
     /// Says why, if the protocol has words for it, and leaves the session.
     pub(super) fn finish(&mut self, end: End, cx: &mut Context<'_>) {
-        let client = self.slot.look(|session| session.client_id().to_owned());
+        let client = self.slot.look(|session| session.client_id().clone());
+        let client = &*client;
         let farewell = match &end {
             End::Closed => {
                 tracing::debug!(client, "the client closed the connection without DISCONNECT");

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::pace::Pace;
-use super::{Connection, Shared, Stream};
+use super::{Connection, Shared, Stream, crew};
 use crate::auth::{Authentication, Step};
 use crate::broker::{Broker, Opened, RETRY_AFTER_MS};
 use crate::codec::encode::{self, ConnackProperties};
@@ -85,7 +85,7 @@ async fn start(socket: TcpStream, on: &Arc<Shared>) -> bool {
 pub(super) async fn begin<S: Stream>(mut stream: S, on: &Arc<Shared>) -> bool {
     match connect(&mut stream, on).await {
         Ok(greeted) => {
-            tokio::spawn(greeted.connection(stream, on));
+            crew::add(greeted.connection(stream, on));
             true
         }
         Err(refusal) => {
@@ -150,12 +150,12 @@ impl Greeted {
             epoch: self.opened.epoch,
             version: self.version,
             problem_information: self.problem_information,
-            registered: false,
             over: false,
             unflushed: false,
             tail_is_fresh: !self.rest.is_empty(),
             written: 0,
-            tail: self.rest,
+            // The buffer that CONNECT was read into is given back: an idle connection owns none.
+            tail: if self.rest.is_empty() { Vec::new() } else { self.rest },
             out: self.connack,
             pace: on.listener.rate.map(|rate| Box::new(Pace::new(rate))),
             parked: None,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use forebay_wire::frame::{self, Frame};
-use forebay_wire::publish::{From as Sender, Publish};
+use forebay_wire::publish::Publish;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, QoS};
 
@@ -44,7 +44,7 @@ struct Pass<'c> {
     now: Time,
     /// Something of this client waits for room already: what follows waits behind it.
     parked: bool,
-    /// QoS 1 messages that are staged: their acks are not in the session yet.
+    /// QoS 1 messages that are staged: the session does not know of their acks yet. (QoS 2 identifiers it knows.)
     staged_qos1: usize,
 }
 
@@ -177,13 +177,7 @@ impl Pass<'_> {
         staged: &mut Vec<Staged<'b>>,
         loan: &mut Loan,
     ) -> Result<bool, End> {
-        let limits = &self.on.limits;
-        let body = packet.get(frame.header_len..).unwrap_or_default();
-        let publish =
-            Publish::parse(session.version(), Sender::Client, frame.first_byte, body, limits.max_topic_levels)?;
-        if publish.user_properties > limits.max_user_properties {
-            return Err(peer(ReasonCode::QuotaExceeded, "MQTT5-4.13.2-1", "more user properties than the limit"));
-        }
+        let publish = codec::read_publish(session.version(), frame, packet, &self.on.limits)?;
         let alias = self.alias(session, &publish)?;
         let topic = alias.as_deref().unwrap_or(publish.topic);
         let ack = match publish.packet_id {
@@ -204,7 +198,6 @@ impl Pass<'_> {
             self.refuse_sys(session, ack);
             return Ok(true);
         }
-        self.staged_qos1 += usize::from(publish.qos == QoS::AtLeastOnce);
         let source = Source {
             topic: publish.topic,
             properties: publish.forwarded().unwrap_or_default(),
@@ -215,6 +208,7 @@ impl Pass<'_> {
         };
         let mut one = Staged::new(source, self.on.durability(topic));
         one.ack = ack;
+        self.staged_qos1 += usize::from(publish.qos == QoS::AtLeastOnce);
         if self.parked && ack.is_some() && !session.version().is_v5() {
             one.verdict = Verdict::Full;
         }

@@ -1,5 +1,5 @@
-//! The one place where a socket meets a session. A connection is a future that is polled by the worker that owns it; while
-//! it is idle it owns no buffer.
+//! The one place where a socket meets a session. A connection is polled by the worker that owns it (see `crew`); while it is
+//! idle it owns no buffer.
 //!
 //! ```text
 //!   socket ─► scratch of the worker ─► frames ─► session, fan-out ─► acks
@@ -7,6 +7,7 @@
 //! ```
 
 mod control;
+mod crew;
 mod end;
 pub(crate) mod handshake;
 mod input;
@@ -27,6 +28,8 @@ use crate::broker::{Broker, Slot};
 use crate::codec;
 use crate::config;
 use crate::session::Durability;
+
+pub use crew::drive;
 
 use end::End;
 use pace::Pace;
@@ -112,8 +115,6 @@ pub(crate) struct Connection<S: Stream> {
     epoch: u32,
     version: Version,
     problem_information: bool,
-    /// The slot knows whom to wake.
-    registered: bool,
     /// The session has been told that this connection is over.
     over: bool,
     /// TLS holds written bytes that the socket did not take.
@@ -131,36 +132,24 @@ pub(crate) struct Connection<S: Stream> {
     auth: Option<Box<Authentication>>,
 }
 
-impl<S: Stream> Future for Connection<S> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        match worker::with(|scratch| this.turn(scratch, cx)) {
+impl<S: Stream> Connection<S> {
+    /// Does what there is to do; ready when the connection is over.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match worker::with(|scratch| self.turn(scratch, cx)) {
             Ok(()) => Poll::Pending,
             Err(end) => {
-                this.finish(end, cx);
+                self.finish(end, cx);
                 Poll::Ready(())
             }
         }
     }
-}
 
-impl<S: Stream> Connection<S> {
     fn turn(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>) -> Result<(), End> {
-        if !self.registered {
-            self.registered = true;
-            self.slot.set_waker(Some(cx.waker().clone()));
-        }
-        let notified = self.slot.looked();
-        // [MQTT5-3.1.4-3]
+        // Before anything else: what it is notified of is for the connection that has taken the session over [MQTT5-3.1.4-3].
         if self.slot.connection() != self.epoch {
-            // It was meant for the connection that has taken the session over, which would find nothing to look for.
-            if notified {
-                self.slot.wake();
-            }
             return Err(End::TakenOver);
         }
+        let notified = self.slot.looked();
         if let Some(reason) = self.slot.kicked() {
             return Err(End::Kicked(reason));
         }

@@ -25,7 +25,7 @@ pub enum BindError {
         url: String,
     },
     /// Not allowed, or not an address of this machine.
-    #[error("{addr} cannot be opened (listener {url}): {source}")]
+    #[error("{addr} cannot be opened (listener {url}): {source}; choose another address with --listen")]
     Io {
         /// The address.
         addr: std::net::SocketAddr,
@@ -35,8 +35,13 @@ pub enum BindError {
         source: io::Error,
     },
     /// Its certificate or key.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    #[error("{source} (listener {url})")]
+    Tls {
+        /// The listener.
+        url: String,
+        /// The cause.
+        source: Box<TlsError>,
+    },
 }
 
 /// Opens all listeners; certificates first, so that nothing is open when one of them is wrong.
@@ -46,7 +51,8 @@ pub enum BindError {
 pub fn bind(listeners: &[Listener], data_dir: &Path) -> Result<Vec<BoundListener>, BindError> {
     let mut configs = Vec::with_capacity(listeners.len());
     for listener in listeners {
-        let tls = listener.tls.as_ref().map(|from| tls::server_config(from, data_dir)).transpose()?;
+        let tls = listener.tls.as_ref().map(|from| tls::server_config(from, data_dir)).transpose();
+        let tls = tls.map_err(|source| BindError::Tls { url: listener.url.clone(), source: source.into() })?;
         configs.push((listener, tls));
     }
     configs.into_iter().map(|(listener, tls)| bind_one(listener, tls)).collect()

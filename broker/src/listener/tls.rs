@@ -18,31 +18,40 @@ const RESUMABLE_SESSIONS: usize = 1024;
 #[non_exhaustive]
 pub enum TlsError {
     /// The file cannot be read.
-    #[error("{path} cannot be read: {source}")]
+    #[error("{path} cannot be read: {source}; set `{key}` to a file that the broker may read")]
     Unreadable {
         /// The file.
         path: PathBuf,
+        /// The key of the configuration that names it.
+        key: &'static str,
         /// The cause.
         source: std::io::Error,
     },
     /// The file holds no such thing.
-    #[error("{path} holds no {what} in PEM form")]
+    #[error("{path} holds no {what} in PEM form; set `{key}` to a file that does")]
     Empty {
         /// The file.
         path: PathBuf,
+        /// The key of the configuration that names it.
+        key: &'static str,
         /// Certificate or private key.
         what: &'static str,
     },
     /// The file is not PEM.
-    #[error("{path} is not PEM: {detail}")]
+    #[error("{path} is not PEM: {detail}; set `{key}` to a file that is")]
     NotPem {
         /// The file.
         path: PathBuf,
+        /// The key of the configuration that names it.
+        key: &'static str,
         /// What is wrong.
         detail: String,
     },
     /// The two do not go together, or the key's kind is not known.
-    #[error("{key} is not the key of {certificate}, or of a kind that is not supported: {source}")]
+    #[error(
+        "{key} is not the key of {certificate}, or of a kind that is not supported ({source}); set `certificate` and \
+         `key` to a pair that was made together"
+    )]
     Mismatch {
         /// The key's file.
         key: PathBuf,
@@ -86,27 +95,33 @@ pub fn server_config(from: &Tls, data_dir: &Path) -> Result<Arc<ServerConfig>, T
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = read(path)?;
+    let key = "certificate";
+    let bytes = read(path, key)?;
     let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let chain = chain.map_err(|error| TlsError::NotPem { path: path.to_owned(), detail: error.to_string() })?;
+    let chain = chain.map_err(|error| not_pem(path, key, &error))?;
     if chain.is_empty() {
-        return Err(TlsError::Empty { path: path.to_owned(), what: "certificate" });
+        return Err(TlsError::Empty { path: path.to_owned(), key, what: "certificate" });
     }
     Ok(chain)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| {
+    let key = "key";
+    PrivateKeyDer::from_pem_slice(&read(path, key)?).map_err(|error| {
         if matches!(error, pem::Error::NoItemsFound) {
-            TlsError::Empty { path: path.to_owned(), what: "private key" }
+            TlsError::Empty { path: path.to_owned(), key, what: "private key" }
         } else {
-            TlsError::NotPem { path: path.to_owned(), detail: error.to_string() }
+            not_pem(path, key, &error)
         }
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
+fn not_pem(path: &Path, key: &'static str, error: &pem::Error) -> TlsError {
+    TlsError::NotPem { path: path.to_owned(), key, detail: error.to_string() }
+}
+
+fn read(path: &Path, key: &'static str) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), key, source })
 }
 
 /// The files of a listener, for messages.

@@ -1,13 +1,14 @@
 //! From the client: QoS 2 identifiers and the acks that wait until what they acknowledge is safe.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::PacketId;
 use hashbrown::HashSet;
 
 use super::alias::Aliases;
+use super::lazy::Blank;
 use super::{Session, Urgency};
 use crate::codec::{AckKind, encode};
 use crate::message::Message;
@@ -56,17 +57,14 @@ pub(crate) struct Inbound {
     pub(crate) committed_mark: u32,
 }
 
-impl Inbound {
-    /// The connection is gone: acks that wait are not owed any more (the client repeats); identifiers stay for a
-    /// session that outlives its connection.
-    pub(crate) fn detach(&mut self, keep_ids: bool) {
-        self.acks = VecDeque::new();
-        self.places = 0;
-        if !keep_ids {
-            self.ids = HashSet::default();
-        }
+impl Blank for Inbound {
+    fn blank() -> &'static Self {
+        static BLANK: LazyLock<Inbound> = LazyLock::new(Inbound::default);
+        &BLANK
     }
+}
 
+impl Inbound {
     fn ready(&self, ack: &Owed) -> bool {
         ack.mark <= self.committed_mark && ack.message.as_ref().is_none_or(|m| m.is_safe())
     }
@@ -108,6 +106,17 @@ impl Session {
         }
         self.inbound.ids.insert(packet_id.get());
         Received::New
+    }
+
+    /// The connection is gone: acks that wait are not owed any more (the client repeats); identifiers stay for a
+    /// session that outlives its connection.
+    pub(super) fn detach_inbound(&mut self, keep_ids: bool) {
+        if !keep_ids {
+            self.inbound.clear();
+        } else if !self.inbound.acks.is_empty() {
+            self.inbound.acks = VecDeque::new();
+            self.inbound.places = 0;
+        }
     }
 
     /// Whether the client's QoS 2 identifier is taken.
@@ -189,6 +198,9 @@ impl Session {
 
     /// Writes the acks whose wait is over, in order.
     pub fn release_acks(&mut self) {
+        if self.inbound.acks.is_empty() {
+            return;
+        }
         while let Some(ack) = self.inbound.acks.pop_front() {
             if !self.inbound.ready(&ack) {
                 self.inbound.acks.push_front(ack);
@@ -197,9 +209,7 @@ impl Session {
             self.inbound.places -= usize::from(ack.what.gives_back());
             self.write_ack(&ack);
         }
-        if self.inbound.acks.capacity() > 0 {
-            self.inbound.acks.shrink_to(64);
-        }
+        self.inbound.acks.shrink_to(64);
     }
 
     fn write_ack(&mut self, owed: &Owed) {

@@ -9,8 +9,10 @@
 
 mod alias;
 mod inbound;
+mod lazy;
 mod outbound;
 mod persist;
+mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -111,7 +113,7 @@ pub enum Urgency {
 /// One client's session.
 pub struct Session {
     no: SessionNo,
-    client_id: Box<str>,
+    client_id: Arc<str>,
     version: Version,
     connected: bool,
     problem_information: bool,
@@ -123,7 +125,7 @@ pub struct Session {
     expiry_s: u32,
     out: outbound::Out,
     outbound: outbound::Outbound,
-    inbound: inbound::Inbound,
+    inbound: lazy::Lazy<inbound::Inbound>,
     persist: Option<Box<persist::Persist>>,
     will: Option<Box<StoredWill>>,
     subscriptions: Vec<StoredSubscription>,
@@ -135,7 +137,7 @@ pub struct Session {
 impl Session {
     /// A session that has never been connected.
     #[must_use]
-    pub fn new(no: SessionNo, client_id: &str) -> Self {
+    pub fn new(no: SessionNo, client_id: impl Into<Arc<str>>) -> Self {
         Self {
             no,
             client_id: client_id.into(),
@@ -148,7 +150,7 @@ impl Session {
             expiry_s: 0,
             out: outbound::Out::default(),
             outbound: outbound::Outbound::default(),
-            inbound: inbound::Inbound::default(),
+            inbound: lazy::Lazy::default(),
             persist: None,
             will: None,
             subscriptions: Vec::new(),
@@ -166,7 +168,7 @@ impl Session {
 
     /// The client identifier.
     #[must_use]
-    pub fn client_id(&self) -> &str {
+    pub fn client_id(&self) -> &Arc<str> {
         &self.client_id
     }
 
@@ -276,7 +278,7 @@ impl Session {
     fn detach(&mut self) {
         let unsent = self.out.clear();
         self.outbound.lost_qos0(unsent);
-        self.inbound.detach(self.kept || self.expiry_s > 0);
+        self.detach_inbound(self.kept || self.expiry_s > 0);
         self.aliases = None;
         if self.durable() {
             self.outbound.spill();
@@ -313,7 +315,7 @@ impl Session {
         self.ended = true;
         self.connected = false;
         let orphans = self.outbound.end();
-        self.inbound.detach(false);
+        self.detach_inbound(false);
         self.out.clear();
         if self.persist.is_some() {
             self.want(Urgency::Lazy);

@@ -13,12 +13,14 @@
 //! New messages join the queue while disk and pending are empty and the queue has room, else pending.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::PacketId;
 
 use super::alias::Alias;
+use super::lazy::{Blank, Lazy};
+use super::scan::{Scan, expires};
 use super::{Cx, Policy, Session, Urgency};
 use crate::codec::encode;
 use crate::message::{Message, Time};
@@ -150,6 +152,17 @@ impl InFlight {
 
 #[derive(Default)]
 pub(crate) struct Outbound {
+    pub(crate) queued: u64,
+    pub(crate) queued_bytes: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) window: u16,
+    pub(crate) maximum_packet_size: u32,
+    pub(crate) flow: Lazy<Flow>,
+}
+
+/// Where the messages are. A client that is only ever sent QoS 0 has none of this.
+#[derive(Default)]
+pub(crate) struct Flow {
     pub(crate) next_seq: u64,
     pub(crate) inflight: VecDeque<InFlight>,
     pub(crate) queue: VecDeque<Entry>,
@@ -158,10 +171,7 @@ pub(crate) struct Outbound {
     pub(crate) disk_from: u64,
     pub(crate) disk_to: u64,
     pub(crate) holes: Vec<(u64, u64)>,
-    pub(crate) queued: u64,
-    pub(crate) queued_bytes: u64,
     queue_bytes: usize,
-    pub(crate) ledger: Ledger,
     /// Places below were given to the store; those below `committed` are committed.
     pub(crate) collected: u64,
     pub(crate) committed: u64,
@@ -170,19 +180,25 @@ pub(crate) struct Outbound {
     pub(crate) released_before: Vec<u64>,
     /// PUBLISHes in flight that count for the Receive Maximum.
     unacked: u16,
-    pub(crate) window: u16,
-    pub(crate) maximum_packet_size: u32,
     /// In flight from this index on: to be sent again on the resumed connection.
     resend_from: Option<usize>,
-    paging: bool,
+    pub(crate) paging: bool,
     /// The oldest on disk was sent before a restart: it stays until the client comes, and what is behind it as well.
     head_stays: bool,
     /// keep-last: the newest place of each topic (by hash), for messages that may still be replaced.
-    newest: Option<Box<Newest>>,
+    pub(crate) newest: Option<Box<Newest>>,
+    pub(crate) scan: Scan,
+}
+
+impl Blank for Flow {
+    fn blank() -> &'static Self {
+        static BLANK: LazyLock<Flow> = LazyLock::new(Flow::default);
+        &BLANK
+    }
 }
 
 /// By a topic's hash: the place of its newest message, and that message's size.
-type Newest = hashbrown::HashMap<u64, (u64, u32), foldhash::fast::FixedState>;
+pub(crate) type Newest = hashbrown::HashMap<u64, (u64, u32), foldhash::fast::FixedState>;
 
 /// A page that the session wants from the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,21 +214,21 @@ impl Outbound {
     }
 
     pub(crate) fn on_disk(&self) -> bool {
-        self.disk_from < self.disk_to
+        self.flow.disk_from < self.flow.disk_to
     }
 
     fn find(&self, id: PacketId) -> Option<usize> {
-        let front = self.inflight.front()?;
+        let front = self.flow.inflight.front()?;
         let want = u64::from(id.get() - 1);
         let guess = (want + 65_535 - front.seq % 65_535) % 65_535;
-        let fits = |at: usize| self.inflight.get(at).is_some_and(|f| f.seq % 65_535 == want && f.live());
+        let fits = |at: usize| self.flow.inflight.get(at).is_some_and(|f| f.seq % 65_535 == want && f.live());
         let guess = usize::try_from(guess).unwrap_or(usize::MAX);
         if fits(guess) {
             return Some(guess);
         }
         // Places are ascending, with gaps where messages expired or were replaced.
         let seq = front.seq + guess as u64;
-        self.inflight.binary_search_by(|f| f.seq.cmp(&seq)).ok().filter(|at| fits(*at))
+        self.flow.inflight.binary_search_by(|f| f.seq.cmp(&seq)).ok().filter(|at| fits(*at))
     }
 
     fn bytes_max(&self, cx: Cx<'_>, durable: bool) -> u64 {
@@ -224,7 +240,7 @@ impl Outbound {
     }
 
     fn memory_full(&self, cx: Cx<'_>) -> bool {
-        self.queue.len() >= cx.settings.memory_messages || self.queue_bytes >= cx.settings.memory_bytes
+        self.flow.queue.len() >= cx.settings.memory_messages || self.flow.queue_bytes >= cx.settings.memory_bytes
     }
 
     fn take(&mut self, size: usize) {
@@ -233,12 +249,12 @@ impl Outbound {
         self.queued_bytes += size as u64;
     }
 
-    fn gone(&mut self, size: usize) {
+    pub(crate) fn gone(&mut self, size: usize) {
         self.queued = self.queued.saturating_sub(1);
         self.queued_bytes = self.queued_bytes.saturating_sub(size as u64);
     }
 
-    fn dropped(&mut self, reason: DropReason, count: u64) {
+    pub(crate) fn dropped(&mut self, reason: DropReason, count: u64) {
         if let Some(counter) = self.ledger.dropped.get_mut(reason as usize) {
             *counter += count;
         }
@@ -263,94 +279,105 @@ impl Outbound {
 
     /// A new connection: everything in flight is to be sent again.
     pub(crate) fn resume(&mut self) {
-        while self.inflight.front().is_some_and(|f| !f.live()) {
-            self.inflight.pop_front();
+        if !self.flow.is_made() {
+            return;
         }
-        self.resend_from = (!self.inflight.is_empty()).then_some(0);
-        self.unacked = 0;
-        self.paging = false;
-        self.head_stays = false;
+        while self.flow.inflight.front().is_some_and(|f| !f.live()) {
+            self.flow.inflight.pop_front();
+        }
+        self.flow.resend_from = (!self.flow.inflight.is_empty()).then_some(0);
+        self.flow.unacked = 0;
+        self.flow.paging = false;
+        self.flow.head_stays = false;
+        self.flow.scan.stop();
     }
 
     /// The client is away: what waits in memory and is committed is left to the disk, the rest becomes pending.
     pub(crate) fn spill(&mut self) {
-        self.paging = false;
-        self.unacked = 0;
-        self.resend_from = None;
-        while let Some(entry) = self.queue.pop_back() {
-            if entry.item.seq < self.committed {
-                self.queue.push_back(entry);
+        if !self.flow.is_made() {
+            return;
+        }
+        self.flow.paging = false;
+        self.flow.unacked = 0;
+        self.flow.resend_from = None;
+        while let Some(entry) = self.flow.queue.pop_back() {
+            if entry.item.seq < self.flow.committed {
+                self.flow.queue.push_back(entry);
                 break;
             }
-            self.pending.push_front(entry);
+            self.flow.pending.push_front(entry);
         }
         self.give_back_queue();
-        self.queue = VecDeque::new();
-        self.queue_bytes = 0;
-        if self.inflight.is_empty() {
-            self.inflight = VecDeque::new();
+        self.flow.queue = VecDeque::new();
+        self.flow.queue_bytes = 0;
+        if self.flow.inflight.is_empty() {
+            self.flow.inflight = VecDeque::new();
         }
     }
 
     /// The queue's entries are all committed: they are on disk from now on. What is missing between them must not
     /// come back with a page.
     fn give_back_queue(&mut self) {
-        let (Some(first), Some(last)) = (self.queue.front(), self.queue.back()) else { return };
+        let (Some(first), Some(last)) = (self.flow.queue.front(), self.flow.queue.back()) else { return };
         let (first, last) = (first.item.seq, last.item.seq);
         let mut holes = Vec::new();
         let mut next = first;
-        for entry in &self.queue {
+        for entry in &self.flow.queue {
             if entry.item.seq > next {
                 holes.push((next, entry.item.seq));
             }
             next = entry.item.seq + 1;
         }
         if self.on_disk() {
-            if self.disk_from > next {
-                holes.push((next, self.disk_from));
+            if self.flow.disk_from > next {
+                holes.push((next, self.flow.disk_from));
             }
-            holes.append(&mut self.holes);
+            holes.append(&mut self.flow.holes);
         } else {
-            self.disk_to = last + 1;
+            self.flow.disk_to = last + 1;
         }
-        self.holes = holes;
-        self.disk_from = first;
+        self.flow.holes = holes;
+        self.flow.disk_from = first;
     }
 
     pub(crate) fn has_uncollected(&self) -> bool {
-        self.pending.back().is_some_and(|e| e.item.seq >= self.collected)
-            || self.inflight.back().is_some_and(|f| f.live() && f.seq >= self.collected)
+        self.flow.pending.back().is_some_and(|e| e.item.seq >= self.flow.collected)
+            || self.flow.inflight.back().is_some_and(|f| f.live() && f.seq >= self.flow.collected)
     }
 
     /// The commit of everything below `upto` is done.
     pub(crate) fn committed(&mut self, upto: u64) {
-        self.committed = self.committed.max(upto);
-        for flight in self.inflight.iter_mut().filter(|f| f.awaiting && f.seq < upto) {
+        if !self.flow.is_made() {
+            return;
+        }
+        self.flow.committed = self.flow.committed.max(upto);
+        for flight in self.flow.inflight.iter_mut().filter(|f| f.awaiting && f.seq < upto) {
             flight.awaiting = false;
             if let Some(item) = &flight.item {
                 item.message.settle();
             }
         }
-        for entry in self.queue.iter_mut().take_while(|e| e.item.seq < upto) {
+        for entry in self.flow.queue.iter_mut().take_while(|e| e.item.seq < upto) {
             if std::mem::take(&mut entry.awaiting) {
                 entry.item.message.settle();
             }
         }
-        while self.pending.front().is_some_and(|e| e.item.seq < upto) {
-            let Some(entry) = self.pending.pop_front() else { break };
+        while self.flow.pending.front().is_some_and(|e| e.item.seq < upto) {
+            let Some(entry) = self.flow.pending.pop_front() else { break };
             if entry.awaiting {
                 entry.item.message.settle();
             }
             if !self.on_disk() {
-                self.disk_from = entry.item.seq;
-                self.holes.clear();
-            } else if entry.item.seq > self.disk_to {
-                self.holes.push((self.disk_to, entry.item.seq));
+                self.flow.disk_from = entry.item.seq;
+                self.flow.holes.clear();
+            } else if entry.item.seq > self.flow.disk_to {
+                let hole = (self.flow.disk_to, entry.item.seq);
+                self.flow.holes.push(hole);
             }
-            self.disk_to = entry.item.seq + 1;
+            self.flow.disk_to = entry.item.seq + 1;
         }
-        if self.pending.is_empty() && self.pending.capacity() > 64 {
-            self.pending = VecDeque::new();
+        if self.flow.pending.is_empty() && self.flow.pending.capacity() > 64 {
+            self.flow.pending = VecDeque::new();
         }
     }
 
@@ -365,89 +392,88 @@ impl Outbound {
                 item.message.settle();
             }
         };
-        for flight in std::mem::take(&mut self.inflight) {
+        for flight in std::mem::take(&mut self.flow.inflight) {
             if let (true, Some(item)) = (flight.live(), flight.item) {
                 settle(item, flight.awaiting, flight.qos == 2);
             }
         }
-        for entry in std::mem::take(&mut self.queue).into_iter().chain(std::mem::take(&mut self.pending)) {
+        for entry in std::mem::take(&mut self.flow.queue).into_iter().chain(std::mem::take(&mut self.flow.pending)) {
             settle(entry.item, entry.awaiting, entry.released);
         }
         let rest = std::mem::take(&mut self.queued);
         self.queued_bytes = 0;
-        self.disk_to = self.disk_from;
+        self.flow.disk_to = self.flow.disk_from;
         self.dropped(DropReason::SessionEnded, rest);
         orphans
     }
 
     /// What the store found. The queue stays on disk until the client comes.
     pub(crate) fn recover(&mut self, state: &crate::store::QueueState) {
-        self.next_seq = state.next_seq;
-        self.collected = state.next_seq;
-        self.committed = state.next_seq;
-        self.disk_from = state.floor;
-        self.disk_to = state.next_seq;
-        self.holes.clone_from(&state.done);
-        self.sent_before = state.sent;
-        self.released_before.clone_from(&state.released);
+        self.flow.next_seq = state.next_seq;
+        self.flow.collected = state.next_seq;
+        self.flow.committed = state.next_seq;
+        self.flow.disk_from = state.floor;
+        self.flow.disk_to = state.next_seq;
+        self.flow.holes.clone_from(&state.done);
+        self.flow.sent_before = state.sent;
+        self.flow.released_before.clone_from(&state.released);
         self.queued = state.queued;
         self.queued_bytes = state.queued_bytes;
         self.ledger = state.ledger;
         if self.queued == 0 {
-            self.disk_from = self.disk_to;
-            self.holes.clear();
+            self.flow.disk_from = self.flow.disk_to;
+            self.flow.holes.clear();
         }
     }
 
-    fn is_hole(&self, seq: u64) -> bool {
-        let at = self.holes.partition_point(|(_, end)| *end <= seq);
-        self.holes.get(at).is_some_and(|(start, _)| *start <= seq)
+    pub(crate) fn is_hole(&self, seq: u64) -> bool {
+        let at = self.flow.holes.partition_point(|(_, end)| *end <= seq);
+        self.flow.holes.get(at).is_some_and(|(start, _)| *start <= seq)
     }
 
     fn unread(&mut self, item: QueueEntry) -> Entry {
-        let dup = item.seq < self.sent_before;
-        let released = self.released_before.contains(&item.seq);
+        let dup = item.seq < self.flow.sent_before;
+        let released = self.flow.released_before.contains(&item.seq);
         Entry { item, awaiting: false, dup, released }
     }
 
     /// Drops the oldest message that is not in flight and is in memory. False: the oldest is on disk.
     fn drop_oldest(&mut self) -> bool {
-        let entry = if let Some(entry) = self.queue.pop_front() {
-            self.queue_bytes -= entry.item.message.size();
+        let entry = if let Some(entry) = self.flow.queue.pop_front() {
+            self.flow.queue_bytes -= entry.item.message.size();
             Some(entry)
         } else if self.on_disk() {
             None
         } else {
-            self.pending.pop_front()
+            self.flow.pending.pop_front()
         };
         let Some(entry) = entry else { return false };
         self.discard(entry, Some(DropReason::Oldest));
         true
     }
 
-    /// keep-last: the message of the same topic that still waits, if any, goes.
-    fn replace(&mut self, topic: &[u8], seq: u64, size: usize) {
-        use std::hash::BuildHasher;
-        let newest = self.newest.get_or_insert_default();
-        let key = foldhash::fast::FixedState::default().hash_one(topic);
-        let size = u32::try_from(size).unwrap_or(u32::MAX);
-        let Some((old, old_size)) = newest.insert(key, (seq, size)) else { return };
+    /// keep-last: the message at this place goes, if it waits in memory.
+    pub(crate) fn remove_waiting(&mut self, seq: u64) -> bool {
         let remove = |list: &mut VecDeque<Entry>| {
-            list.binary_search_by(|e| e.item.seq.cmp(&old)).ok().and_then(|at| list.remove(at))
+            list.binary_search_by(|e| e.item.seq.cmp(&seq)).ok().and_then(|at| list.remove(at))
         };
-        if let Some(entry) = remove(&mut self.queue) {
-            self.queue_bytes = self.queue_bytes.saturating_sub(entry.item.message.size());
-            return self.discard(entry, Some(DropReason::Replaced));
-        }
-        if let Some(entry) = remove(&mut self.pending) {
-            return self.discard(entry, Some(DropReason::Replaced));
-        }
-        if self.on_disk() && (self.disk_from..self.disk_to).contains(&old) && !self.is_hole(old) {
-            let at = self.holes.partition_point(|(start, _)| *start < old);
-            self.holes.insert(at, (old, old + 1));
-            self.gone(old_size as usize);
-            self.dropped(DropReason::Replaced, 1);
-        }
+        let entry = if let Some(entry) = remove(&mut self.flow.queue) {
+            self.flow.queue_bytes = self.flow.queue_bytes.saturating_sub(entry.item.message.size());
+            Some(entry)
+        } else {
+            remove(&mut self.flow.pending)
+        };
+        let Some(entry) = entry else { return false };
+        self.discard(entry, Some(DropReason::Replaced));
+        true
+    }
+
+    /// The place of the oldest message that is not in flight.
+    pub(crate) fn oldest_waiting(&self) -> u64 {
+        let disk = self.on_disk().then_some(self.flow.disk_from);
+        let oldest =
+            self.flow.queue.front().map(|e| e.item.seq).or(disk).or(self.flow.pending.front().map(|e| e.item.seq));
+        oldest.unwrap_or(self.flow.next_seq)
     }
 }
 
@@ -492,8 +518,8 @@ impl Session {
         if self.outbound.full(cx, durable) && !self.make_room(cx) {
             return Outcome::Dropped;
         }
-        let seq = self.outbound.next_seq;
-        self.outbound.next_seq += 1;
+        let seq = self.outbound.flow.next_seq;
+        self.outbound.flow.next_seq += 1;
         self.outbound.take(size);
         if cx.settings.policy == Policy::KeepLast {
             self.outbound.replace(d.topic, seq, size);
@@ -562,18 +588,18 @@ impl Session {
     fn idle_window(&self, cx: Cx<'_>) -> bool {
         let o = &self.outbound;
         self.connected
-            && o.queue.is_empty()
+            && o.flow.queue.is_empty()
             && !o.on_disk()
-            && o.pending.is_empty()
-            && o.resend_from.is_none()
+            && o.flow.pending.is_empty()
+            && o.flow.resend_from.is_none()
             && self.window_open(cx)
     }
 
     fn window_open(&self, cx: Cx<'_>) -> bool {
         let o = &self.outbound;
-        o.unacked < o.window
+        o.flow.unacked < o.window
             && self.out.buf.len() < cx.settings.outbound_buffer
-            && o.inflight.front().is_none_or(|f| o.next_seq - f.seq < SPAN_MAX)
+            && o.flow.inflight.front().is_none_or(|f| o.flow.next_seq - f.seq < SPAN_MAX)
     }
 
     /// A session that cannot resume keeps nothing of a message that it has sent.
@@ -588,11 +614,12 @@ impl Session {
     }
 
     fn fly(&mut self, flight: InFlight) {
-        self.outbound.unacked += 1;
-        self.outbound.inflight.push_back(flight);
+        self.outbound.flow.unacked += 1;
+        self.outbound.flow.inflight.push_back(flight);
     }
 
     fn enqueue(&mut self, d: &Delivery<'_>, seq: u64, message: Arc<Message>, durable: bool, cx: Cx<'_>) -> Outcome {
+        let expires = expires(&message, cx);
         let awaiting = durable && d.durability == Durability::Commit && d.qos > 0;
         if awaiting {
             message.await_one();
@@ -607,14 +634,15 @@ impl Session {
         };
         let entry = Entry { item, awaiting, dup: false, released: false };
         let o = &mut self.outbound;
-        let in_memory = self.connected && !o.on_disk() && o.pending.is_empty() && !o.memory_full(cx);
+        let in_memory = self.connected && !o.on_disk() && o.flow.pending.is_empty() && !o.memory_full(cx);
         if in_memory || !durable {
-            o.queue_bytes += entry.item.message.size();
-            o.queue.push_back(entry);
+            o.flow.queue_bytes += entry.item.message.size();
+            o.flow.queue.push_back(entry);
         } else {
-            o.pending.push_back(entry);
+            o.flow.pending.push_back(entry);
         }
         if durable {
+            o.flow.scan.note(expires);
             self.want(match d.durability {
                 // QoS 2 is sent only once it is committed: nothing can make that write needless.
                 Durability::Commit if d.qos == 2 || !in_memory => Urgency::Now,
@@ -630,23 +658,23 @@ impl Session {
 
     /// Moves messages from the queue to the socket's buffer as far as the client's window allows.
     pub fn pump(&mut self, cx: Cx<'_>) {
-        if !self.connected {
+        if !self.connected || !self.outbound.flow.is_made() {
             return;
         }
         self.resend(cx);
-        while self.outbound.resend_from.is_none() && self.window_open(cx) {
-            if self.outbound.queue.is_empty() {
+        while self.outbound.flow.resend_from.is_none() && self.window_open(cx) {
+            if self.outbound.flow.queue.is_empty() {
                 self.refill(cx);
             }
             let durable = self.durable();
             let o = &mut self.outbound;
-            let Some(entry) = o.queue.pop_front() else { return };
-            if durable && entry.item.qos == 2 && entry.item.seq >= o.committed {
-                o.queue.push_front(entry);
+            let Some(entry) = o.flow.queue.pop_front() else { return };
+            if durable && entry.item.qos == 2 && entry.item.seq >= o.flow.committed {
+                o.flow.queue.push_front(entry);
                 self.want(Urgency::Now);
                 return;
             }
-            o.queue_bytes = o.queue_bytes.saturating_sub(entry.item.message.size());
+            o.flow.queue_bytes = o.flow.queue_bytes.saturating_sub(entry.item.message.size());
             self.send_entry(entry, durable, cx);
         }
     }
@@ -655,16 +683,16 @@ impl Session {
     fn refill(&mut self, cx: Cx<'_>) {
         let o = &mut self.outbound;
         while !o.on_disk() && !o.memory_full(cx) {
-            let Some(entry) = o.pending.pop_front() else { return };
-            o.queue_bytes += entry.item.message.size();
-            o.queue.push_back(entry);
+            let Some(entry) = o.flow.pending.pop_front() else { return };
+            o.flow.queue_bytes += entry.item.message.size();
+            o.flow.queue.push_back(entry);
         }
     }
 
     fn send_entry(&mut self, entry: Entry, durable: bool, cx: Cx<'_>) {
         if entry.released {
             let id = Outbound::packet_id(entry.item.seq);
-            self.outbound.released_before.retain(|seq| *seq != entry.item.seq);
+            self.outbound.flow.released_before.retain(|seq| *seq != entry.item.seq);
             encode::pubrel(&mut self.out.buf, self.version, id, ReasonCode::Success);
             let size = u32::try_from(entry.item.message.size()).unwrap_or(u32::MAX);
             let flight =
@@ -710,22 +738,21 @@ impl Session {
     fn too_old(&self, entry: &Entry, cx: Cx<'_>) -> bool {
         let message = &entry.item.message;
         // A message that may have been sent must be sent again, expired or not, or its identifier is never released.
-        !entry.dup
-            && (message.expired(cx.now)
-                || cx.settings.max_age_ms.is_some_and(|max| cx.now.since(message.accepted_at) >= max))
+        !entry.dup && expires(message, cx) <= cx.now
     }
 
     /// After a resume: PUBLISH with DUP or PUBREL, with the identifiers of before and in order [MQTT-4.4.0-1], [MQTT-4.6.0-1].
     fn resend(&mut self, cx: Cx<'_>) {
-        while let Some(at) = self.outbound.resend_from {
+        while let Some(at) = self.outbound.flow.resend_from {
             if !self.window_open_for_resend(cx) {
                 return;
             }
-            let Some(flight) = self.outbound.inflight.get(at) else {
-                self.outbound.resend_from = None;
+            let flow = &mut *self.outbound.flow;
+            let Some(flight) = flow.inflight.get(at) else {
+                flow.resend_from = None;
                 return;
             };
-            self.outbound.resend_from = Some(at + 1);
+            flow.resend_from = Some(at + 1);
             let id = Outbound::packet_id(flight.seq);
             match flight.state {
                 State::Done => continue,
@@ -747,18 +774,18 @@ impl Session {
                     };
                     if !self.write_publish(&d, true, Some(id), cx.now) {
                         // The client takes smaller packets than before: over, as if it had been sent [MQTT5-3.1.2-25].
-                        self.outbound.unacked += 1;
+                        self.outbound.flow.unacked += 1;
                         self.finish(at, Some(DropReason::TooLarge));
                         continue;
                     }
                 }
             }
-            self.outbound.unacked += 1;
+            self.outbound.flow.unacked += 1;
         }
     }
 
     fn window_open_for_resend(&self, cx: Cx<'_>) -> bool {
-        self.outbound.unacked < self.outbound.window && self.out.buf.len() < cx.settings.outbound_buffer
+        self.outbound.flow.unacked < self.outbound.window && self.out.buf.len() < cx.settings.outbound_buffer
     }
 
     /// Encodes a PUBLISH for this client. False: larger than it takes [MQTT5-3.1.2-24].
@@ -801,7 +828,7 @@ impl Session {
     /// PUBACK. False: no such message is in flight; a peer's mistake that is counted, no more.
     pub fn receive_puback(&mut self, id: PacketId, reason: ReasonCode) -> bool {
         let Some(at) = self.outbound.find(id) else { return false };
-        let ok = self.outbound.inflight.get(at).is_some_and(|f| f.qos == 1 && f.state == State::Sent);
+        let ok = self.outbound.flow.inflight.get(at).is_some_and(|f| f.qos == 1 && f.state == State::Sent);
         if ok {
             self.finish(at, refusal(reason));
         }
@@ -814,7 +841,7 @@ impl Session {
         let Some((at, flight)) = self
             .outbound
             .find(id)
-            .and_then(|at| Some((at, self.outbound.inflight.get_mut(at)?)))
+            .and_then(|at| Some((at, self.outbound.flow.inflight.get_mut(at)?)))
             .filter(|(_, f)| f.qos == 2)
         else {
             encode::pubrel(&mut self.out.buf, self.version, id, ReasonCode::PacketIdentifierNotFound);
@@ -840,7 +867,7 @@ impl Session {
     /// PUBCOMP. False: no such message.
     pub fn receive_pubcomp(&mut self, id: PacketId) -> bool {
         let Some(at) = self.outbound.find(id) else { return false };
-        let ok = self.outbound.inflight.get(at).is_some_and(|f| f.state == State::Released);
+        let ok = self.outbound.flow.inflight.get(at).is_some_and(|f| f.state == State::Released);
         if ok {
             self.finish(at, None);
         }
@@ -849,7 +876,7 @@ impl Session {
 
     /// PUBRELs whose PUBREC is now committed leave, in order.
     pub(crate) fn release_committed(&mut self, mark: u32) {
-        for flight in &mut self.outbound.inflight {
+        for flight in &mut self.outbound.flow.inflight {
             if let State::Received(at) = flight.state
                 && at <= mark
             {
@@ -866,7 +893,7 @@ impl Session {
     /// The exchange is over: delivered, or dropped for this reason.
     fn finish(&mut self, at: usize, dropped: Option<DropReason>) {
         let o = &mut self.outbound;
-        let Some(flight) = o.inflight.get_mut(at) else { return };
+        let Some(flight) = o.flow.inflight.get_mut(at) else { return };
         flight.state = State::Done;
         let (seq, size, item) = (flight.seq, flight.size, flight.item.take());
         if let Some(item) = item
@@ -876,21 +903,21 @@ impl Session {
         }
         flight.awaiting = false;
         // What a resume has not sent again yet is not counted yet.
-        if o.resend_from.is_none_or(|from| at < from) {
-            o.unacked = o.unacked.saturating_sub(1);
+        if o.flow.resend_from.is_none_or(|from| at < from) {
+            o.flow.unacked = o.flow.unacked.saturating_sub(1);
         }
         o.gone(size as usize);
         match dropped {
             None => o.ledger.delivered += 1,
             Some(reason) => o.dropped(reason, 1),
         }
-        while o.inflight.front().is_some_and(|f| !f.live()) {
-            o.inflight.pop_front();
-            if let Some(from) = o.resend_from {
-                o.resend_from = Some(from.saturating_sub(1));
+        while o.flow.inflight.front().is_some_and(|f| !f.live()) {
+            o.flow.inflight.pop_front();
+            if let Some(from) = o.flow.resend_from {
+                o.flow.resend_from = Some(from.saturating_sub(1));
             }
         }
-        if seq < o.collected {
+        if seq < o.flow.collected {
             self.changed();
         }
     }
@@ -907,39 +934,44 @@ impl Session {
     pub fn wants_page(&mut self, cx: Cx<'_>) -> Option<PageWanted> {
         let o = &mut self.outbound;
         let over = !self.connected
-            && !o.head_stays
+            && !o.flow.head_stays
             && matches!(cx.settings.policy, Policy::DropOldest | Policy::KeepLast)
             && (o.queued > cx.settings.max_messages || o.queued_bytes > cx.settings.max_bytes);
-        let low = self.connected && o.queue.len() < cx.settings.memory_messages / 2 && !o.memory_full(cx);
-        if !o.on_disk() || o.paging || !(low || over) {
+        let low = self.connected && o.flow.queue.len() < cx.settings.memory_messages / 2 && !o.memory_full(cx);
+        let scan = o.flow.scan.wants();
+        if !o.on_disk() || o.flow.paging || !(low || over || scan.is_some()) {
             return None;
         }
-        o.paging = true;
-        Some(PageWanted { from: o.disk_from })
+        o.flow.paging = true;
+        Some(PageWanted { from: scan.unwrap_or(o.flow.disk_from) })
     }
 
     /// The store's answer to [`Session::wants_page`]: entries from `from` on, or why they cannot be read.
     pub fn page_in(&mut self, from: u64, page: Result<Vec<QueueEntry>, ()>, cx: Cx<'_>) {
-        if !self.outbound.paging || from != self.outbound.disk_from {
+        let scan = self.outbound.flow.scan.wants();
+        if !self.outbound.flow.paging || from != scan.unwrap_or(self.outbound.flow.disk_from) {
             return;
         }
-        self.outbound.paging = false;
+        self.outbound.flow.paging = false;
+        if scan.is_some() {
+            return self.scan_page(page, cx);
+        }
         let page = page.unwrap_or_default();
         if page.is_empty() {
-            self.lose_disk();
+            self.outbound.flow.disk_from = self.outbound.flow.disk_to;
         }
         for item in page {
             let o = &mut self.outbound;
-            if item.seq < o.disk_from || item.seq >= o.disk_to {
+            if item.seq < o.flow.disk_from || item.seq >= o.flow.disk_to {
                 continue;
             }
             let hole = o.is_hole(item.seq);
             if !self.connected && !hole && !self.trims(&item, cx) {
-                self.outbound.head_stays = item.seq < self.outbound.sent_before;
+                self.outbound.flow.head_stays = item.seq < self.outbound.flow.sent_before;
                 break;
             }
             let o = &mut self.outbound;
-            o.disk_from = item.seq + 1;
+            o.flow.disk_from = item.seq + 1;
             if hole {
                 continue;
             }
@@ -950,44 +982,46 @@ impl Session {
                 self.changed();
                 continue;
             }
-            o.queue_bytes += entry.item.message.size();
-            o.queue.push_back(entry);
+            o.flow.queue_bytes += entry.item.message.size();
+            o.flow.queue.push_back(entry);
         }
         let o = &mut self.outbound;
-        let from = o.disk_from;
-        o.holes.retain(|(_, end)| *end > from);
+        let from = o.flow.disk_from;
+        o.flow.holes.retain(|(_, end)| *end > from);
         if !o.on_disk() {
-            o.holes.clear();
+            o.flow.holes.clear();
+            self.miss();
         }
         self.pump(cx);
     }
 
     /// The page could not be read now; it will be asked for again.
     pub fn page_failed(&mut self) {
-        self.outbound.paging = false;
+        self.outbound.flow.paging = false;
     }
 
     /// Whether an entry at the head of an absent client's queue should go: expired, or the queue is over its limit.
     fn trims(&self, item: &QueueEntry, cx: Cx<'_>) -> bool {
         let over =
             self.outbound.queued > cx.settings.max_messages || self.outbound.queued_bytes > cx.settings.max_bytes;
-        let old = item.message.expired(cx.now)
-            || cx.settings.max_age_ms.is_some_and(|max| cx.now.since(item.message.accepted_at) >= max);
-        item.seq >= self.outbound.sent_before
+        let old = expires(&item.message, cx) <= cx.now;
+        item.seq >= self.outbound.flow.sent_before
             && (old || over && matches!(cx.settings.policy, Policy::DropOldest | Policy::KeepLast))
     }
 
-    /// The store has nothing where something should be: counted as damaged.
-    fn lose_disk(&mut self) {
+    /// The whole queue is in memory. What should be in it and was not on disk, between what was or behind it, is counted as
+    /// damaged.
+    fn miss(&mut self) {
         let o = &mut self.outbound;
-        let in_memory = o.inflight.iter().filter(|f| f.live()).count() + o.queue.len() + o.pending.len();
+        let in_memory = o.flow.inflight.iter().filter(|f| f.live()).count() + o.flow.queue.len() + o.flow.pending.len();
         let lost = o.queued.saturating_sub(in_memory as u64 + u64::from(self.out.qos0));
+        if lost == 0 {
+            return;
+        }
         o.queued -= lost;
         o.dropped(DropReason::Damaged, lost);
-        o.disk_from = o.disk_to;
-        o.holes.clear();
-        o.queued_bytes = o.inflight.iter().filter(|f| f.live()).map(|f| u64::from(f.size)).sum::<u64>()
-            + o.queue.iter().chain(&o.pending).map(|e| e.item.message.size() as u64).sum::<u64>();
+        o.queued_bytes = o.flow.inflight.iter().filter(|f| f.live()).map(|f| u64::from(f.size)).sum::<u64>()
+            + o.flow.queue.iter().chain(&o.flow.pending).map(|e| e.item.message.size() as u64).sum::<u64>();
         self.changed();
     }
 }

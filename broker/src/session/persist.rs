@@ -37,7 +37,7 @@ impl Session {
     /// A session as the store found it. It is away, since `disconnected_at` or since the start.
     #[must_use]
     pub fn recover(found: &RecoveredSession, record: &SessionRecord, now: Time) -> Self {
-        let mut session = Self::new(found.no, &record.client_id);
+        let mut session = Self::new(found.no, record.client_id.as_str());
         session.version = match record.protocol {
             5 => forebay_wire::types::Version::V5,
             3 => forebay_wire::types::Version::V31,
@@ -108,7 +108,7 @@ impl Session {
             let mark = persist.open;
             persist.open += 1;
             let wanted = persist.stored && !told;
-            return (wanted.then_some(Collected { delta, mark, upto: self.outbound.next_seq }), false);
+            return (wanted.then_some(Collected { delta, mark, upto: self.outbound.flow.next_seq }), false);
         }
         let durable = self.kept;
         let hurry = self.connected.then_some(cutoff);
@@ -145,7 +145,7 @@ impl Session {
         persist.stored = true;
         let mark = persist.open;
         persist.open += 1;
-        (Some(Collected { delta, mark, upto: self.outbound.collected }), left)
+        (Some(Collected { delta, mark, upto: self.outbound.flow.collected }), left)
     }
 
     /// The commit that held the delta is done: acks and PUBRELs that waited for it may leave.
@@ -178,7 +178,7 @@ impl Session {
         removed.retain(|f| !persist.subscribed.iter().any(|s| &s.filter == f));
         removed.append(&mut persist.unsubscribed);
         persist.unsubscribed = removed;
-        self.outbound.collected = self.outbound.committed;
+        self.outbound.flow.collected = self.outbound.flow.committed;
         self.want(Urgency::Now);
     }
 }
@@ -186,15 +186,17 @@ impl Session {
 impl Outbound {
     /// Entries that the store has not been given. With a cutoff, a young tail in memory is left.
     fn collect(&mut self, cutoff: Option<Time>) -> (Vec<QueueEntry>, bool) {
-        let from = self.collected;
-        let pending = self.pending.back().is_some_and(|e| e.item.seq >= from);
+        let from = self.flow.collected;
+        let pending = self.flow.pending.back().is_some_and(|e| e.item.seq >= from);
         let young = |item: &QueueEntry| {
             cutoff.is_some_and(|c| !pending && item.message.qos < 2 && item.message.accepted_at > c)
         };
-        let flights = self.inflight.iter().filter(|f| f.live()).filter_map(|f| f.item.as_ref());
+        let flights = self.flow.inflight.iter().filter(|f| f.live()).filter_map(|f| f.item.as_ref());
         let flights = flights.skip_while(|i| i.seq < from);
-        let queued = self.queue.iter().map(|e| &e.item).skip(self.queue.partition_point(|e| e.item.seq < from));
-        let waiting = self.pending.iter().map(|e| &e.item).skip(self.pending.partition_point(|e| e.item.seq < from));
+        let queued =
+            self.flow.queue.iter().map(|e| &e.item).skip(self.flow.queue.partition_point(|e| e.item.seq < from));
+        let waiting =
+            self.flow.pending.iter().map(|e| &e.item).skip(self.flow.pending.partition_point(|e| e.item.seq < from));
         let mut entries = Vec::new();
         let mut left = false;
         // What was published at QoS 2 is committed together with its publisher's identifier, whatever its QoS here; so
@@ -209,9 +211,9 @@ impl Outbound {
             }
         }
         if let Some(last) = entries.last() {
-            self.collected = last.seq + 1;
-        } else if !left {
-            self.collected = self.next_seq;
+            self.flow.collected = last.seq + 1;
+        } else if !left && from < self.flow.next_seq {
+            self.flow.collected = self.flow.next_seq;
         }
         (entries, left)
     }
@@ -219,11 +221,17 @@ impl Outbound {
     /// The state as of now: it speaks of places below `collected` only as the store knows them.
     fn state(&self, ids: &hashbrown::HashSet<u16, foldhash::fast::FixedState>, unsent_qos0: u64) -> QueueState {
         let mut done = Vec::new();
-        let live =
-            || self.inflight.iter().filter(|f| f.live()).map(|f| f.seq).chain(self.queue.iter().map(|e| e.item.seq));
-        let end = self.collected;
-        let first_disk = self.on_disk().then_some(self.disk_from);
-        let first_pending = self.pending.front().map(|e| e.item.seq);
+        let live = || {
+            self.flow
+                .inflight
+                .iter()
+                .filter(|f| f.live())
+                .map(|f| f.seq)
+                .chain(self.flow.queue.iter().map(|e| e.item.seq))
+        };
+        let end = self.flow.collected;
+        let first_disk = self.on_disk().then_some(self.flow.disk_from);
+        let first_pending = self.flow.pending.front().map(|e| e.item.seq);
         let floor = live().next().or(first_disk).or(first_pending).unwrap_or(end).min(end);
         let mut next = floor;
         let mut gap = |next: &mut u64, at: u64, after: u64| {
@@ -238,24 +246,24 @@ impl Outbound {
         }
         if let Some(from) = first_disk {
             gap(&mut next, from, from);
-            for (start, stop) in &self.holes {
+            for (start, stop) in &self.flow.holes {
                 if *stop > next {
                     // What lies before the hole is on disk and not done.
                     next = (*start).max(next);
                     gap(&mut next, *stop, *stop);
                 }
             }
-            next = next.max(self.disk_to);
+            next = next.max(self.flow.disk_to);
         }
-        for entry in self.pending.iter().take_while(|e| e.item.seq < end) {
+        for entry in self.flow.pending.iter().take_while(|e| e.item.seq < end) {
             gap(&mut next, entry.item.seq, entry.item.seq + 1);
         }
         gap(&mut next, end, end);
         let (uncollected, uncollected_bytes) = self.uncollected();
         let uncollected = uncollected + unsent_qos0;
         // Those of an earlier run that are not in flight again yet are still owed their PUBREL.
-        let again = self.inflight.iter().filter(|f| f.live() && f.received()).map(|f| f.seq);
-        let released = again.chain(self.released_before.iter().copied()).collect();
+        let again = self.flow.inflight.iter().filter(|f| f.live() && f.received()).map(|f| f.seq);
+        let released = again.chain(self.flow.released_before.iter().copied()).collect();
         let mut ledger = self.ledger;
         // What the store is not told of is not accepted as far as the store knows.
         ledger.accepted -= uncollected;
@@ -263,7 +271,7 @@ impl Outbound {
             next_seq: end,
             floor,
             done,
-            sent: self.inflight.back().map_or(floor, |f| f.seq + 1).max(self.sent_before).min(end),
+            sent: self.flow.inflight.back().map_or(floor, |f| f.seq + 1).max(self.flow.sent_before).min(end),
             released,
             inbound: ids.iter().copied().collect(),
             queued: self.queued - uncollected,
@@ -274,18 +282,20 @@ impl Outbound {
 
     /// Messages in the queue that are in no delta yet: young ones, and QoS 0 in the socket's buffer.
     fn uncollected(&self) -> (u64, u64) {
-        let flights: u64 = self.inflight.iter().filter(|f| f.live() && f.seq >= self.collected).count() as u64;
+        let flights: u64 =
+            self.flow.inflight.iter().filter(|f| f.live() && f.seq >= self.flow.collected).count() as u64;
         let young = |list: &std::collections::VecDeque<super::outbound::Entry>| {
-            let at = list.partition_point(|e| e.item.seq < self.collected);
+            let at = list.partition_point(|e| e.item.seq < self.flow.collected);
             let bytes: u64 = list.iter().skip(at).map(|e| e.item.message.size() as u64).sum();
             ((list.len() - at) as u64, bytes)
         };
-        let (queue, queue_bytes) = young(&self.queue);
-        let (pending, pending_bytes) = young(&self.pending);
+        let (queue, queue_bytes) = young(&self.flow.queue);
+        let (pending, pending_bytes) = young(&self.flow.pending);
         let flight_bytes: u64 = self
+            .flow
             .inflight
             .iter()
-            .filter(|f| f.live() && f.seq >= self.collected)
+            .filter(|f| f.live() && f.seq >= self.flow.collected)
             .filter_map(|f| f.item.as_ref())
             .map(|i| i.message.size() as u64)
             .sum();

@@ -164,6 +164,27 @@ fn an_inbound_qos2_identifier_is_taken_until_pubrel_and_its_acks_wait_for_commit
     assert_eq!(session.receive_qos2(id(7), 10), Received::New);
 }
 
+/// One whose PUBREC waits for the commit is one, not two; and what waits for no message is none.
+#[test]
+fn each_unacknowledged_message_counts_once() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    for n in 1..=2 {
+        assert_eq!(session.receive_qos2(id(n), 3), Received::New);
+        session.acknowledge(AckKind::Pubrec, id(n), ReasonCode::Success, None);
+    }
+    session.owe_packet(&[0x90, 0]);
+    assert_eq!((session.unacknowledged(), session.receive_qos1(3)), (2, Received::New));
+    session.acknowledge(AckKind::Puback, id(3), ReasonCode::Success, None);
+    assert_eq!((session.unacknowledged(), session.receive_qos1(3)), (3, Received::TooMany));
+    session.receive_pubrel(id(1));
+    assert_eq!(session.unacknowledged(), 3, "until PUBCOMP");
+    commit(&mut session, cx);
+    assert_eq!(first_bytes(&mut session), [0x50, 0x50, 0x90, 0x40, 0x70]);
+    assert_eq!(session.unacknowledged(), 1);
+}
+
 #[test]
 fn drop_newest_counts_what_it_drops() {
     let settings = settings(Policy::DropNewest, 2);

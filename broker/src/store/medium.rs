@@ -4,16 +4,21 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ::redb::backends::FileBackend;
 use ::redb::{BackendError, StorageBackend};
 
 use super::StoreError;
 use super::space::Space;
+use super::unsynced::Unsynced;
 
 /// The store's file.
 pub const FILE_NAME: &str = "forebay.redb";
 const LOCK_NAME: &str = "forebay.lock";
+/// Its first line is the name of the file that is being recovered.
+pub(super) const RECOVERING_NAME: &str = "forebay.recovering";
+const DAMAGED_PREFIX: &str = "forebay-damaged-";
 /// Rows that could not be read, one JSON object a line, for whoever wants to look at them.
 const DAMAGED_ROWS_NAME: &str = "damaged-rows.jsonl";
 /// What [`Medium::damaged_row`] keeps at most: evidence must not fill the disk.
@@ -30,11 +35,25 @@ pub trait Medium: Send + Sync + 'static {
     /// Those of the device.
     fn open(&self) -> io::Result<Backend>;
 
-    /// Moves the file out of the way under a name that contains `stamp`; gives that name and what is in it.
+    /// Moves the file out of the way under a name that contains `stamp`; gives that name and what is in it. It is being
+    /// recovered until [`Medium::recovered`], over restarts.
     ///
     /// # Errors
     /// Those of the device.
     fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)>;
+
+    /// What was set aside and is still being recovered: by a program that came to an end meanwhile. What it had made is
+    /// thrown away.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn unrecovered(&self) -> io::Result<Option<(String, Backend)>>;
+
+    /// All that can be had of what was set aside is in the new file, durably.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn recovered(&self) -> io::Result<()>;
 
     /// Keeps a line about a row that could not be read.
     ///
@@ -42,7 +61,7 @@ pub trait Medium: Send + Sync + 'static {
     /// Those of the device.
     fn damaged_row(&self, line: &str) -> io::Result<()>;
 
-    /// Notes that the file must be checked whole when it is next opened, or that it has been.
+    /// Notes that the file must be written again and checked whole at the next start, or that it has been.
     ///
     /// # Errors
     /// Those of the device.
@@ -60,62 +79,82 @@ pub trait Medium: Send + Sync + 'static {
 
 /// Any storage backend: what [`Medium`] gives.
 #[derive(Debug)]
-pub struct Backend(Box<dyn StorageBackend>);
+pub struct Backend {
+    on: Box<dyn StorageBackend>,
+    watcher: Option<Arc<Unsynced>>,
+}
 
 impl Backend {
     /// Of any kind.
     pub fn new(backend: impl StorageBackend) -> Self {
-        Self(Box::new(backend))
+        Self { on: Box::new(backend), watcher: None }
+    }
+
+    /// Tells the watcher of every write and sync.
+    pub(super) fn watched_by(self, watcher: &Arc<Unsynced>) -> Self {
+        Self { watcher: Some(Arc::clone(watcher)), ..self }
     }
 }
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.on.len()
     }
 
+    /// A sector that the device cannot read any more is damage; the same error of a write or a sync is the device's.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        const EIO: i32 = 5;
+        self.on.read(offset, out).map_err(|error| match error.raw_os_error() {
+            Some(EIO) if cfg!(unix) => io::Error::new(io::ErrorKind::InvalidData, error),
+            _ => error,
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.on.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        let result = self.on.sync_data();
+        if let Some(watcher) = &self.watcher {
+            watcher.syncs(&result);
+        }
+        result
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        if let Some(watcher) = &self.watcher {
+            watcher.writes(offset, data.len());
+        }
+        self.on.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.on.close()
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
+        self.on.try_lock_range(start, end)
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
+        self.on.try_lock_shared_range(start, end)
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
+        self.on.lock_range(start, end)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
+        self.on.lock_shared_range(start, end)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
+        self.on.unlock_range(start, end)
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
+        self.on.query_lock_range(start, end)
     }
 }
 
@@ -178,15 +217,46 @@ impl Medium for Folder {
     }
 
     fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)> {
-        let mut to = self.dir.join(format!("forebay-damaged-{stamp}.redb"));
+        let mut name = format!("{DAMAGED_PREFIX}{stamp}.redb");
         let mut again = 1;
-        while to.exists() {
+        while self.dir.join(&name).exists() {
             again += 1;
-            to = self.dir.join(format!("forebay-damaged-{stamp}-{again}.redb"));
+            name = format!("{DAMAGED_PREFIX}{stamp}-{again}.redb");
         }
+        let mut note = File::create(self.dir.join(RECOVERING_NAME))?;
+        note.write_all(format!("{name}\n").as_bytes())?;
+        note.sync_all()?;
+        self.sync()?;
+        let to = self.dir.join(name);
         std::fs::rename(&self.file, &to)?;
         self.sync()?;
         Ok((to.display().to_string(), file_backend(&to, false)?))
+    }
+
+    fn unrecovered(&self) -> io::Result<Option<(String, Backend)>> {
+        let note = match std::fs::read_to_string(self.dir.join(RECOVERING_NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            note => note?,
+        };
+        let name = note.lines().next().unwrap_or_default();
+        let from = self.dir.join(name);
+        if !name.starts_with(DAMAGED_PREFIX) || !from.exists() {
+            // It ended before the file was moved.
+            self.recovered()?;
+            return Ok(None);
+        }
+        if self.file.exists() {
+            std::fs::remove_file(&self.file)?;
+            self.sync()?;
+        }
+        Ok(Some((from.display().to_string(), file_backend(&from, false)?)))
+    }
+
+    fn recovered(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.dir.join(RECOVERING_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.sync(),
+        }
     }
 
     fn damaged_row(&self, line: &str) -> io::Result<()> {

@@ -8,11 +8,14 @@ mod apply;
 pub mod medium;
 pub mod memory;
 mod page;
+mod rebuild;
 mod recover;
 pub mod redb;
 mod rows;
 mod salvage;
 pub mod space;
+pub mod tool;
+mod unsynced;
 
 use std::sync::Arc;
 
@@ -168,6 +171,18 @@ pub struct Ledger {
     pub dropped: [u64; DROP_REASONS],
 }
 
+impl Ledger {
+    /// Adds another queue's.
+    pub fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.delivered += other.delivered;
+        self.expired += other.expired;
+        for (sum, part) in self.dropped.iter_mut().zip(other.dropped) {
+            *sum += part;
+        }
+    }
+}
+
 /// The changing part of a session, small and rewritten whole by each commit that touches the session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueState {
@@ -306,6 +321,9 @@ pub trait Store: Send {
     /// # Errors
     /// [`StoreError::Full`] and [`StoreError::Io`] leave the store as it was.
     fn commit(&mut self, batch: &Batch) -> Result<Committed, StoreError>;
+
+    /// Looks how much room there is; for when nothing is committed because there is none.
+    fn refresh(&mut self, _now: Time) {}
 
     /// A handle for reading pages, usable from any thread while commits go on.
     fn reader(&self) -> Arc<dyn Reader>;

@@ -75,7 +75,7 @@ type Rows = ReadOnlyTable<(u64, u64), &'static [u8]>;
 
 fn read_page(queue: &Rows, shared: Option<Rows>, (no, from): (u64, u64), limit: Limit) -> Result<Page, Fault> {
     let mut page = Page::default();
-    let mut shared = SharedRows { table: shared, at: None, row: None };
+    let mut shared = SharedRows::new(shared);
     // The row that holds `from` may begin before it.
     let before = queue.range((no, 0)..=(no, from))?.next_back().transpose()?;
     let first = before.map_or(from, |(key, _)| key.value().1);
@@ -134,7 +134,7 @@ fn read_row(
 }
 
 /// The shared messages of a commit, a row at a time: entries point to them in ascending order as a rule.
-struct SharedRows {
+pub(super) struct SharedRows {
     table: Option<Rows>,
     /// Which row is below: its commit and the index of its first message.
     at: Option<(u64, u64)>,
@@ -148,7 +148,11 @@ struct SharedRow {
 }
 
 impl SharedRows {
-    fn get(&mut self, commit: u64, index: u64) -> Result<Arc<Message>, Fault> {
+    pub(super) fn new(table: Option<Rows>) -> Self {
+        Self { table, at: None, row: None }
+    }
+
+    pub(super) fn get(&mut self, commit: u64, index: u64) -> Result<Arc<Message>, Fault> {
         let missing = Damage("its shared message is missing");
         if !self.holds(commit, index) {
             self.load(commit, index)?;
@@ -178,7 +182,7 @@ impl SharedRows {
     }
 }
 
-fn starts(bytes: &[u8]) -> Result<Vec<usize>, Damage> {
+pub(super) fn starts(bytes: &[u8]) -> Result<Vec<usize>, Damage> {
     let mut cursor = Cursor(bytes);
     let mut starts = Vec::new();
     while !cursor.0.is_empty() {

@@ -5,40 +5,41 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ::redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
-use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, charge};
-use super::medium::Medium;
-use super::page::{Limit, page_of};
-use super::redb::{FORMAT_VERSION, Fault, StoreOptions, contain, open_database, wants_check};
-use super::rows::{self, Damage, Mark, QueueRow};
+use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, apply};
+use super::medium::Backend;
+use super::rebuild::{rebuild, remark, restate};
+use super::redb::{FORMAT_VERSION, Fault, Inner, contain, open_database, wants_check};
+use super::rows::{self, Damage, Mark};
 use super::salvage;
-use super::{DropReason, QueueState, Recovered, RecoveredSession, SessionNo};
+use super::unsynced::write_all_again;
+use super::{Batch, DropReason, Recovered, RecoveredSession, SessionDelta, SessionNo};
 
 /// Lines of [`Recovered::lost`] for single things; more are summed up in one.
 const LOST_LINES_MAX: usize = 200;
+/// What a file of redb begins with.
+const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 /// A new file of redb is smaller than this.
 const NEW_FILE_BYTES: u64 = 128 * 1024;
 
 /// Opens the file of the medium, or a fresh one with what could be read of it.
-pub(super) fn open(
-    medium: &dyn Medium,
-    options: &StoreOptions,
-    wall_ms: u64,
-) -> Result<(Database, Recovered, Mark), Fault> {
-    clear_unfinished(medium)?;
+pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, Mark), Fault> {
+    let medium = inner.medium.as_ref();
+    if let Some((name, old)) = medium.unrecovered()? {
+        return replace(
+            inner,
+            old,
+            format!("the recovery of {name}, which had been set aside, was cut off and is made again"),
+        );
+    }
+    clear_unfinished(&medium.open()?)?;
     let check = wants_check(medium);
-    let tried = contain(|| open_and_repair(medium, options, check, Vec::new()));
-    let opened = match tried {
+    if medium.suspect() {
+        write_all_again(&medium.open()?)?;
+    }
+    let opened = match contain(|| open_and_repair(inner, check, Vec::new())) {
         Err(fault) if fault.is_damage() => {
-            let stamp = stamp(wall_ms);
-            let (name, old) = medium.set_aside(&stamp)?;
-            let mut lost = vec![format!("the store could not be read ({fault}); it was set aside as {name}")];
-            contain(|| {
-                let database = open_database(medium, options, false)?;
-                salvage::copy(old, &database, &mut lost)?;
-                rebuild(&database, &mut lost)?;
-                drop(database);
-                open_and_repair(medium, options, false, lost)
-            })?
+            let (name, old) = medium.set_aside(&stamp(wall_ms))?;
+            replace(inner, old, format!("the store could not be read ({fault}); it was set aside as {name}"))?
         }
         tried => tried?,
     };
@@ -48,45 +49,60 @@ pub(super) fn open(
     Ok(opened)
 }
 
-/// A power cut while redb made the file leaves one without its magic number and with nothing in it: it was never a
-/// store, so nothing is lost with it.
-fn clear_unfinished(medium: &dyn Medium) -> Result<(), Fault> {
-    let backend = medium.open()?;
+/// Makes a fresh file with what can be read of the old one.
+fn replace(inner: &Inner, old: Backend, why: String) -> Result<(Database, Recovered, Mark), Fault> {
+    let mut lost = vec![why];
+    let opened = match contain(|| salvaged(inner, old, lost.clone())) {
+        // It always starts: with nothing, if it must be.
+        Err(fault) if fault.is_damage() => {
+            lost.push(format!("nothing of it could be recovered: {fault}"));
+            inner.medium.unrecovered()?;
+            contain(|| open_and_repair(inner, false, lost))?
+        }
+        opened => opened?,
+    };
+    inner.medium.recovered()?;
+    Ok(opened)
+}
+
+fn salvaged(inner: &Inner, old: Backend, mut lost: Vec<String>) -> Result<(Database, Recovered, Mark), Fault> {
+    let database = open_database(inner, false)?;
+    salvage::copy(old, &database, &mut lost)?;
+    rebuild(&database, &mut lost)?;
+    drop(database);
+    open_and_repair(inner, false, lost)
+}
+
+/// A power cut while redb made the file leaves one without its whole magic number, which redb writes last, and with
+/// nothing in it: it was never a store, so nothing is lost with it.
+pub(super) fn clear_unfinished(backend: &Backend) -> Result<(), Fault> {
     let len = backend.len()?;
     if len > 0 && len <= NEW_FILE_BYTES {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
         backend.read(0, &mut bytes)?;
         let pages = bytes.get(4096..).unwrap_or_default();
-        if !bytes.starts_with(b"redb") && pages.iter().all(|byte| *byte == 0) {
+        if !bytes.starts_with(MAGIC) && pages.iter().all(|byte| *byte == 0) {
             backend.set_len(0)?;
             backend.sync_data()?;
         }
     }
-    backend.close()?;
     Ok(())
 }
 
-fn open_and_repair(
-    medium: &dyn Medium,
-    options: &StoreOptions,
-    check: bool,
-    mut lost: Vec<String>,
-) -> Result<(Database, Recovered, Mark), Fault> {
-    let database = open_database(medium, options, check)?;
+fn open_and_repair(inner: &Inner, check: bool, mut lost: Vec<String>) -> Result<(Database, Recovered, Mark), Fault> {
+    let database = open_database(inner, check)?;
     let mut found = load(&database)?;
     let damaged = std::mem::take(&mut found.damaged);
     for row in &damaged {
         let line = damaged_line(row.table, &row.key, row.damage, Some(&row.bytes));
-        if let Err(error) = medium.damaged_row(&line) {
+        if let Err(error) = inner.medium.damaged_row(&line) {
             lost.push(format!("a damaged row could not be kept beside the store: {error}"));
         }
         lost.push(format!("row {} of table {} is damaged ({}) and was removed", row.key, row.table, row.damage));
     }
     repair(&database, &mut found, &damaged, &mut lost)?;
+    end_unknown(&database, &mut found, &mut lost)?;
     let mark = found.mark.unwrap_or_default();
-    for session in found.sessions.values().filter(|session| session.record.is_none()) {
-        lost.push(format!("session {} has lost its record and cannot be served", session.no.0));
-    }
     if lost.len() > LOST_LINES_MAX {
         let more = lost.split_off(LOST_LINES_MAX).len();
         lost.push(format!("and {more} more"));
@@ -103,11 +119,11 @@ fn open_and_repair(
 }
 
 /// A row that is not what was written.
-struct DamagedRow {
-    table: &'static str,
-    key: String,
+pub(super) struct DamagedRow {
+    pub(super) table: &'static str,
+    pub(super) key: String,
     bytes: Vec<u8>,
-    damage: Damage,
+    pub(super) damage: Damage,
     remove: Remove,
 }
 
@@ -120,16 +136,19 @@ enum Remove {
     Meta(&'static str),
 }
 
+/// What was read.
 #[derive(Default)]
-struct Found {
-    sessions: BTreeMap<u64, RecoveredSession>,
+pub(super) struct Found {
+    pub(super) sessions: BTreeMap<u64, RecoveredSession>,
+    /// Sessions whose state could be read.
+    stated: BTreeSet<u64>,
     /// Sessions whose state must be made from their rows.
-    stateless: BTreeSet<u64>,
-    retained: Vec<std::sync::Arc<crate::message::Message>>,
-    mark: Option<Mark>,
-    ended: super::Ledger,
-    format: Option<u32>,
-    damaged: Vec<DamagedRow>,
+    pub(super) stateless: BTreeSet<u64>,
+    pub(super) retained: Vec<std::sync::Arc<crate::message::Message>>,
+    pub(super) mark: Option<Mark>,
+    pub(super) ended: super::Ledger,
+    pub(super) format: Option<u32>,
+    pub(super) damaged: Vec<DamagedRow>,
 }
 
 impl Found {
@@ -143,7 +162,7 @@ impl Found {
 }
 
 /// Reads everything but the queues.
-fn load(database: &Database) -> Result<Found, Fault> {
+pub(super) fn load(database: &Database) -> Result<Found, Fault> {
     let mut found = Found::default();
     let txn = database.begin_read()?;
     // A new file has no tables: `meta` is made by the first commit, like the others.
@@ -162,12 +181,12 @@ fn load(database: &Database) -> Result<Found, Fault> {
             }
         }
     }
-    // Queues that nothing else knows of.
+    // Queues that no state knows of: its row is damaged, or lost.
     let queue = txn.open_table(QUEUE)?;
     let mut from = 0;
     while let Some(row) = queue.range((from, 0)..)?.next() {
         let no = row?.0.value().0;
-        if !found.sessions.contains_key(&no) {
+        if !found.stated.contains(&no) {
             found.session(no);
             found.stateless.insert(no);
         }
@@ -217,14 +236,13 @@ fn load_sessions(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(),
         }
         found.session(no);
     }
-    let mut stated = BTreeSet::new();
     for row in txn.open_table(STATE)?.iter()? {
         let (no, row) = row?;
         let (no, row) = (no.value(), row.value());
         match rows::read_state(no, row) {
             Ok(state) => {
                 found.session(no).state = state;
-                stated.insert(no);
+                found.stated.insert(no);
             }
             Err(damage) => {
                 found.session(no);
@@ -274,166 +292,44 @@ fn repair(database: &Database, found: &mut Found, damaged: &[DamagedRow], lost: 
             tables.state.insert(no, rows::state(*no, state).as_slice())?;
         }
         tables.meta.insert(rows::FORMAT, rows::format(FORMAT_VERSION).as_slice())?;
-        if found.mark.is_none() {
-            let mark = remark(&tables, found)?;
-            tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
-            found.mark = Some(mark);
-        }
+        let mark = remark(&tables, found)?;
+        tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
+        found.mark = Some(mark);
     }
     txn.commit()?;
     Ok(())
 }
 
-/// The mark of a store that has none: of a new one, or one whose mark is damaged.
-fn remark(tables: &Tables<'_>, found: &Found) -> Result<Mark, Fault> {
-    let mut mark = Mark::default();
-    for row in tables.queue.iter()? {
-        mark.live_bytes += charge(row?.1.value().len());
+/// Ends sessions without a record: nobody knows whose they are, so nobody will ever come for them.
+fn end_unknown(database: &Database, found: &mut Found, lost: &mut Vec<String>) -> Result<(), Fault> {
+    let (known, unknown) =
+        std::mem::take(&mut found.sessions).into_iter().partition::<BTreeMap<_, _>, _>(|(_, s)| s.record.is_some());
+    found.sessions = known;
+    if unknown.is_empty() {
+        return Ok(());
     }
-    for row in tables.shared.iter()? {
-        let (key, row) = row?;
-        mark.live_bytes += charge(row.value().len());
-        mark.commit = mark.commit.max(key.value().0);
+    let mut mark = found.mark.unwrap_or_default();
+    let mut batch = Batch { clock: mark.clock, ..Batch::default() };
+    for (no, RecoveredSession { state, subscriptions, .. }) in unknown {
+        lost.push(format!(
+            "session {no} has lost its record: its {} queued messages and {} subscriptions were for nobody and are gone",
+            state.queued,
+            subscriptions.len()
+        ));
+        let mut ledger = state.ledger;
+        if let Some(dropped) = ledger.dropped.get_mut(DropReason::Damaged as usize) {
+            *dropped = dropped.saturating_add(state.queued);
+        }
+        found.ended.add(&ledger);
+        batch.sessions.push(SessionDelta { no: SessionNo(no), ended: true, ..SessionDelta::default() });
     }
-    for row in tables.retained.iter()? {
-        mark.live_bytes += charge(row?.1.value().len());
-    }
-    mark.last_session = found.sessions.keys().last().copied().unwrap_or_default();
-    Ok(mark)
-}
-
-/// Makes references, sizes and states agree with the rows that were saved from a damaged file.
-fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(), Fault> {
+    batch.ended_ledger = Some(found.ended);
+    mark.commit += 1;
     let txn = database.begin_write()?;
-    {
-        let mut tables = Tables::open(&txn)?;
-        let mut references = BTreeMap::<u64, u64>::new();
-        for row in tables.queue.iter()? {
-            let (key, row) = row?;
-            if let Ok(QueueRow { head, .. }) = QueueRow::read(key.value(), row.value())
-                && let Some(commit) = head.shared
-            {
-                *references.entry(commit).or_default() += 1;
-            }
-        }
-        tables.shared.retain(|key, _| references.contains_key(&key.0))?;
-        for (commit, count) in references {
-            tables.refs.insert(commit, rows::refs(commit, count).as_slice())?;
-        }
-        let saved = tables.meta.get(rows::MARK)?.and_then(|row| rows::read_mark(row.value()).ok());
-        if let Some(saved) = saved {
-            let live_bytes = remark(&tables, &Found::default())?.live_bytes;
-            tables.meta.insert(rows::MARK, rows::mark(&Mark { live_bytes, ..saved }).as_slice())?;
-        } else {
-            lost.push("the clock and the ledger of ended queues may be lost".to_owned());
-        }
-    }
+    let applied = apply(&txn, &batch, mark, false)?;
     txn.commit()?;
-    let states = load(database)?;
-    let mut changed = Vec::new();
-    for (no, session) in &states.sessions {
-        let known = (!states.stateless.contains(no)).then_some(&session.state);
-        let state = restate(database, *no, known, lost)?;
-        if known != Some(&state) {
-            changed.push((*no, state));
-        }
-    }
-    let txn = database.begin_write()?;
-    {
-        let mut tables = Tables::open(&txn)?;
-        for (no, state) in &changed {
-            tables.state.insert(no, rows::state(*no, state).as_slice())?;
-        }
-    }
-    txn.commit()?;
+    found.mark = Some(applied.mark);
     Ok(())
-}
-
-/// The state of a session as its rows have it: what the known state counts as queued and no row holds is dropped as
-/// damaged. Without a known state every row is queued, and may have been sent.
-fn restate(
-    database: &Database,
-    no: u64,
-    known: Option<&QueueState>,
-    lost: &mut Vec<String>,
-) -> Result<QueueState, Fault> {
-    let mut state = known.cloned().unwrap_or_default();
-    let (mut queued, mut bytes, mut next, mut first) = (0u64, 0u64, 0, None);
-    let mut present = Ranges::default();
-    loop {
-        let page = page_of(database, (no, next), Limit { messages: 4096, bytes: 1 << 20 })?;
-        let Some(last) = page.entries.last() else { break };
-        next = last.seq.saturating_add(1);
-        for entry in &page.entries {
-            first = first.or(Some(entry.seq));
-            present.push(entry.seq);
-            let done = state.done.iter().any(|(start, end)| (*start..*end).contains(&entry.seq));
-            if entry.seq >= state.floor && !done {
-                queued += 1;
-                bytes += entry.message.size() as u64;
-            }
-        }
-        if next == u64::MAX {
-            break;
-        }
-    }
-    if known.is_none() {
-        lost.push(format!("session {no} has lost its state: its {queued} stored messages may be sent again"));
-        state.next_seq = next;
-        state.sent = next;
-        state.floor = first.unwrap_or(next);
-        state.ledger.accepted = queued;
-    } else if queued < state.queued {
-        let missing = state.queued - queued;
-        lost.push(format!("session {no} has lost {missing} of {} queued messages", state.queued));
-        if let Some(dropped) = state.ledger.dropped.get_mut(DropReason::Damaged as usize) {
-            *dropped = dropped.saturating_add(missing);
-        }
-    }
-    state.next_seq = state.next_seq.max(next);
-    if known.is_none() || queued < state.queued {
-        state.done = present.all_but(state.floor, state.next_seq, &state.done);
-        state.released.retain(|seq| !state.done.iter().any(|(start, end)| (*start..*end).contains(seq)));
-    }
-    (state.queued, state.queued_bytes) = (queued, bytes);
-    Ok(state)
-}
-
-/// Places, ascending, as ranges.
-#[derive(Default)]
-struct Ranges(Vec<(u64, u64)>);
-
-impl Ranges {
-    fn push(&mut self, seq: u64) {
-        match self.0.last_mut() {
-            Some((_, end)) if *end == seq => *end = seq.saturating_add(1),
-            _ => self.0.push((seq, seq.saturating_add(1))),
-        }
-    }
-
-    /// `from..to` without these places, and with `done`: ascending, disjoint, joined where they touch.
-    fn all_but(&self, from: u64, to: u64, done: &[(u64, u64)]) -> Vec<(u64, u64)> {
-        let mut all = done.to_vec();
-        let mut at = from;
-        for (start, end) in &self.0 {
-            if *start > at {
-                all.push((at, (*start).min(to)));
-            }
-            at = at.max(*end);
-        }
-        if at < to {
-            all.push((at, to));
-        }
-        all.sort_unstable();
-        let mut joined = Vec::<(u64, u64)>::new();
-        for (start, end) in all {
-            match joined.last_mut() {
-                Some((_, last)) if start <= *last => *last = end.max(*last),
-                _ => joined.push((start, end)),
-            }
-        }
-        joined
-    }
 }
 
 /// The mark of the database as it is on disk.
@@ -479,16 +375,5 @@ mod tests {
         assert_eq!(stamp(951_782_399_000), "20000228-235959");
         assert_eq!(stamp(951_825_600_000), "20000229-120000");
         assert_eq!(stamp(1_795_512_345_678), "20261124-092545");
-    }
-
-    #[test]
-    fn missing_places_are_done() {
-        let mut present = Ranges::default();
-        for seq in [3, 4, 7, 10] {
-            present.push(seq);
-        }
-        assert_eq!(present.all_but(3, 12, &[]), [(5, 7), (8, 10), (11, 12)]);
-        assert_eq!(present.all_but(1, 11, &[(4, 6), (9, 11)]), [(1, 3), (4, 7), (8, 11)]);
-        assert_eq!(Ranges::default().all_but(2, 5, &[]), [(2, 5)]);
     }
 }

@@ -3,6 +3,7 @@
 // redb's errors are non-exhaustive: whatever is not told apart here is an error of the device.
 #![allow(clippy::wildcard_enum_match_arm)]
 
+use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -18,6 +19,7 @@ use super::medium::{Folder, Medium};
 use super::page::RedbReader;
 use super::recover;
 use super::rows::{Damage, Mark};
+use super::unsynced::Unsynced;
 use super::{Batch, Committed, Reader, Recovered, Store, StoreError};
 use crate::message::Time;
 
@@ -42,6 +44,16 @@ pub struct StoreOptions {
     pub min_free_bytes: u64,
     /// What rows may take in the file.
     pub max_bytes: u64,
+}
+
+/// The least that is left for deleting, whatever is configured: redb copies pages before it changes them, and a file that
+/// cannot be made smaller because it cannot grow stays full for ever.
+const LEAST_RESERVE: u64 = 1024 * 1024;
+
+impl StoreOptions {
+    fn reserve(&self) -> u64 {
+        self.min_free_bytes.max(LEAST_RESERVE)
+    }
 }
 
 impl Default for StoreOptions {
@@ -119,8 +131,6 @@ impl Fault {
     /// The bytes of the file are wrong, and trying again will not help.
     pub(super) fn is_damage(&self) -> bool {
         use io::ErrorKind::{InvalidData, UnexpectedEof};
-        // A sector that the device cannot read any more.
-        const EIO: i32 = 5;
         match self {
             Self::Row(_) | Self::Panicked(_) => true,
             Self::Redb(error) if !matches!(error.as_ref(), ::redb::Error::Io(_)) => matches!(
@@ -133,9 +143,7 @@ impl Fault {
                     | ::redb::Error::TableDoesNotExist(_)
                     | ::redb::Error::TypeDefinitionChanged { .. }
             ),
-            _ => self.io().is_some_and(|error| {
-                matches!(error.kind(), InvalidData | UnexpectedEof) || (cfg!(unix) && error.raw_os_error() == Some(EIO))
-            }),
+            _ => self.io().is_some_and(|error| matches!(error.kind(), InvalidData | UnexpectedEof)),
         }
     }
 
@@ -197,11 +205,32 @@ impl From<io::Error> for Fault {
 /// plain open); the panic ends here, as a fault. Whatever it may have left behind is thrown away: after a fault the
 /// database is dropped and opened again, and no other state is touched within `f`.
 pub(super) fn contain<T>(f: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+    let outer = CONTAINED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    CONTAINED.set(outer);
+    result.unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let what = what.or_else(|| panic.downcast_ref::<String>().cloned());
         Err(Fault::Panicked(what.unwrap_or_else(|| "no reason given".to_owned())))
     })
+}
+
+thread_local! {
+    /// A panic of this thread would end in [`contain`].
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets panics that end as a fault be said as one, not as a crash of the program. For the program's start: the hook
+/// is the process's.
+pub fn contain_quietly() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if CONTAINED.get() {
+            tracing::debug!("{panic}");
+        } else {
+            before(panic);
+        }
+    }));
 }
 
 /// What the store and its readers share.
@@ -211,11 +240,24 @@ pub(super) struct Inner {
     /// `None` after a failure, until the next commit opens the file again: redb refuses everything after an error of
     /// its file, for good.
     pub(super) database: RwLock<Option<Database>>,
+    pub(super) unsynced: Arc<Unsynced>,
     pub(super) gauge: Arc<Gauge>,
     seen_damaged: Mutex<HashSet<(u64, u64)>>,
 }
 
 impl Inner {
+    /// Nothing is open yet.
+    pub(super) fn new(medium: impl Medium, options: &StoreOptions) -> Self {
+        Self {
+            medium: Box::new(medium),
+            options: *options,
+            database: RwLock::new(None),
+            unsynced: Arc::default(),
+            gauge: Arc::default(),
+            seen_damaged: Mutex::default(),
+        }
+    }
+
     /// The fault as the outside sees it.
     pub(super) fn error(&self, fault: Fault) -> StoreError {
         let path = self.medium.name();
@@ -235,6 +277,15 @@ impl Inner {
         }
     }
 
+    /// After a damaged row or a sync that failed nobody knows what the disk has: the next start will look.
+    fn note_suspicion(&self, fault: &Fault) {
+        if (fault.is_damage() || self.unsynced.failed())
+            && let Err(error) = self.medium.set_suspect(true)
+        {
+            tracing::warn!(%error, "it could not be noted beside the store that its file must be checked");
+        }
+    }
+
     /// A queue row could not be read while the broker runs: it is noted once, and the file is checked at the next start.
     pub(super) fn saw_damaged_row(&self, key: (u64, u64), damage: Damage) {
         let mut seen = self.seen_damaged.lock();
@@ -251,10 +302,12 @@ impl Inner {
 }
 
 /// Opens redb on the medium. `check` reads the whole file and verifies every checksum in it.
-pub(super) fn open_database(medium: &dyn Medium, options: &StoreOptions, check: bool) -> Result<Database, Fault> {
-    let backend = medium.open()?;
+pub(super) fn open_database(inner: &Inner, check: bool) -> Result<Database, Fault> {
+    let backend = inner.medium.open()?;
+    inner.unsynced.write_again(&backend)?;
+    let backend = backend.watched_by(&inner.unsynced);
     let mut builder = Builder::new();
-    builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(check);
+    builder.set_cache_size(inner.options.cache_bytes).set_check_integrity_on_open(check);
     Ok(builder.create_with_backend(backend)?)
 }
 
@@ -300,15 +353,12 @@ impl RedbStore {
     /// # Errors
     /// As [`RedbStore::open`].
     pub fn open_on(medium: impl Medium, options: &StoreOptions, wall_ms: u64) -> Result<(Self, Recovered), StoreError> {
-        let inner = Arc::new(Inner {
-            medium: Box::new(medium),
-            options: *options,
-            database: RwLock::new(None),
-            gauge: Arc::default(),
-            seen_damaged: Mutex::default(),
-        });
-        let opened = recover::open(inner.medium.as_ref(), options, wall_ms);
-        let (database, recovered, mark) = opened.map_err(|fault| inner.error(fault))?;
+        let inner = Arc::new(Inner::new(medium, options));
+        let opened = recover::open(&inner, wall_ms);
+        let (database, recovered, mark) = opened.map_err(|fault| {
+            inner.note_suspicion(&fault);
+            inner.error(fault)
+        })?;
         *inner.database.write() = Some(database);
         inner.gauge.live_bytes.store(mark.live_bytes, Ordering::Relaxed);
         let store = Self { inner, mark, tried: mark.commit, uncertain: false, space: SpaceCheck::default() };
@@ -326,9 +376,8 @@ impl RedbStore {
         if self.inner.database.read().is_some() {
             return Ok(());
         }
-        let (medium, options) = (self.inner.medium.as_ref(), &self.inner.options);
         let (database, mark) = contain(|| {
-            let database = open_database(medium, options, medium.suspect())?;
+            let database = open_database(&self.inner, self.inner.medium.suspect())?;
             let mark = recover::read_mark(&database)?;
             Ok((database, mark))
         })?;
@@ -376,9 +425,10 @@ impl RedbStore {
         if applied.mark.live_bytes > options.max_bytes {
             return Some((options.max_bytes.saturating_sub(self.mark.live_bytes), applied.added));
         }
-        let needed = options.min_free_bytes.saturating_add(applied.added);
+        let reserve = options.reserve();
+        let needed = reserve.saturating_add(applied.added);
         let room = self.room();
-        if options.min_free_bytes > 0 && (room < needed || self.space.free < options.min_free_bytes / 4) {
+        if room < needed || self.space.free < reserve / 4 {
             return Some((self.space.free, needed));
         }
         None
@@ -388,7 +438,8 @@ impl RedbStore {
     /// ones, but redb copies pages before it changes them, so not all of that can be had.
     fn room(&self) -> u64 {
         let reusable = self.space.file.saturating_sub(self.mark.live_bytes) / 2;
-        self.space.free.saturating_add(reusable)
+        // What was written since the system was asked may have come from either.
+        self.space.free.saturating_sub(self.space.written).saturating_add(reusable)
     }
 
     fn look_at_space(&mut self, now: Time) {
@@ -411,7 +462,8 @@ impl RedbStore {
         let (options, gauge) = (&self.inner.options, &self.inner.gauge);
         let room = self.room();
         // An eighth before commits are refused, so that what is on its way still finds room.
-        let low = room < options.min_free_bytes.saturating_add(options.min_free_bytes / 8)
+        let reserve = options.reserve();
+        let low = room < reserve.saturating_add(reserve / 8)
             || self.mark.live_bytes > options.max_bytes - options.max_bytes / 8;
         gauge.low.store(low, Ordering::Relaxed);
         gauge.live_bytes.store(self.mark.live_bytes, Ordering::Relaxed);
@@ -438,14 +490,21 @@ impl Store for RedbStore {
                     self.space.asked_at = None;
                     self.inner.gauge.low.store(true, Ordering::Relaxed);
                 } else {
-                    if fault.is_damage() && self.inner.medium.set_suspect(true).is_err() {
-                        tracing::warn!("the damage could not be noted beside the store");
-                    }
+                    self.inner.note_suspicion(&fault);
                     self.give_up();
+                    // For the readers: what lies on a full disk is what makes room when it is delivered.
+                    if let Err(fault) = self.reopen() {
+                        tracing::debug!("the store cannot be opened again yet: {fault}");
+                    }
                 }
                 Err(self.inner.error(fault))
             }
         }
+    }
+
+    fn refresh(&mut self, now: Time) {
+        self.look_at_space(now);
+        self.update_gauge();
     }
 
     fn reader(&self) -> Arc<dyn Reader> {

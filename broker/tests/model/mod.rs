@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use forebay::message::{Message, Parts, Time};
 use forebay::store::{
-    Batch, ClockMark, Ledger, QueueEntry, QueueState, Reader, Recovered, RetainedChange, SessionDelta, SessionNo,
-    SessionRecord, StoredSubscription, StoredWill,
+    Batch, ClockMark, Ledger, QueueEntry, QueueState, Reader, Recovered, RecoveredSession, RetainedChange,
+    SessionDelta, SessionNo, SessionRecord, StoreError, StoredSubscription, StoredWill,
 };
 
 /// Numbers by seed (SplitMix64).
@@ -57,22 +57,29 @@ pub fn entry(seq: u64, message: &Arc<Message>) -> QueueEntry {
 
 /// One line that says all of an entry.
 pub fn line(entry: &QueueEntry) -> String {
-    let m = &entry.message;
-    format!(
-        "{} {} {} {} {:?} {} {:?} {:?} {} {} {:?} {:?}",
-        entry.seq,
-        entry.qos,
-        entry.retain,
-        entry.shared,
-        entry.subscription_ids,
-        m.topic(),
-        m.properties(),
-        m.payload(),
-        m.qos,
-        m.retain,
-        m.expires_at,
-        m.accepted_at,
-    )
+    let QueueEntry { seq, qos, retain, shared, subscription_ids, message } = entry;
+    format!("{seq} {qos} {retain} {shared} {subscription_ids:?} {}", message_line(message))
+}
+
+/// One line that says all of a message.
+pub fn message_line(m: &Message) -> String {
+    let Message { qos, retain, expires_at, accepted_at, .. } = m;
+    format!("{} {:?} {:?} {qos} {retain} {expires_at:?} {accepted_at:?}", m.topic(), m.properties(), m.payload())
+}
+
+/// A message with something in every field.
+fn any_message(seed: &mut Seed, topic: &str, payload: &[u8]) -> Arc<Message> {
+    let properties = vec![seed.next() as u8; seed.below(4) as usize];
+    let parts = Parts {
+        topic,
+        properties: &properties,
+        payload,
+        qos: seed.below(3) as u8,
+        retain: seed.one_in(4),
+        expires_at: seed.one_in(3).then(|| Time(seed.below(1 << 40))),
+        accepted_at: Time(seed.below(1 << 40)),
+    };
+    Arc::new(Message::new(&parts, None))
 }
 
 /// What a session should have.
@@ -95,6 +102,7 @@ impl Session {
             self.state.queued_bytes -= entry.message.size() as u64;
             self.state.ledger.delivered += 1;
         }
+        self.state.released.retain(|released| *released != seq);
         self.done.insert(seq);
         while self.done.remove(&self.state.floor) {
             self.state.floor += 1;
@@ -129,6 +137,8 @@ pub struct Model {
     pub last_session: u64,
     pub clock: ClockMark,
     pub commits: u64,
+    /// Batches of a few messages only, for tests that make thousands of stores.
+    pub small: bool,
 }
 
 impl Model {
@@ -144,7 +154,12 @@ impl Model {
             self.end(seed, &mut deltas);
         }
         let numbers: Vec<u64> = self.sessions.keys().copied().collect();
-        let most = if seed.one_in(6) { 400 } else { 12 };
+        let most = match (self.small, seed.one_in(6)) {
+            (false, true) => 400,
+            (true, true) => 24,
+            (false, false) => 12,
+            (true, false) => 5,
+        };
         for _ in 0..seed.below(most) {
             self.publish(seed, &numbers, &mut deltas);
         }
@@ -159,7 +174,8 @@ impl Model {
         let mut retained = Vec::new();
         if seed.one_in(3) {
             let topic = format!("retained/{}", seed.below(6));
-            let kept = (!seed.one_in(3)).then(|| message(&topic, &vec![7; seed.below(6000) as usize]));
+            let payload = vec![seed.next() as u8; seed.below(6000) as usize];
+            let kept = (!seed.one_in(3)).then(|| any_message(seed, &topic, &payload));
             match &kept {
                 Some(message) => self.retained.insert(topic.clone(), Arc::clone(message)),
                 None => self.retained.remove(&topic),
@@ -179,12 +195,13 @@ impl Model {
 
     fn begin(&mut self, seed: &mut Seed, deltas: &mut BTreeMap<u64, SessionDelta>) {
         self.last_session += 1;
-        let will = StoredWill { message: message("will", b"gone"), expiry_s: None, delay_s: 5 };
+        let expiry_s = seed.one_in(2).then(|| seed.below(100) as u32);
+        let will = StoredWill { message: any_message(seed, "will", b"gone"), expiry_s, delay_s: 5 };
         let record = SessionRecord {
             client_id: format!("client-{}", self.last_session),
-            protocol: 5,
+            protocol: 3 + seed.below(3) as u8,
             expiry_s: seed.below(100) as u32,
-            disconnected_at: None,
+            disconnected_at: seed.one_in(2).then(|| Time(seed.below(1 << 40))),
             will: seed.one_in(2).then_some(will),
         };
         self.sessions.insert(self.last_session, Session { record: Some(record.clone()), ..Session::default() });
@@ -204,13 +221,15 @@ impl Model {
     fn publish(&mut self, seed: &mut Seed, numbers: &[u64], deltas: &mut BTreeMap<u64, SessionDelta>) {
         let size = if seed.one_in(200) { 100_000 } else { seed.below(200) };
         let payload = vec![seed.next() as u8; size as usize];
-        let published = message(&format!("t/{}", self.commits), &payload);
+        let published = any_message(seed, &format!("t/{}", self.commits), &payload);
         let all = seed.one_in(3);
         for no in numbers {
             if !all && !seed.one_in(numbers.len() as u64) {
                 continue;
             }
             let mut entry = entry(0, &published);
+            entry.qos = seed.below(3) as u8;
+            entry.retain = seed.one_in(5);
             entry.subscription_ids = (0..seed.below(3)).map(|id| id as u32 * 1000).collect();
             entry.shared = seed.one_in(5);
             let entry = self.sessions.get_mut(no).unwrap().enqueue(entry);
@@ -237,6 +256,11 @@ impl Model {
             finished -= 1;
         }
         session.state.sent = session.state.sent.max(session.state.floor);
+        let sent = session.queue.values().take(seed.below(10) as usize);
+        session.state.sent = sent.map(|entry| entry.seq + 1).next_back().unwrap_or(0).max(session.state.sent);
+        let (queue, sent) = (&session.queue, session.state.sent);
+        let released = queue.range(..sent).filter(|(_, entry)| entry.qos == 2 && seed.one_in(3));
+        session.state.released = released.map(|(seq, _)| *seq).collect();
         session.state.inbound = (0..seed.below(4)).map(|id| id as u16 * 100 + 1).collect();
         deltas.entry(no).or_default();
     }
@@ -272,27 +296,13 @@ impl Model {
             return Some(format!("sessions {found:?} for {wanted:?}"));
         }
         for found in &recovered.sessions {
-            let no = found.no.0;
-            let wanted = &self.sessions[&no];
-            if found.record != wanted.record {
-                return Some(format!("session {no}: record {:?} for {:?}", found.record, wanted.record));
-            }
-            if found.state != wanted.state {
-                return Some(format!("session {no}: state {:?} for {:?}", found.state, wanted.state));
-            }
-            let subscriptions: Vec<_> = wanted.subscriptions.values().cloned().collect();
-            if found.subscriptions != subscriptions {
-                return Some(format!("session {no}: subscriptions {:?}", found.subscriptions));
-            }
-            let read = read_all(reader, no, &wanted.state, pages);
-            let wanted: Vec<String> = wanted.queue.values().map(line).collect();
-            if read != wanted {
-                return Some(format!("session {no}: queue\n{read:#?}\nfor\n{wanted:#?}"));
+            if let Some(differs) = self.session_differs(found, reader, pages) {
+                return Some(format!("session {}: {differs}", found.no.0));
             }
         }
-        let mut retained: Vec<_> = recovered.retained.iter().map(|m| (m.topic(), m.payload())).collect();
+        let mut retained: Vec<_> = recovered.retained.iter().map(|message| message_line(message)).collect();
         retained.sort_unstable();
-        let wanted: Vec<_> = self.retained.values().map(|m| (m.topic(), m.payload())).collect();
+        let wanted: Vec<_> = self.retained.values().map(|message| message_line(message)).collect();
         if retained != wanted {
             return Some("retained messages differ".to_owned());
         }
@@ -302,17 +312,64 @@ impl Model {
         let clock = (self.commits > 0).then_some(self.clock);
         (recovered.clock != clock).then(|| format!("clock {:?} for {clock:?}", recovered.clock))
     }
+
+    /// The same of one session.
+    pub fn session_differs(&self, found: &RecoveredSession, reader: &dyn Reader, pages: &mut Seed) -> Option<String> {
+        let wanted = self.sessions.get(&found.no.0)?;
+        if found.record != wanted.record {
+            return Some(format!("record {:?} for {:?}", found.record, wanted.record));
+        }
+        if found.state != wanted.state {
+            return Some(format!("state {:?} for {:?}", found.state, wanted.state));
+        }
+        let subscriptions: Vec<_> = wanted.subscriptions.values().cloned().collect();
+        if found.subscriptions != subscriptions {
+            return Some(format!("subscriptions {:?}", found.subscriptions));
+        }
+        let read = read_all(reader, found.no.0, &wanted.state, pages);
+        let wanted: Vec<String> = wanted.queue.values().map(line).collect();
+        match read {
+            Ok(read) => (read != wanted).then(|| format!("queue\n{read:#?}\nfor\n{wanted:#?}")),
+            Err(error) => Some(format!("queue: {error}")),
+        }
+    }
+}
+
+/// What is asked of a store after a commit that failed: all that was in it, with what came since. Of the entries only
+/// those that are still queued, as the writer would collect them.
+pub fn merge(failed: Batch, since: Batch, model: &Model) -> Batch {
+    let mut deltas: BTreeMap<u64, SessionDelta> = failed.sessions.into_iter().map(|d| (d.no.0, d)).collect();
+    for new in since.sessions {
+        let Some(delta) = deltas.get_mut(&new.no.0) else {
+            deltas.insert(new.no.0, new);
+            continue;
+        };
+        delta.ended |= new.ended;
+        delta.record = new.record.or(delta.record.take());
+        delta.state = new.state.or(delta.state.take());
+        delta.subscribed.retain(|old| !new.unsubscribed.contains(&old.filter));
+        delta.subscribed.extend(new.subscribed);
+        delta.unsubscribed.extend(new.unsubscribed);
+        delta.enqueued.extend(new.enqueued);
+    }
+    for (no, delta) in &mut deltas {
+        let queue = model.sessions.get(no).map(|session| &session.queue);
+        delta.enqueued.retain(|entry| queue.is_some_and(|queue| queue.contains_key(&entry.seq)));
+    }
+    let mut retained = failed.retained;
+    retained.extend(since.retained);
+    Batch { sessions: deltas.into_values().collect(), retained, ..since }
 }
 
 /// A session's queue in pages of random sizes, without what is done.
-pub fn read_all(reader: &dyn Reader, no: u64, state: &QueueState, pages: &mut Seed) -> Vec<String> {
+pub fn read_all(reader: &dyn Reader, no: u64, state: &QueueState, pages: &mut Seed) -> Result<Vec<String>, StoreError> {
     let mut read = Vec::new();
     let mut from = state.floor;
     loop {
         let (messages, bytes) = (1 + pages.below(300) as usize, 1 + pages.below(100_000) as usize);
-        let page = reader.page(SessionNo(no), from, messages, bytes).unwrap();
+        let page = reader.page(SessionNo(no), from, messages, bytes)?;
         assert!(page.len() <= messages);
-        let Some(last) = page.last() else { return read };
+        let Some(last) = page.last() else { return Ok(read) };
         assert!(page.is_sorted_by_key(|entry| entry.seq) && page[0].seq >= from, "a page out of order");
         from = last.seq + 1;
         for entry in page {

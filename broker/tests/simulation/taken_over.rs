@@ -16,7 +16,7 @@ fn publish_after(world: &mut World, polls: u32) {
     let mut left = polls;
     world.spawn(std::future::poll_fn(move |cx| {
         let slots = broker.all_slots();
-        let slot = slots.iter().find(|slot| slot.look(|s| s.client_id() == "s0")).unwrap();
+        let slot = slots.iter().find(|slot| slot.look(|s| &**s.client_id() == "s0")).unwrap();
         if slot.look(|s| s.epoch()) > 1 {
             if left == 0 {
                 let parts = Parts {

@@ -9,7 +9,7 @@ use forebay::auth::Mechanisms;
 use forebay::broker::{Broker, Pager, Request};
 use forebay::clock::Clock;
 use forebay::config::{Config, QueuePolicy};
-use forebay::connection::{Shared, forget_routes, serve_stream};
+use forebay::connection::{Shared, drive, forget_routes, serve_stream};
 use forebay::message::Time;
 use forebay::store::memory::{Failure, MemoryStore};
 use forebay::store::{Ledger, Store};
@@ -129,6 +129,7 @@ impl World {
         let broker = Broker::with_clock(self.config.clone(), recovered, pager, Mechanisms::default(), None, clock);
         let shared = Shared::new(&broker, self.config.listeners[0].clone(), None);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.spawn(drive());
         self.life = Some(Life { runtime, broker, shared, requests });
     }
 

@@ -128,11 +128,10 @@ fn as_many_publishes_as_the_broker_allows_are_taken(_: &Target) {
         for topic in [me, "as_many_publishes/nobody"] {
             for qos in [1, 2] {
                 let (mut client, ..) = Raw::open(own.port(), &publisher);
-                let all = |dup: u8, qos: u8| {
-                    let packets = (1..=20).map(|id| publish(topic, b"x").qos(qos, id + u16::from(dup)).packet());
-                    packets.collect::<Vec<_>>().concat()
-                };
-                client.send(&[subscribe(50).filter("nothing", 0).packet(), all(0, qos)].concat());
+                let all = (1..=20).map(|id| publish(topic, b"x").qos(qos, id).packet()).collect::<Vec<_>>().concat();
+                // Neither SUBSCRIBE nor QoS 0 takes a place.
+                let others = publish(topic, b"0").packet().repeat(30);
+                client.send(&[subscribe(50).filter("nothing", 0).packet(), others, all].concat());
                 client.expect_suback(50, &[0]);
                 for id in 1..=20 {
                     let Packet::Ack(kind, came, 0 | 0x10, _) = client.receive() else { panic!("{id} was not taken") };

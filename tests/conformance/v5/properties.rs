@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         case!(strings_among_the_properties_are_checked, "MQTT5-3.3.2-13", "MQTT5-3.3.2-19"),
         case!(a_response_topic_has_no_wildcard, "MQTT5-3.3.2-14"),
         case!(a_payload_is_what_its_format_says),
+        case!(every_property_that_may_stand_is_taken),
         case!(a_property_that_stands_twice_is_a_protocol_error),
         case!(a_property_in_the_wrong_packet_is_a_protocol_error),
         case!(more_user_properties_than_the_limit_end_the_connection),
@@ -105,6 +106,42 @@ fn a_payload_is_what_its_format_says(target: &Target) {
     assert_eq!(subscriber.expect_message(me, b"\xff").properties, [Property::PayloadFormat(0)]);
     refused(target, me, &publish(me, b"\xff").with(Property::PayloadFormat(1)).packet(), 0x99);
     refused(target, me, &publish(me, b"x").with(Property::PayloadFormat(2)).packet(), 0x82);
+}
+
+fn every_property_that_may_stand_is_taken(target: &Target) {
+    let me = "every_property_that_may";
+    let users = [Property::user("k", "v"), Property::user("k", "v")];
+    let reason = [Property::ReasonString("why".into()), Property::user("k", "v"), Property::user("k", "w")];
+    let asked = [
+        Property::SessionExpiry(60),
+        Property::ReceiveMaximum(10),
+        Property::MaximumPacketSize(100_000),
+        Property::TopicAliasMaximum(5),
+        Property::RequestResponseInformation(1),
+        Property::RequestProblemInformation(1),
+    ];
+    let mut client = open(target, &asked.into_iter().chain(users.clone()).fold(connect(me), Connect::with));
+    let subscription = users.iter().cloned().fold(subscribe(1).filter(me, 2), Subscribe::with);
+    client.send(&subscription.clone().with(Property::SubscriptionId(1)).packet());
+    client.expect_suback(1, &[2]);
+    let mut publisher = clean(target, &format!("{me}-publisher"));
+    publisher.publish(me, 1, b"1");
+    let message = client.expect_message(me, b"1");
+    client.send(&build::ack(Ack::Puback, message.id, 0, &reason));
+    publisher.publish(me, 2, b"2");
+    let message = client.expect_message("", b"2");
+    client.send(&build::ack(Ack::Pubrec, message.id, 0, &reason));
+    client.expect_ack(Ack::Pubrel, message.id, 0);
+    client.send(&build::ack(Ack::Pubcomp, message.id, 0, &reason));
+    client.send(&publish(me, b"3").qos(2, 3).packet());
+    client.expect_ack(Ack::Pubrec, 3, 0);
+    client.send(&build::ack(Ack::Pubrel, 3, 0, &reason));
+    assert!(matches!(client.receive_answer(), Packet::Ack(Ack::Pubcomp, 3, 0, _)));
+    client.send(&subscription.undo());
+    assert!(matches!(client.receive_answer(), Packet::Unsuback(1, codes, _) if codes == [0]));
+    client.expect_message("", b"3");
+    client.send(&build::disconnect(0, &[&[Property::SessionExpiry(0)], &reason[..]].concat()));
+    client.expect_closed();
 }
 
 fn a_property_that_stands_twice_is_a_protocol_error(target: &Target) {

@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
         case!(each_qos_has_its_answer, "MQTT5-3.3.4-1", "MQTT5-4.3.2-4", "MQTT5-4.3.3-8", "MQTT5-4.3.3-11"),
         case!(what_remains_of_the_expiry_is_sent_on, "MQTT5-3.3.2-6"),
         case!(an_expired_message_is_not_delivered, "MQTT5-3.3.2-5"),
+        case!(a_message_that_expires_behind_a_full_window_is_not_delivered, "MQTT5-3.3.2-5"),
         case!(an_expired_retained_message_is_not_delivered, "MQTT5-3.3.2-5"),
         case!(every_alias_up_to_the_maximum_is_taken, "MQTT5-3.3.2-12"),
         case!(an_alias_out_of_range_ends_the_connection, "MQTT5-3.3.2-8"),
@@ -122,6 +123,25 @@ fn an_expired_message_is_not_delivered(target: &Target) {
     let mut subscriber = open(target, &lasting(me));
     subscriber.take_message(me, b"lasting");
     subscriber.expect_nothing();
+}
+
+fn a_message_that_expires_behind_a_full_window_is_not_delivered(target: &Target) {
+    let me = "a_message_that_expires";
+    let mut publisher = clean(target, &format!("{me}-publisher"));
+    for (n, session) in [connect(me), lasting(me)].into_iter().enumerate() {
+        let topic = format!("{me}/{n}");
+        let mut subscriber = open(target, &session.with(Property::ReceiveMaximum(1)));
+        subscriber.subscribe(&topic, 1);
+        publisher.publish(&topic, 1, b"first");
+        let first = subscriber.expect_message(&topic, b"first");
+        let timed = publish(&topic, b"late").qos(1, 1).with(Property::MessageExpiry(1));
+        publisher.publish_packet(1, 1, &timed.packet());
+        publisher.publish(&topic, 1, b"last");
+        std::thread::sleep(std::time::Duration::from_millis(1200));
+        subscriber.send(&packet::ack(Ack::Puback, first.id));
+        subscriber.take_message(&topic, b"last");
+        subscriber.leave();
+    }
 }
 
 fn an_expired_retained_message_is_not_delivered(target: &Target) {

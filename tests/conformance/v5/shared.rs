@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_qos_2_exchange_is_finished_with_the_same_member, "MQTT5-4.8.2-4"),
         case!(a_qos_2_message_of_a_dead_member_goes_to_nobody, "MQTT5-4.8.2-5"),
         case!(a_qos_1_message_of_a_dead_member_goes_to_another),
+        case!(the_queue_of_a_dead_member_goes_to_another),
         case!(a_refused_message_goes_to_nobody, "MQTT5-4.8.2-6"),
         case!(an_absent_member_is_passed_over),
     ]
@@ -158,6 +159,28 @@ fn a_qos_1_message_of_a_dead_member_goes_to_another(target: &Target) {
     dying.send(&build::disconnect(0, &[Property::SessionExpiry(0)]));
     dying.expect_closed();
     members[0].take_message(me, b"x");
+}
+
+fn the_queue_of_a_dead_member_goes_to_another(target: &Target) {
+    let me = "the_queue_of_a_dead";
+    for member in members(target, me, 2, 1) {
+        member.leave();
+    }
+    let mut publisher = clean(target, &format!("{me}-publisher"));
+    for n in 0..10_u8 {
+        publisher.publish(me, 1, &[n]);
+    }
+    // Whoever has them: one session ends, the other is resumed.
+    open(target, &connect(&format!("{me}-0"))).leave();
+    let mut left = open(target, &lasting(&format!("{me}-1")));
+    let mut found: Vec<u8> = Vec::new();
+    while found.len() < 10 {
+        let Packet::Publish(message) = left.receive() else { panic!("not a PUBLISH") };
+        left.send(&packet::ack(Ack::Puback, message.id));
+        found.push(message.payload[0]);
+    }
+    found.sort_unstable();
+    assert_eq!(found, (0..10).collect::<Vec<u8>>());
 }
 
 fn a_refused_message_goes_to_nobody(target: &Target) {

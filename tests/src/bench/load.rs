@@ -1,5 +1,6 @@
 //! One thread, one epoll loop, raw packets: publishers and subscribers of one scenario.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,12 @@ pub struct Counts {
     pub wrong: u64,
     /// Nanoseconds from publish to receipt.
     pub latencies_ns: Vec<u64>,
+    /// Nanoseconds from publish to its last ack.
+    pub ack_latencies_ns: Vec<u64>,
 }
+
+/// After this long something is wrong with the broker, and the figures will say so.
+const GIVE_UP: Duration = Duration::from_secs(60);
 
 struct Peer {
     socket: mio::net::TcpStream,
@@ -47,6 +53,8 @@ struct Peer {
     output: Vec<u8>,
     sent: u64,
     acknowledged: u64,
+    /// When each unacknowledged message was published, where latencies are kept.
+    sent_ns: VecDeque<u64>,
     writable_wanted: bool,
     topic: String,
     /// For a subscriber: the next number of each publisher.
@@ -119,6 +127,7 @@ impl Load {
             output,
             sent: 0,
             acknowledged: 0,
+            sent_ns: VecDeque::new(),
             writable_wanted: true,
             topic,
             expected: vec![0; self.shape.publishers],
@@ -144,6 +153,22 @@ impl Load {
             self.produce();
             let wait = if self.shape.rate.is_some() { Duration::from_micros(500) } else { Duration::from_millis(20) };
             self.turn(wait);
+        }
+    }
+
+    /// Waits until everything that was published is acknowledged; returns how many messages that were, of each publisher.
+    pub fn acknowledge_all(&mut self) -> Vec<u64> {
+        let started = Instant::now();
+        while started.elapsed() < GIVE_UP && self.peers.iter().any(|peer| peer.acknowledged < peer.sent) {
+            self.turn(Duration::from_millis(20));
+        }
+        self.peers.iter().map(|peer| peer.acknowledged).collect()
+    }
+
+    /// Messages that subscribers who were away must be given, of each publisher.
+    pub fn expect_backlog(&mut self, backlog: &[u64]) {
+        for (peer, count) in self.peers.iter_mut().zip(backlog) {
+            peer.sent = *count;
         }
     }
 
@@ -207,6 +232,9 @@ impl Load {
                 let topic = &peer.topic;
                 wire::publish(&mut peer.output, topic, self.shape.qos, id, number as u32, peer.sent, now);
                 peer.sent += 1;
+                if self.keep_latencies && self.shape.qos > 0 {
+                    peer.sent_ns.push_back(now);
+                }
             }
             left = left.saturating_sub(1);
             if before == 0 && !self.peers[number].output.is_empty() {
@@ -300,6 +328,9 @@ impl Load {
                 4 | 7 => {
                     peer.acknowledged += 1;
                     self.counts.acknowledged += 1;
+                    if let Some(sent_ns) = peer.sent_ns.pop_front() {
+                        self.counts.ack_latencies_ns.push(now.saturating_sub(sent_ns));
+                    }
                 }
                 5 => wire::ack(&mut peer.output, 0x62, [body[0], body[1]]),
                 6 => wire::ack(&mut peer.output, 0x70, [body[0], body[1]]),

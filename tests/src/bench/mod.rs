@@ -10,6 +10,7 @@
     clippy::cast_sign_loss
 )]
 
+pub mod footprint;
 pub mod load;
 pub mod process;
 pub mod relay;

@@ -11,7 +11,9 @@ pub struct Process {
     child: Child,
     /// Its port on 127.0.0.1.
     pub port: u16,
-    _dir: tempfile::TempDir,
+    /// Its port for TLS; the floor has none.
+    pub tls_port: u16,
+    dir: tempfile::TempDir,
 }
 
 /// Which broker.
@@ -44,20 +46,25 @@ impl Process {
     /// Starts it and waits until it accepts.
     pub fn start(kind: &Kind) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (child, port) = match kind {
+        let (child, port, tls_port) = match kind {
             Kind::Forebay(program, config) => forebay(program, config, dir.path()),
             Kind::Mosquitto => mosquitto(dir.path()),
             Kind::Floor => {
                 let port = free_port();
                 let mut command = Command::new(std::env::current_exe().unwrap());
-                (command.args(["relay", &port.to_string()]).spawn().unwrap(), port)
+                (command.args(["relay", &port.to_string()]).spawn().unwrap(), port, 0)
             }
         };
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(Duration::from_millis(100));
-        Self { child, port, _dir: dir }
+        Self { child, port, tls_port, dir }
+    }
+
+    /// The CA of its certificate.
+    pub fn ca(&self) -> PathBuf {
+        forebay::certs::ca_path(self.dir.path())
     }
 
     /// Nanoseconds of processor time of all its threads.
@@ -68,6 +75,12 @@ impl Process {
             .filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok())
             .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
             .sum()
+    }
+
+    /// Bytes that it has given to the disk.
+    pub fn written_bytes(&self) -> u64 {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap();
+        io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok()).unwrap()
     }
 
     /// Kilobytes of its own resident memory.
@@ -85,32 +98,36 @@ impl Drop for Process {
     }
 }
 
-fn forebay(program: &Path, config: &Path, dir: &Path) -> (Child, u16) {
+fn forebay(program: &Path, config: &Path, dir: &Path) -> (Child, u16, u16) {
     let mut command = Command::new(program);
-    command.arg("--config").arg(config).arg("--data-dir").arg(dir).args([
-        "--listen",
-        "mqtt://127.0.0.1:0",
-        "--log",
-        "warn",
-    ]);
+    command.arg("--config").arg(config).arg("--data-dir").arg(dir);
+    command.args(["--listen", "mqtt://127.0.0.1:0", "--listen", "mqtts://127.0.0.1:0", "--log", "warn"]);
     let mut child = command.stdout(Stdio::piped()).spawn().expect("the broker's program; build it, or give --broker");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let listening = lines.find_map(|line| line.split_once("mqtt://127.0.0.1:").map(|(_, rest)| rest.to_owned()));
-    let Some(port) = listening.and_then(|rest| rest.split_whitespace().next()?.parse().ok()) else {
+    let mut port_after = |scheme: &str| {
+        let rest = lines.find_map(|line| line.split_once(scheme).map(|(_, rest)| rest.to_owned()))?;
+        rest.split_whitespace().next()?.parse().ok()
+    };
+    let (Some(port), Some(tls_port)) = (port_after("mqtt://127.0.0.1:"), port_after("mqtts://127.0.0.1:")) else {
         panic!("the broker did not start: {:?}", child.wait());
     };
     std::thread::spawn(move || lines.count());
-    (child, port)
+    (child, port, tls_port)
 }
 
-fn mosquitto(dir: &Path) -> (Child, u16) {
-    let port = free_port();
+fn mosquitto(dir: &Path) -> (Child, u16, u16) {
+    let (port, tls_port) = (free_port(), free_port());
+    // A key of the same kind as ours, made the same way.
+    let files = forebay::certs::development(dir).unwrap();
     let config = dir.join("mosquitto.conf");
     let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 0\nmax_queued_messages 0\n\
-         set_tcp_nodelay true\npersistence false\nlog_type error\n"
+        "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 0\nmax_queued_messages 0\n\
+         set_tcp_nodelay true\npersistence false\nlog_type error\n\
+         listener {tls_port} 127.0.0.1\ncertfile {}\nkeyfile {}\n",
+        files.certificate.display(),
+        files.key.display()
     );
     std::fs::write(&config, text).unwrap();
     let child = Command::new("mosquitto").arg("-c").arg(&config).stderr(Stdio::null()).spawn();
-    (child.expect("mosquitto is not installed"), port)
+    (child.expect("mosquitto is not installed"), port, tls_port)
 }

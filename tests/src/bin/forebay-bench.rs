@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use forebay_tests::bench::footprint;
 use forebay_tests::bench::process::Kind;
 use forebay_tests::bench::scenario::{self, Figures};
 
 /// Measures the broker beside mosquitto and the floor.
 #[derive(Parser)]
 struct Arguments {
-    /// Scenarios; all if none is named
+    /// Scenarios, `footprint` among them; all if none is named
     scenarios: Vec<String>,
     /// Brokers: forebay, mosquitto, floor
     #[arg(long, value_delimiter = ',', default_value = "forebay,mosquitto,floor")]
@@ -46,11 +47,15 @@ fn main() {
             _ => Kind::Forebay(arguments.broker.clone(), arguments.config.clone()),
         })
         .collect();
-    println!(
-        "| scenario | broker | µs CPU a message | messages a second | p50 / p99 µs | times less than mosquitto | target |"
-    );
-    println!("|---|---|---|---|---|---|---|");
     let wanted = |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|s| s == name);
+    if wanted("footprint") {
+        print_footprint(&kinds);
+    }
+    println!(
+        "| scenario | broker | µs CPU a message | disk bytes a message | messages a second | drained a second | received p50 / p99 µs | \
+         acknowledged p50 / p99 µs | times less than mosquitto | target |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for scenario in scenario::all().iter().filter(|s| wanted(s.name)) {
         let mut all: Vec<Vec<Figures>> = vec![Vec::new(); kinds.len()];
         for _ in 0..arguments.rounds {
@@ -67,19 +72,44 @@ fn main() {
         let mosquitto = mosquitto.and_then(|(_, figures)| figures.as_ref()).map(|figures| figures.cpu_us);
         for (kind, figures) in kinds.iter().zip(&medians) {
             let Some(figures) = figures else { continue };
-            let latency = figures.latency_us.map_or(String::new(), |(p50, p99)| format!("{p50:.0} / {p99:.0}"));
+            let latency =
+                |us: Option<(f64, f64)>| us.map_or(String::new(), |(p50, p99)| format!("{p50:.0} / {p99:.0}"));
+            let (received, acknowledged) = (latency(figures.latency_us), latency(figures.ack_us));
+            let drained = figures.drain_rate.map_or(String::new(), |rate| format!("{rate:.0}"));
             let ratio = mosquitto.map_or(String::new(), |m| format!("{:.1}", m / figures.cpu_us));
             let target = scenario.target.map_or(String::new(), |target| format!("{target}"));
             let wrong = if figures.wrong > 0 { format!(" **{} WRONG**", figures.wrong) } else { String::new() };
             println!(
-                "| {} | {}{wrong} | {:.3} | {:.0} | {latency} | {ratio} | {target} |",
+                "| {} | {}{wrong} | {:.3} | {:.0} | {:.0} | {drained} | {received} | {acknowledged} | {ratio} | {target} |",
                 scenario.name,
                 kind.name(),
                 figures.cpu_us,
+                figures.disk_bytes,
                 figures.rate
             );
         }
     }
+}
+
+fn print_footprint(kinds: &[Kind]) {
+    println!(
+        "| broker | idle MB | bytes an idle TCP connection | bytes an idle TLS connection | µs CPU a connect | \
+         µs CPU a TLS connect |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for kind in kinds.iter().filter(|kind| !matches!(kind, Kind::Floor)) {
+        let f = footprint::measure(kind);
+        let idle_mb = f.idle_kb as f64 / 1024.0;
+        println!(
+            "| {} | {idle_mb:.1} | {:.0} | {:.0} | {:.1} | {:.0} |",
+            kind.name(),
+            f.tcp_bytes,
+            f.tls_bytes,
+            f.connect_us,
+            f.handshake_us
+        );
+    }
+    println!();
 }
 
 fn median(mut figures: Vec<Figures>) -> Option<Figures> {

@@ -1,0 +1,158 @@
+//! What an operator does with a store that no broker holds: `forebay store verify`, `export`, `import`, `compact`.
+
+mod export;
+mod import;
+mod lines;
+mod untouched;
+mod verify;
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use ::redb::{Builder, Database};
+
+use super::medium::{Backend, FILE_NAME, Folder, RECOVERING_NAME};
+use super::redb::{Fault, Inner, StoreOptions, contain, open_database};
+use super::{StoreError, rebuild, recover};
+use untouched::Untouched;
+
+pub use export::export;
+pub use import::import;
+pub use verify::{Verdict, verify};
+
+/// Why it was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ToolError {
+    /// The folder has no store.
+    #[error("there is no store in {path}; name its folder with --data-dir, or its configuration with --config")]
+    NoStore {
+        /// The folder.
+        path: String,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Only a broker's start may recover a store.
+    #[error("{path} is damaged ({detail}); start the broker on it, which keeps what can be read, then try again")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// An import would mix two stores.
+    #[error("{path} is not empty ({found}); import into another --data-dir, or move that file away")]
+    NotEmpty {
+        /// The file.
+        path: String,
+        /// What it holds.
+        found: Counts,
+    },
+    /// A line of an import.
+    #[error("line {number}: {detail}; nothing was imported")]
+    Line {
+        /// Counted from 1.
+        number: u64,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// What is exported cannot be written, or what is imported cannot be read.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Sessions.
+    pub sessions: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+    /// Messages in queues.
+    pub queued: u64,
+    /// Their bytes: topics, properties, payloads.
+    pub queued_bytes: u64,
+    /// Retained messages.
+    pub retained: u64,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sessions, subscriptions, queued, queued_bytes, retained } = self;
+        write!(
+            f,
+            "{sessions} sessions, {subscriptions} subscriptions, {queued} queued messages of {queued_bytes} bytes, \
+             {retained} retained messages"
+        )
+    }
+}
+
+/// Sizes of the file in bytes, before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// Before.
+    pub before: u64,
+    /// After.
+    pub after: u64,
+}
+
+fn options() -> StoreOptions {
+    StoreOptions { min_free_bytes: 0, ..StoreOptions::default() }
+}
+
+/// Locks the folder of a store that is there.
+fn lock(dir: &Path) -> Result<Inner, ToolError> {
+    if !dir.join(FILE_NAME).exists() && !dir.join(RECOVERING_NAME).exists() {
+        return Err(ToolError::NoStore { path: dir.display().to_string() });
+    }
+    let inner = Inner::new(Folder::open(dir)?, &options());
+    if dir.join(RECOVERING_NAME).exists() {
+        let detail = "its recovery was cut off".to_owned();
+        return Err(ToolError::Damaged { path: inner.medium.name(), detail });
+    }
+    Ok(inner)
+}
+
+/// The fault as the tool says it.
+fn error(inner: &Inner, fault: Fault) -> ToolError {
+    if fault.is_damage() {
+        return ToolError::Damaged { path: inner.medium.name(), detail: fault.to_string() };
+    }
+    inner.error(fault).into()
+}
+
+/// Opens the store to look at it: its file stays as it is.
+fn open_untouched(inner: &Inner) -> Result<Database, Fault> {
+    contain(|| {
+        let backend = Backend::new(Untouched::new(inner.medium.open()?)?);
+        recover::clear_unfinished(&backend)?;
+        Ok(Builder::new().set_cache_size(inner.options.cache_bytes).create_with_backend(backend)?)
+    })
+}
+
+/// Gives room that the file does not need any more back to the file system.
+///
+/// # Errors
+/// There is no store, a broker holds it, it is damaged, or the device fails.
+pub fn compact(dir: &Path) -> Result<Compacted, ToolError> {
+    let inner = lock(dir)?;
+    let size = || std::fs::metadata(dir.join(FILE_NAME)).map(|meta| meta.len());
+    let before = size()?;
+    contain(|| {
+        let mut database = open_database(&inner, true)?;
+        // A newer format is not ours to move about.
+        let found = recover::load(&database)?;
+        if let Some(row) = found.damaged.first() {
+            return Err(row.damage.into());
+        }
+        let txn = database.begin_write()?;
+        rebuild::recount(&mut super::apply::Tables::open(&txn)?)?;
+        txn.commit()?;
+        while database.compact()? {}
+        Ok(())
+    })
+    .map_err(|fault| error(&inner, fault))?;
+    Ok(Compacted { before, after: size()? })
+}

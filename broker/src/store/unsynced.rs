@@ -1,0 +1,81 @@
+//! What a failed sync may have lost. The system reports a write that did not reach the device once, and takes the data in
+//! its cache for clean from then on: it is read back as if it were on the disk, the next sync succeeds, and the next
+//! power cut shows the hole. So after a failed sync everything written since the last good one is written again,
+//! from what the cache has, before anything relies on it.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ::redb::StorageBackend;
+use parking_lot::Mutex;
+
+use super::medium::Backend;
+
+/// Bytes that are read and written again at once.
+const PIECE_BYTES: u64 = 1024 * 1024;
+
+/// Remembers what was written, over the closing and opening of the file.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced {
+    /// From, to: since the last sync that succeeded.
+    written: Mutex<Vec<(u64, u64)>>,
+    failed: AtomicBool,
+}
+
+impl Unsynced {
+    /// A sync has failed, and what it was for has not been written again.
+    pub(super) fn failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn writes(&self, offset: u64, len: usize) {
+        self.written.lock().push((offset, offset.saturating_add(len as u64)));
+    }
+
+    pub(super) fn syncs(&self, result: &io::Result<()>) {
+        match result {
+            // After a failure a good sync says nothing of what the failed one was for.
+            Ok(()) if self.failed() => {}
+            Ok(()) => self.clear(),
+            Err(_) => self.failed.store(true, Ordering::Relaxed),
+        }
+    }
+
+    /// Writes again what a failed sync may have lost, and syncs it.
+    pub(super) fn write_again(&self, backend: &Backend) -> io::Result<()> {
+        if !self.failed() {
+            return Ok(());
+        }
+        let len = backend.len()?;
+        for (from, to) in self.written.lock().iter() {
+            write_again(backend, *from, (*to).min(len))?;
+        }
+        backend.sync_data()?;
+        self.clear();
+        Ok(())
+    }
+
+    fn clear(&self) {
+        self.written.lock().clear();
+        self.failed.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The whole file: after a start nobody knows what was written before a sync failed.
+pub(super) fn write_all_again(backend: &Backend) -> io::Result<()> {
+    write_again(backend, 0, backend.len()?)?;
+    backend.sync_data()
+}
+
+/// What cannot be read cannot be written either; whoever checks the file will see it.
+fn write_again(backend: &Backend, mut from: u64, to: u64) -> io::Result<()> {
+    while from < to {
+        let len = (to - from).min(PIECE_BYTES);
+        let mut piece = vec![0; usize::try_from(len).unwrap_or_default()];
+        if backend.read(from, &mut piece).is_ok() {
+            backend.write(from, &piece)?;
+        }
+        from += len;
+    }
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! A disk in memory that keeps apart what was synced and what was only written, and can lose its power or fail.
+
+use std::io::{self, Error, ErrorKind};
+use std::sync::Arc;
+
+use forebay::store::medium::{Backend, Medium};
+use forebay::store::space::Space;
+use parking_lot::Mutex;
+use redb::StorageBackend;
+
+use crate::model::Seed;
+
+const SECTOR: u64 = 512;
+
+/// What the disk does wrong, once, when its time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The power goes; what is under way is torn.
+    Cut,
+    /// The power goes within a sync.
+    CutInSync,
+    /// A sync fails with EIO. As on Linux, what was written is taken for clean from then on, and may never reach the disk.
+    SyncFails,
+    /// A write fails with ENOSPC.
+    NoRoom,
+}
+
+#[derive(Clone, Debug)]
+enum Write {
+    Bytes(u64, Vec<u8>),
+    Len(u64),
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    /// What a power cut leaves for certain.
+    synced: Vec<u8>,
+    /// What reads see.
+    seen: Vec<u8>,
+    /// What was written since the last sync, in order.
+    unsynced: Vec<Write>,
+    /// The last of them was under way when the power went.
+    torn: bool,
+    trouble: Option<(u64, Trouble)>,
+    seed: u64,
+    off: bool,
+    suspect: bool,
+    /// The medium does not say how large the file is, as a file that is too large to be checked whole at every start.
+    large: bool,
+    set_aside: u32,
+    /// What was set aside and is being recovered.
+    recovering: Option<Vec<u8>>,
+}
+
+/// The disk. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct Disk(Arc<Mutex<Contents>>);
+
+/// The disk as a store's file is read and written through it. Each has its own sight of it: after a power cut the old one
+/// stays dead.
+#[derive(Debug)]
+struct Device(Disk);
+
+impl Disk {
+    /// A disk with this on it.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        let contents = Contents { seen: bytes.clone(), synced: bytes, ..Contents::default() };
+        Self(Arc::new(Mutex::new(contents)))
+    }
+
+    /// What reads see.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.lock().seen.clone()
+    }
+
+    /// The trouble comes at the so-manieth write or sync from now.
+    pub fn expect(&self, after: u64, trouble: Trouble, seed: &mut Seed) {
+        let mut contents = self.0.lock();
+        contents.trouble = Some((after, trouble));
+        contents.seed = seed.next();
+    }
+
+    /// No trouble any more; true if it came.
+    pub fn calm(&self) -> bool {
+        self.0.lock().trouble.take().is_none()
+    }
+
+    pub fn is_off(&self) -> bool {
+        self.0.lock().off
+    }
+
+    pub fn set_large(&self, large: bool) {
+        self.0.lock().large = large;
+    }
+
+    pub fn was_set_aside(&self) -> bool {
+        self.0.lock().set_aside > 0
+    }
+
+    /// The power is back: what was not synced is there, or not, or partly. The disk that is returned is a new one, so
+    /// that what still holds the old one cannot touch it.
+    pub fn power_on(&self, seed: &mut Seed) -> Self {
+        let contents = self.0.lock();
+        let kept = survivors(&contents.synced, &contents.unsynced, contents.torn, seed);
+        let (suspect, set_aside) = (contents.suspect, contents.set_aside);
+        let recovering = contents.recovering.clone();
+        let fresh =
+            Contents { seen: kept.clone(), synced: kept, suspect, set_aside, recovering, ..Contents::default() };
+        Self(Arc::new(Mutex::new(fresh)))
+    }
+}
+
+/// What is on the disk when any part of the writes has reached it: each sector for itself, in any order, and one write
+/// that stopped within a sector.
+fn survivors(synced: &[u8], unsynced: &[Write], last_is_torn: bool, seed: &mut Seed) -> Vec<u8> {
+    let mut disk = synced.to_vec();
+    // All or nothing or anything: each of them is likely in the field.
+    let mood = seed.below(5);
+    let torn = seed.one_in(3).then(|| seed.below(unsynced.len() as u64) as usize);
+    for (at, write) in unsynced.iter().enumerate() {
+        let keep = match mood {
+            0 => false,
+            1 => true,
+            _ => seed.one_in(2),
+        };
+        if torn == Some(at) || (last_is_torn && at + 1 == unsynced.len()) {
+            tear(&mut disk, write, seed);
+        } else if keep {
+            apply(&mut disk, write);
+        } else if mood == 4 {
+            sectors(&mut disk, write, seed);
+        }
+    }
+    disk
+}
+
+fn apply(disk: &mut Vec<u8>, write: &Write) {
+    match write {
+        Write::Len(len) => disk.resize(*len as usize, 0),
+        Write::Bytes(offset, data) => put(disk, *offset, data),
+    }
+}
+
+fn put(disk: &mut Vec<u8>, offset: u64, data: &[u8]) {
+    let (start, end) = (offset as usize, offset as usize + data.len());
+    // The change of the length was lost, and the write came through.
+    if disk.len() < end {
+        disk.resize(end, 0);
+    }
+    disk[start..end].copy_from_slice(data);
+}
+
+/// Any of a write's sectors.
+fn sectors(disk: &mut Vec<u8>, write: &Write, seed: &mut Seed) {
+    let Write::Bytes(offset, data) = write else { return };
+    let mut at = 0;
+    while at < data.len() {
+        let here = offset + at as u64;
+        let len = ((SECTOR - here % SECTOR) as usize).min(data.len() - at);
+        if seed.one_in(2) {
+            put(disk, here, &data[at..at + len]);
+        }
+        at += len;
+    }
+}
+
+/// The write stops at a sector's boundary, within a sector, or before it began.
+fn tear(disk: &mut Vec<u8>, write: &Write, seed: &mut Seed) {
+    match write {
+        Write::Len(_) if seed.one_in(2) => apply(disk, write),
+        Write::Len(_) => {}
+        Write::Bytes(offset, data) => match seed.below(3) {
+            0 => sectors(disk, write, seed),
+            1 => put(disk, *offset, &data[..seed.below(data.len() as u64 + 1) as usize]),
+            _ => {
+                // Its end is there and its beginning is not.
+                let from = seed.below(data.len() as u64 + 1) as usize;
+                put(disk, offset + from as u64, &data[from..]);
+            }
+        },
+    }
+}
+
+impl Contents {
+    fn check(&self) -> io::Result<()> {
+        if self.off { Err(Error::other("the power is off")) } else { Ok(()) }
+    }
+
+    /// The trouble of this operation, if its time has come.
+    fn trouble(&mut self, sync: bool) -> Option<Trouble> {
+        let (left, trouble) = self.trouble.as_mut()?;
+        *left = left.saturating_sub(1);
+        let fits = match trouble {
+            Trouble::Cut => true,
+            Trouble::SyncFails | Trouble::CutInSync => sync,
+            Trouble::NoRoom => !sync,
+        };
+        let due = (*left == 0 && fits).then_some(*trouble);
+        if due.is_some() {
+            self.trouble = None;
+        }
+        self.off |= matches!(due, Some(Trouble::Cut | Trouble::CutInSync));
+        due
+    }
+
+    fn write(&mut self, write: Write) -> io::Result<()> {
+        self.check()?;
+        match self.trouble(false) {
+            None => {}
+            Some(Trouble::NoRoom) => {
+                // Some of it was written before the room ran out.
+                tear(&mut self.seen, &write, &mut Seed(self.seed));
+                self.unsynced.push(write);
+                return Err(ErrorKind::StorageFull.into());
+            }
+            Some(_) => {
+                self.unsynced.push(write);
+                self.torn = true;
+                return Err(Error::other("the power went"));
+            }
+        }
+        apply(&mut self.seen, &write);
+        self.unsynced.push(write);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.check()?;
+        match self.trouble(true) {
+            None => {
+                for write in std::mem::take(&mut self.unsynced) {
+                    apply(&mut self.synced, &write);
+                }
+                Ok(())
+            }
+            Some(Trouble::SyncFails) => {
+                let unsynced = std::mem::take(&mut self.unsynced);
+                self.synced = survivors(&self.synced, &unsynced, false, &mut Seed(self.seed));
+                // The length is the file system's own, and it is written again.
+                self.synced.resize(self.seen.len(), 0);
+                Err(Error::from_raw_os_error(5))
+            }
+            Some(_) => Err(Error::other("the power went")),
+        }
+    }
+}
+
+impl StorageBackend for Device {
+    fn len(&self) -> io::Result<u64> {
+        let contents = self.0.0.lock();
+        contents.check()?;
+        Ok(contents.seen.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let contents = self.0.0.lock();
+        contents.check()?;
+        let bytes = contents.seen.get(offset as usize..offset as usize + out.len());
+        out.copy_from_slice(bytes.ok_or(ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.0.lock().write(Write::Len(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.0.lock().sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.0.lock().write(Write::Bytes(offset, data.to_vec()))
+    }
+}
+
+impl Medium for Disk {
+    fn name(&self) -> String {
+        "the disk".to_owned()
+    }
+
+    fn open(&self) -> io::Result<Backend> {
+        self.0.lock().check()?;
+        Ok(Backend::new(Device(self.clone())))
+    }
+
+    fn set_aside(&self, _stamp: &str) -> io::Result<(String, Backend)> {
+        let mut contents = self.0.lock();
+        contents.check()?;
+        contents.set_aside += 1;
+        let old = std::mem::take(&mut contents.seen);
+        contents.recovering = Some(old.clone());
+        contents.synced.clear();
+        contents.unsynced.clear();
+        Ok(("set aside".to_owned(), Backend::new(Device(Self::of(old)))))
+    }
+
+    fn unrecovered(&self) -> io::Result<Option<(String, Backend)>> {
+        let mut contents = self.0.lock();
+        contents.check()?;
+        let Some(old) = contents.recovering.clone() else { return Ok(None) };
+        contents.seen.clear();
+        contents.synced.clear();
+        contents.unsynced.clear();
+        Ok(Some(("set aside".to_owned(), Backend::new(Device(Self::of(old))))))
+    }
+
+    fn recovered(&self) -> io::Result<()> {
+        let mut contents = self.0.lock();
+        contents.check()?;
+        contents.recovering = None;
+        Ok(())
+    }
+
+    fn damaged_row(&self, _line: &str) -> io::Result<()> {
+        self.0.lock().check()
+    }
+
+    fn set_suspect(&self, suspect: bool) -> io::Result<()> {
+        let mut contents = self.0.lock();
+        contents.check()?;
+        contents.suspect = suspect;
+        Ok(())
+    }
+
+    fn suspect(&self) -> bool {
+        self.0.lock().suspect
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let contents = self.0.lock();
+        let file = if contents.large { 0 } else { contents.seen.len() as u64 };
+        Ok(Space { free: u64::MAX, file })
+    }
+}
