@@ -8,7 +8,9 @@ use std::sync::Arc;
 use forebay::codec::AckKind;
 use forebay::message::{Message, Parts, Time};
 use forebay::session::{Collected, Cx, Delivery, Durability, Link, Policy, Received, Session, Settings};
-use forebay::store::{NEVER_S, QueueEntry, SessionNo, StoredSubscription};
+use forebay::store::{
+    NEVER_S, QueueEntry, QueueState, RecoveredSession, SessionDelta, SessionNo, SessionRecord, StoredSubscription,
+};
 use forebay_wire::frame;
 use forebay_wire::publish::{From, Publish};
 use forebay_wire::reason::ReasonCode;
@@ -72,6 +74,9 @@ struct World<'s> {
     /// What a commit under way will have written.
     under_way: Option<Collected>,
     disk: BTreeMap<u64, QueueEntry>,
+    record: Option<SessionRecord>,
+    state: QueueState,
+    subscriptions: Vec<StoredSubscription>,
     window: u16,
     maximum_packet_size: u32,
     /// QoS of the messages that the client has not acknowledged to the end, by packet identifier.
@@ -86,6 +91,9 @@ impl<'s> World<'s> {
             session: Session::new(SessionNo(1), "c"),
             under_way: None,
             disk: BTreeMap::new(),
+            record: None,
+            state: QueueState::default(),
+            subscriptions: Vec::new(),
             window: 0,
             maximum_packet_size: u32::MAX,
             in_flight: BTreeMap::new(),
@@ -97,14 +105,9 @@ impl<'s> World<'s> {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        let cx = self.cx();
         match input.below(16) {
             0 => self.connect(input),
-            1 => {
-                let epoch = self.session.epoch();
-                assert_eq!(self.session.disconnect(epoch, cx), std::mem::take(&mut self.window) > 0);
-                self.in_flight.clear();
-            }
+            1 => self.disconnect(input),
             2..=5 => self.deliver(input),
             6 => self.answer(input),
             7 => self.any_ack(input),
@@ -124,6 +127,10 @@ impl<'s> World<'s> {
 
     fn connect(&mut self, input: &mut Input<'_>) {
         self.take();
+        if self.session.expiry_s() == 0 {
+            // Never connected, or it ends with its connection: the broker resumes no such session.
+            self.end();
+        }
         self.window = u16::from(1 + input.below(5));
         self.maximum_packet_size = if input.bit() { u32::MAX } else { 20 };
         let version = if input.bit() { Version::V5 } else { Version::V311 };
@@ -139,6 +146,26 @@ impl<'s> World<'s> {
         self.in_flight.clear();
         self.session.connect(link, self.cx());
         assert!(self.session.connected());
+    }
+
+    fn disconnect(&mut self, input: &mut Input<'_>) {
+        let connected = std::mem::take(&mut self.window) > 0;
+        if connected && input.bit() {
+            self.session.set_expiry(0);
+        }
+        assert_eq!(self.session.disconnect(self.session.epoch(), self.cx()), connected);
+        self.in_flight.clear();
+        if connected && self.session.expiry_s() == 0 {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.session.end();
+        assert_eq!(self.session.ledger().1, 0, "nothing is queued in a session that has ended");
+        self.check();
+        let now = self.now;
+        *self = World { now, ..World::new(self.settings) };
     }
 
     fn deliver(&mut self, input: &mut Input<'_>) {
@@ -252,11 +279,24 @@ impl<'s> World<'s> {
         for entry in &collected.delta.enqueued {
             self.disk.insert(entry.seq, entry.clone());
         }
+        self.write_rest(&collected.delta);
         if let Some(state) = &collected.delta.state {
             let done = |seq: u64| seq < state.floor || state.done.iter().any(|(from, to)| (*from..*to).contains(&seq));
             self.disk.retain(|seq, _| !done(*seq));
         }
         self.session.committed(&collected, self.cx());
+    }
+
+    fn write_rest(&mut self, delta: &SessionDelta) {
+        self.record = delta.record.clone().or(self.record.take());
+        self.state = delta.state.clone().unwrap_or(std::mem::take(&mut self.state));
+        for filter in &delta.unsubscribed {
+            self.subscriptions.retain(|s| s.filter != *filter);
+        }
+        for subscription in &delta.subscribed {
+            self.subscriptions.retain(|s| s.filter != subscription.filter);
+            self.subscriptions.push(subscription.clone());
+        }
     }
 
     fn page(&mut self, input: &mut Input<'_>) {
@@ -284,19 +324,24 @@ impl<'s> World<'s> {
 
     fn rest(&mut self, input: &mut Input<'_>) {
         match input.below(8) {
-            0 => {
-                self.session.end();
-                assert_eq!(self.session.ledger().1, 0, "nothing is queued in a session that has ended");
-                self.check();
-                *self = World::new(self.settings);
-            }
-            1 => self.session.set_expiry([0, NEVER_S][usize::from(input.below(2))]),
-            2 => self.session.hurry(),
+            0 => self.end(),
+            1 => self.session.hurry(),
+            2 => self.restart(),
             3 => self.session.owe_packet(&[0xb0, 2, 0, 1]),
             _ => {
                 self.session.take_urgency();
             }
         }
+    }
+
+    /// The broker crashes, and starts with what was committed.
+    fn restart(&mut self) {
+        let Some(record) = self.record.clone().filter(|record| record.expiry_s > 0) else { return };
+        let (no, subscriptions) = (SessionNo(1), self.subscriptions.clone());
+        let found = RecoveredSession { no, record: Some(record.clone()), subscriptions, state: self.state.clone() };
+        self.session = Session::recover(&found, &record, self.now);
+        (self.under_way, self.window) = (None, 0);
+        self.in_flight.clear();
     }
 
     /// The client reads all that there is.
