@@ -2,11 +2,15 @@
 //! it, and `keep-last` finds after a restart what newer messages replace.
 
 use std::hash::BuildHasher;
+use std::sync::LazyLock;
 
 use super::outbound::Outbound;
 use super::{Cx, Policy, Session};
 use crate::message::{Message, Time};
 use crate::store::{DropReason, QueueEntry};
+
+/// Seeded by chance: nobody can choose a topic whose messages replace those of another.
+static TOPICS: LazyLock<foldhash::quality::RandomState> = LazyLock::new(foldhash::quality::RandomState::default);
 
 /// Between two looks through the same queue: this, and a millisecond for so many messages in it.
 const PAUSE_MS: u64 = 1_000;
@@ -85,7 +89,7 @@ impl Outbound {
 
     /// keep-last: the message that waits for the topic of place `seq`, if any, goes.
     pub(crate) fn replace(&mut self, topic: &[u8], seq: u64, size: usize) {
-        let key = foldhash::fast::FixedState::default().hash_one(topic);
+        let key = TOPICS.hash_one(topic);
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let newest = self.flow.newest.get_or_insert_default();
         let other = newest.get(&key).copied();
