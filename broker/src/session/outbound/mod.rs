@@ -77,6 +77,23 @@ pub struct Delivery<'a> {
     pub durability: Durability,
 }
 
+impl<'a> Delivery<'a> {
+    /// A message that is queued already.
+    fn of(item: &'a QueueEntry) -> Self {
+        Self {
+            topic: item.message.topic_bytes(),
+            properties: item.message.properties(),
+            payload: item.message.payload(),
+            qos: item.qos,
+            retain: item.retain,
+            shared: item.shared,
+            subscription_ids: &item.subscription_ids,
+            expires_at: item.message.expires_at,
+            durability: Durability::Memory,
+        }
+    }
+}
+
 /// What became of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -3,7 +3,7 @@
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::PacketId;
 
-use super::{Delivery, Durability, Entry, InFlight, Outbound, State};
+use super::{Delivery, Entry, InFlight, Outbound, State};
 use crate::codec::encode;
 use crate::message::Time;
 use crate::session::alias::Alias;
@@ -62,17 +62,7 @@ impl Session {
             return;
         }
         let item = &entry.item;
-        let d = Delivery {
-            topic: item.message.topic_bytes(),
-            properties: item.message.properties(),
-            payload: item.message.payload(),
-            qos: item.qos,
-            retain: item.retain,
-            shared: item.shared,
-            subscription_ids: &item.subscription_ids,
-            expires_at: item.message.expires_at,
-            durability: Durability::Memory,
-        };
+        let d = Delivery::of(item);
         let id = (item.qos > 0).then(|| Outbound::packet_id(item.seq));
         if !self.write_publish(&d, entry.dup, id, cx.now) {
             self.outbound.discard(entry, Some(DropReason::TooLarge));
@@ -117,17 +107,7 @@ impl Session {
                 State::Released => encode::pubrel(&mut self.out.buf, self.version, id, ReasonCode::Success),
                 State::Sent => {
                     let Some(item) = flight.item.clone() else { continue };
-                    let d = Delivery {
-                        topic: item.message.topic_bytes(),
-                        properties: item.message.properties(),
-                        payload: item.message.payload(),
-                        qos: item.qos,
-                        retain: item.retain,
-                        shared: item.shared,
-                        subscription_ids: &item.subscription_ids,
-                        expires_at: item.message.expires_at,
-                        durability: Durability::Memory,
-                    };
+                    let d = Delivery::of(&item);
                     if !self.write_publish(&d, true, Some(id), cx.now) {
                         // The client takes smaller packets than before: over, as if it had been sent [MQTT5-3.1.2-25].
                         self.outbound.flow.unacked += 1;
