@@ -8,7 +8,9 @@ seconds=${FOREBAY_FUZZ_SECONDS:-10}
 targets=("$@")
 [ "${#targets[@]}" -gt 0 ] || targets=(guard session filters)
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+# cargo-fuzz cannot be told `--locked`: a lock file that it had to change is put back.
+cp broker/fuzz/Cargo.lock "$scratch/Cargo.lock"
+trap 'cmp -s "$scratch/Cargo.lock" broker/fuzz/Cargo.lock || cp "$scratch/Cargo.lock" broker/fuzz/Cargo.lock; rm -rf "$scratch"' EXIT
 passed=0 failed=0
 
 finish() {
