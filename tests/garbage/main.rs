@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use forebay_tests::broker::Broker;
@@ -15,6 +15,8 @@ use forebay_tests::packet::{self, Ack, Version};
 use forebay_tests::rng::Rng;
 
 const PACKETS: usize = 10_000;
+/// Good messages that must have come through beside them: garbage goes on until they have.
+const GOOD: u64 = 200;
 /// Kilobytes of resident memory that 10,000 connections' worth of garbage may leave behind.
 const GROWTH_KB: u64 = 16 * 1024;
 
@@ -99,11 +101,12 @@ fn garbage_costs_its_sender_alone() {
     let good =
         |client: &str| Identity { endpoint: Endpoint::tcp(port), version: Version::V5, client: client.to_owned() };
     let done = Arc::new(AtomicBool::new(false));
+    let good_ones = Arc::new(AtomicU64::new(0));
     let mut subscriber = Subscriber::new(good("good-subscriber"), "good", 1);
     subscriber.connect().unwrap();
     let mut publisher = Publisher::new(good("good-publisher"), "good", 1);
     let traffic = std::thread::spawn({
-        let done = done.clone();
+        let (done, good_ones) = (done.clone(), good_ones.clone());
         move || {
             publisher.connect().unwrap();
             let (mut seen, mut next) = (Seen::default(), 0u64);
@@ -115,6 +118,7 @@ fn garbage_costs_its_sender_alone() {
                 publisher.poll().expect("a good publisher keeps its connection");
                 if let Some(message) = subscriber.poll().expect("a good subscriber keeps its connection") {
                     seen.note("good", std::str::from_utf8(&message.payload).unwrap().parse().unwrap(), true);
+                    good_ones.store(seen.count(), Ordering::Relaxed);
                 }
             }
             (seen.faults(&[("good".to_owned(), next)].into()), next)
@@ -125,14 +129,14 @@ fn garbage_costs_its_sender_alone() {
         sent += attack(port, &mut rng);
     }
     let before = resident_kb(broker.pid().unwrap());
-    while sent < PACKETS {
+    while (sent < PACKETS || good_ones.load(Ordering::Relaxed) < GOOD) && !traffic.is_finished() {
         sent += attack(port, &mut rng);
     }
     let after = resident_kb(broker.pid().unwrap());
     done.store(true, Ordering::Relaxed);
     let (faults, next) = traffic.join().unwrap();
     assert!(faults.is_empty(), "FOREBAY_SEED={seed}: {faults:?}");
-    assert!(next > 100, "too little good traffic to prove anything: {next}");
+    assert!(next >= GOOD, "too little good traffic to prove anything: {next}");
     assert!(broker.is_running() && !broker.log().contains("panicked"), "FOREBAY_SEED={seed}: {}", broker.log());
     assert!(after < before + GROWTH_KB, "FOREBAY_SEED={seed}: from {before} to {after} KB");
     eprintln!("{sent} packets, {next} good messages, from {before} to {after} KB");
