@@ -97,7 +97,8 @@ impl<S: Stream> Connection<S> {
 
     /// DISCONNECT with the reason, MQTT 5 only [MQTT5-4.13.1-1], after what the socket has not taken yet.
     fn say_farewell(&mut self, reason: ReasonCode, words: Option<String>, cx: &mut Context<'_>) {
-        let _ = self.write_out(cx);
+        // What the client has earned before, in the same read perhaps, is said first.
+        let _ = self.write(cx);
         if !self.version.is_v5() || (!self.out.is_empty() && (self.written as usize) < self.out.len()) {
             return;
         }

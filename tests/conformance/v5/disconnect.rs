@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         case!(any_packet_keeps_alive, "MQTT5-3.1.2-22"),
         case!(a_broker_that_stops_says_so),
         case!(an_error_costs_nobody_else_anything, "MQTT5-4.13.1-1"),
+        case!(what_was_earned_before_an_error_is_said),
     ]
 }
 
@@ -159,4 +160,12 @@ fn an_error_costs_nobody_else_anything(target: &Target) {
         publisher.publish(me, 1, &[n]);
         subscriber.take_message(me, &[n]);
     }
+}
+
+/// Both in one read, as a rule: the ping is answered, then the connection ends.
+fn what_was_earned_before_an_error_is_said(target: &Target) {
+    let mut client = clean(target, "what_was_earned_before_an_error_is_said");
+    client.send(&[&packet::PINGREQ[..], &[0x36, 0]].concat());
+    assert_eq!(client.receive(), Packet::Pingresp);
+    client.expect_disconnect(0x81);
 }
