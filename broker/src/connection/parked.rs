@@ -1,4 +1,4 @@
-//! MQTT 3.1 and 3.1.1 cannot refuse a PUBLISH: its ack is withheld until there is room for it [DESIGN, pace].
+//! MQTT 3.1 and 3.1.1 cannot refuse a PUBLISH: its ack is withheld until there is room for it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
