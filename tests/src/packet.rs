@@ -212,7 +212,7 @@ pub fn frame(first: u8, body: Vec<u8>) -> Vec<u8> {
 }
 
 /// A variable byte integer.
-fn variable(mut value: usize) -> Vec<u8> {
+pub(crate) fn variable(mut value: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
         let more = if value > 127 { 0x80 } else { 0 };

@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use crate::link::{Endpoint, Link};
-use crate::packet::{Ack, Version};
+pub use crate::packet::string;
+use crate::packet::{self, Ack, Version, variable};
 
 /// How long an answer may take before the test gives up on it.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -94,26 +95,9 @@ fn properties(version: Version, bytes: &[u8]) -> Vec<u8> {
     if version == Version::V5 { [variable(bytes.len()), bytes.to_vec()].concat() } else { Vec::new() }
 }
 
-/// Length and bytes.
-pub fn string(text: &str) -> Vec<u8> {
-    [&(text.len() as u16).to_be_bytes()[..], text.as_bytes()].concat()
-}
-
 /// A packet with its length.
 pub fn frame(first: u8, body: &[u8]) -> Vec<u8> {
-    [vec![first], variable(body.len()), body.to_vec()].concat()
-}
-
-fn variable(mut value: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let more = if value > 127 { 0x80 } else { 0 };
-        bytes.push((value & 127) as u8 | more);
-        value >>= 7;
-        if more == 0 {
-            return bytes;
-        }
-    }
+    packet::frame(first, body.to_vec())
 }
 
 /// Properties that came.
@@ -319,7 +303,7 @@ impl Peer {
         match self.answer() {
             Came::Publish(message) => {
                 if message.qos == 1 {
-                    self.send(&crate::packet::ack(Ack::Puback, message.id));
+                    self.send(&packet::ack(Ack::Puback, message.id));
                 }
                 message
             }
@@ -334,7 +318,7 @@ impl Peer {
             match came {
                 Came::Publish(message) => {
                     if message.qos == 1 {
-                        self.send(&crate::packet::ack(Ack::Puback, message.id));
+                        self.send(&packet::ack(Ack::Puback, message.id));
                     }
                     all.push(message);
                 }
@@ -346,7 +330,7 @@ impl Peer {
 
     /// Says DISCONNECT and waits until the broker has closed the connection: it has left the session.
     pub fn leave(mut self) {
-        self.send(&crate::packet::DISCONNECT);
+        self.send(&packet::DISCONNECT);
         while self.answer() != Came::Closed {}
     }
 }
