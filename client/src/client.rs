@@ -1,0 +1,409 @@
+//! The handle that programs hold.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use forebay_wire::reason::ReasonCode;
+use tokio::sync::broadcast;
+
+use crate::driver;
+use crate::error::{ConnectError, EndReason, PublishError, SubscribeError};
+use crate::event::Event;
+use crate::message::{Message, Received};
+use crate::options::{Options, Subscribe, WhenFull};
+use crate::session::Session;
+#[cfg(not(feature = "durable"))]
+use crate::session::journal::Journal;
+use crate::session::journal::OpNumber;
+use crate::session::outbox::NoRoom;
+use crate::shared::{Shared, Status};
+use crate::stats::Stats;
+use crate::ticket::{Ticket, Told, pair};
+
+/// A client. Clones are cheap and are the same client; it ends when the last of them, and the last [`Subscription`], is
+/// dropped, or with [`Client::disconnect`]. Every future may be dropped at any point: nothing is lost by that.
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.end(EndReason::Dropped, Some(ReasonCode::Success));
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("options", &self.handle.shared.options).finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// Starts a client that connects, and connects again, in the background. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// What is wrong with the options, or with the file of the durable outbox.
+    pub fn start(self) -> Result<Client, ConnectError> {
+        self.check()?;
+        let options = Arc::new(self);
+        #[cfg(feature = "durable")]
+        let (session, store) = crate::durable::open(&options)?;
+        #[cfg(not(feature = "durable"))]
+        let session = Session::new(options.clone(), Journal::default(), Instant::now());
+        #[allow(unused_mut, reason = "the durable outbox has a thread to signal")]
+        let mut shared = Shared::new(options, session);
+        #[cfg(feature = "durable")]
+        let shared = crate::durable::attach(shared, store)?;
+        #[cfg(not(feature = "durable"))]
+        let shared = Arc::new(shared);
+        tokio::spawn(driver::run(shared.clone()));
+        Ok(Client { handle: Arc::new(Handle { shared }) })
+    }
+
+    /// Starts a client and waits for its first connection. When that fails the client is ended.
+    ///
+    /// # Errors
+    /// Why the first connection failed.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let client = self.start()?;
+        let mut events = client.events();
+        loop {
+            if *client.handle.shared.status.borrow() == Status::Online {
+                return Ok(client);
+            }
+            match events.next().await {
+                Some(Event::Connected(_)) => return Ok(client),
+                Some(Event::Failed(error)) => return Err(error),
+                Some(Event::Ended(why)) => return Err(ConnectError::Ended(why)),
+                Some(Event::Lost(_) | Event::Waiting(_)) => {}
+                None => return Err(ConnectError::Ended(EndReason::Dropped)),
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Publishes: resolves when the outbox has the message (with a durable outbox: when it is on disk), connected or not,
+    /// and waits for room where the outbox's policy says so. The ticket resolves when it is acknowledged. When this future
+    /// is dropped before it resolves, the message is either not accepted, or will be sent.
+    ///
+    /// # Errors
+    /// The message cannot be sent, there is no room, or the client has ended.
+    pub async fn publish(&self, message: Message) -> Result<Ticket, PublishError> {
+        message.check().map_err(PublishError::Invalid)?;
+        let shared = &self.handle.shared;
+        let mut message = message;
+        loop {
+            let room = shared.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            match self.offer(message, true)? {
+                Offered::Taken(ticket, op) => {
+                    self.safe(op).await?;
+                    return Ok(ticket);
+                }
+                Offered::Full(back) => message = back,
+            }
+            room.await;
+        }
+    }
+
+    /// Publishes without waiting for room (nor for the disk).
+    ///
+    /// # Errors
+    /// As for [`Client::publish`]; [`PublishError::Full`] gives the message back.
+    pub fn try_publish(&self, message: Message) -> Result<Ticket, PublishError> {
+        message.check().map_err(PublishError::Invalid)?;
+        match self.offer(message, false)? {
+            Offered::Taken(ticket, _) => Ok(ticket),
+            Offered::Full(message) => Err(PublishError::Full(message)),
+        }
+    }
+
+    fn offer(&self, message: Message, may_wait: bool) -> Result<Offered, PublishError> {
+        let shared = &self.handle.shared;
+        let (teller, told) = pair();
+        let size = message.topic.len() + message.payload.len();
+        let may_wait = may_wait && shared.options.outbox.when_full == WhenFull::Wait;
+        let taken = shared.with(|session| match session.ended() {
+            Some(why) => Err(PublishError::Ended(why.clone())),
+            None => Ok(session.publish(Instant::now(), message, teller)),
+        })?;
+        match taken {
+            Ok(op) => Ok(Offered::Taken(Ticket { told }, op)),
+            Err((NoRoom::TooLarge, _)) => Err(PublishError::TooLarge { size, max: shared.options.outbox.max_bytes }),
+            Err((NoRoom::Full, message)) if may_wait => {
+                shared.lock().want_room();
+                // Room may have come since it was looked for.
+                shared.with(|_| ());
+                Ok(Offered::Full(message))
+            }
+            Err((NoRoom::Full, message)) => Err(PublishError::Full(message)),
+        }
+    }
+
+    #[cfg(not(feature = "durable"))]
+    async fn safe(&self, _: OpNumber) -> Result<(), PublishError> {
+        Ok(())
+    }
+
+    #[cfg(feature = "durable")]
+    async fn safe(&self, op: OpNumber) -> Result<(), PublishError> {
+        match &self.handle.shared.store {
+            Some(store) => store.safe(&self.handle.shared, op).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Subscribes: resolves when the server has answered. Connections that come and go meanwhile do not matter. Dropping
+    /// this future takes the subscription back.
+    ///
+    /// # Errors
+    /// A filter is not valid, the server refused all of them, or the client has ended.
+    pub async fn subscribe(&self, what: impl Into<Subscribe>) -> Result<Subscription, SubscribeError> {
+        let what = what.into();
+        what.check().map_err(SubscribeError::Invalid)?;
+        let (teller, told) = pair();
+        let filters = what.filters.len();
+        let key = self.handle.shared.with(|session| match session.ended() {
+            Some(why) => Err(SubscribeError::Ended(why.clone())),
+            None => Ok(session.subscribe(what, teller)),
+        })?;
+        // From here on dropping the subscription takes it back.
+        let mut subscription =
+            Subscription { client: self.clone(), key: Some(key), granted: Vec::with_capacity(filters) };
+        match poll_fn(|cx| told.poll(cx)).await {
+            Ok(granted) => {
+                subscription.granted = granted;
+                Ok(subscription)
+            }
+            Err(error) => {
+                // The session has forgotten it already.
+                subscription.key = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Says that the program is done with a message of a subscription with
+    /// [`manual_ack`](crate::Subscribe::manual_ack). False: the session in which it came is over, and the server will send
+    /// it again, or QoS 0. Messages are acknowledged to the server in the order in which they came, so one that is never
+    /// acknowledged holds back those after it.
+    pub fn ack(&self, received: &Received) -> bool {
+        received.token.is_some_and(|token| self.handle.shared.with(|session| session.ack(token, ReasonCode::Success)))
+    }
+
+    /// As [`Client::ack`], but says that the program cannot take the message; MQTT 5 tells the server why.
+    pub fn refuse(&self, received: &Received, reason: ReasonCode) -> bool {
+        received.token.is_some_and(|token| self.handle.shared.with(|session| session.ack(token, reason)))
+    }
+
+    /// What happens to the connection from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        let shared = &self.handle.shared;
+        let receiver = shared.events.subscribe();
+        // The status changes before the last event is sent.
+        let ended = *shared.status.borrow() == Status::Ended;
+        Events { receiver, ended }
+    }
+
+    /// Whether there is a connection now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        *self.handle.shared.status.borrow() == Status::Online
+    }
+
+    /// Resolves when nothing waits to be sent or acknowledged any more, or the client has ended.
+    pub async fn drained(&self) {
+        let shared = &self.handle.shared;
+        loop {
+            let drained = shared.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            {
+                let mut locked = shared.lock();
+                if locked.session.is_drained() || locked.session.ended().is_some() {
+                    return;
+                }
+                locked.want_drain();
+            }
+            drained.await;
+        }
+    }
+
+    /// Ends the client with DISCONNECT, which the server takes for its will not to be published. Messages that are not
+    /// acknowledged yet are dropped, and their tickets told so (a durable outbox keeps them for the next start): await
+    /// [`Client::drained`] first to send them. Resolves when the connection is closed.
+    pub async fn disconnect(&self) {
+        self.disconnect_with(ReasonCode::Success).await;
+    }
+
+    /// As [`Client::disconnect`], with a reason; [`ReasonCode::DisconnectWithWill`] has the will published.
+    pub async fn disconnect_with(&self, reason: ReasonCode) {
+        let mut status = self.handle.shared.status.subscribe();
+        self.handle.shared.end(EndReason::Disconnected, Some(reason));
+        // An error means that the driver is gone.
+        let _ = status.wait_for(|status| *status == Status::Ended).await;
+    }
+
+    /// Starts a re-authentication. False without a connection or an authenticator.
+    ///
+    /// # Errors
+    /// The authenticator's.
+    pub fn reauthenticate(&self) -> Result<bool, String> {
+        self.handle.shared.with(Session::reauthenticate)
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.handle.shared.with(|session| session.stats())
+    }
+
+    /// The client identifier in use; empty until a server has given one.
+    #[must_use]
+    pub fn client_id(&self) -> String {
+        self.handle.shared.with(|session| session.client_id().to_owned())
+    }
+
+    /// What the server said about where answers should go.
+    #[must_use]
+    pub fn response_information(&self) -> Option<String> {
+        self.handle.shared.with(|session| session.response_information().map(str::to_owned))
+    }
+}
+
+enum Offered {
+    Taken(Ticket, OpNumber),
+    Full(Message),
+}
+
+/// Messages that match the filters of one [`Client::subscribe`]. They stay here, and unacknowledged, until they are read;
+/// when much is unread the client reads no more from the server. Dropping it unsubscribes, unless the session outlives the
+/// program ([`Options::session_expiry`]): then what was not read comes to the next who subscribes to it.
+pub struct Subscription {
+    client: Client,
+    /// `None` when the session does not know it any more.
+    key: Option<usize>,
+    granted: Vec<ReasonCode>,
+}
+
+impl Subscription {
+    /// The next message; `None` when the client has ended and all is read. A message is acknowledged as it is given out,
+    /// unless the subscription acknowledges by hand. Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<Received> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The next message, if there is one.
+    pub fn try_recv(&mut self) -> Option<Received> {
+        let key = self.key?;
+        self.client.handle.shared.with(|session| session.take(key))
+    }
+
+    /// [`Subscription::recv`] for those who poll.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Received>> {
+        let Some(key) = self.key else { return Poll::Ready(None) };
+        self.client.handle.shared.with(|session| match session.take(key) {
+            Some(received) => Poll::Ready(Some(received)),
+            None if session.ended().is_some() || !session.subscriptions().exists(key) => Poll::Ready(None),
+            None => {
+                session.subscriptions().wake_with(key, cx.waker());
+                Poll::Pending
+            }
+        })
+    }
+
+    /// What the server said to each filter: the QoS granted, or why not.
+    #[must_use]
+    pub fn granted(&self) -> &[ReasonCode] {
+        &self.granted
+    }
+
+    /// Unsubscribes, and resolves when the server has answered. What is unread is dropped.
+    pub async fn unsubscribe(mut self) {
+        let Some(key) = self.key.take() else { return };
+        let (teller, told): (_, Told<()>) = pair();
+        let asked = self.client.handle.shared.with(|session| {
+            let alive = session.ended().is_none();
+            if alive {
+                session.unsubscribe(key, Some(teller));
+            }
+            alive
+        });
+        if asked {
+            poll_fn(|cx| told.poll(cx)).await;
+        }
+    }
+
+    /// The client that it belongs to.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            let shared = &self.client.handle.shared;
+            let stays = shared.options.session_expiry.is_some_and(|expiry| !expiry.is_zero());
+            // One that was never granted was cancelled.
+            let stays = stays && !self.granted.is_empty();
+            shared.with(|session| if stays { session.detach(key) } else { session.unsubscribe(key, None) });
+        }
+    }
+}
+
+impl futures_core::Stream for Subscription {
+    type Item = Received;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Received>> {
+        self.poll_recv(cx)
+    }
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscription").field("granted", &self.granted).finish_non_exhaustive()
+    }
+}
+
+/// Events of a client, from when it was asked for. One who does not listen misses the oldest, never the newest.
+#[derive(Debug)]
+pub struct Events {
+    receiver: broadcast::Receiver<Event>,
+    ended: bool,
+}
+
+impl Events {
+    /// The next event; `None` after [`Event::Ended`]. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        while !self.ended {
+            match self.receiver.recv().await {
+                Ok(event) => {
+                    self.ended = matches!(event, Event::Ended(_));
+                    return Some(event);
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+        None
+    }
+}
+
+/// Keeps the compiler honest: what programs spawn must be `Send`.
+#[allow(dead_code, reason = "it is only compiled")]
+fn is_send(client: &Client) -> impl Future<Output = Result<Ticket, PublishError>> + Send + '_ {
+    client.publish(Message::new("t", ""))
+}

@@ -1,0 +1,460 @@
+//! The task of a client: connects, moves bytes between socket and session, and connects again.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use crate::backoff::Backoff;
+use crate::error::{ConnectError, EndReason, LostReason};
+use crate::event::Event;
+use crate::session::{Hint, Over};
+use crate::shared::{Shared, Status};
+use crate::ticket::{Outcome, Teller};
+use crate::transport::{self, Stream};
+use crate::url::Address;
+
+/// What one read takes at most. Shared by all clients of a thread: an idle one has no buffer.
+const SCRATCH: usize = 64 * 1024;
+/// Reads and writes before others on the same thread have their turn.
+const ROUNDS: usize = 16;
+/// A buffer larger than this is given back when it is empty.
+const KEPT: usize = 1024;
+
+thread_local! {
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    /// An empty buffer for whoever writes next; only a client whose socket is full keeps its own.
+    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs until the client ends.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut backoff = Backoff::new(shared.options.reconnect.clone());
+    let mut addresses = Addresses::new(&shared.options.addresses);
+    loop {
+        if shared.lock().session.ended().is_some() {
+            break;
+        }
+        let address = addresses.next();
+        let over = attempt(&shared, &address, &mut backoff).await;
+        shared.with_driver(|locked| locked.session.closed());
+        shared.status.send_replace(Status::Offline);
+        if shared.lock().session.ended().is_some() {
+            break;
+        }
+        let Some(wait) = after(&shared, over, &address, &mut backoff, &mut addresses) else { break };
+        pause(&shared, wait).await;
+    }
+    shared.status.send_replace(Status::Ended);
+    let why = shared.lock().session.ended().cloned().unwrap_or(EndReason::Dropped);
+    // Nobody has to listen.
+    let _ = shared.events.send(Event::Ended(why));
+    shared.room.notify_waiters();
+    shared.drained.notify_waiters();
+}
+
+/// Waits, unless the client ends meanwhile. Messages expire meanwhile, too.
+async fn pause(shared: &Shared, wait: Duration) {
+    let until = Instant::now() + wait;
+    let mut timer = Timer::default();
+    poll_fn(|cx| {
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                return Poll::Ready(());
+            }
+            let (ended, deadline) = shared.with_driver(|locked| {
+                // It is not connected: there is nothing that could be wrong with the connection.
+                let _ = locked.session.tick(now);
+                let ended = locked.session.ended().is_some() || !locked.sleep(cx.waker());
+                (ended, locked.session.deadline())
+            });
+            if ended {
+                return Poll::Ready(());
+            }
+            if timer.poll(cx, Some(deadline.map_or(until, |at| at.min(until)))).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+}
+
+/// One connection, from the first byte to the last.
+async fn attempt(shared: &Arc<Shared>, address: &Address, backoff: &mut Backoff) -> Over {
+    let limit = shared.options.connect_timeout;
+    let timed_out = || {
+        let error = ConnectError::TimedOut { address: address.to_string(), seconds: limit.as_secs() };
+        Over::NotConnected(error, Hint::default())
+    };
+    let started = Instant::now();
+    // It is large, and done with soon: boxed, so that the task is small.
+    let connecting = Box::pin(ended_first(shared, transport::connect(address, &shared.options)));
+    let stream = match tokio::time::timeout(limit, connecting).await {
+        Err(_) => return timed_out(),
+        Ok(None) => return Over::Lost(LostReason::Ended, Hint::default()),
+        Ok(Some(Err(error))) => return Over::NotConnected(error, Hint::default()),
+        Ok(Some(Ok(stream))) => stream,
+    };
+    if let Err(error) = shared.with_driver(|locked| locked.session.open(Instant::now())) {
+        return Over::NotConnected(error, Hint::default());
+    }
+    let mut connection = Connection {
+        address: address.to_string(),
+        stream,
+        tail: Vec::new(),
+        out: Vec::new(),
+        written: 0,
+        unwritten: Vec::new(),
+        unflushed: false,
+        timer: Timer::default(),
+        connect_by: Some(started + limit),
+        online: false,
+    };
+    let over = poll_fn(|cx| connection.poll(shared, backoff, cx)).await;
+    let unwritten = std::mem::take(&mut connection.unwritten);
+    shared.with_driver(|locked| locked.session.settle_unwritten(unwritten, false));
+    connection.close(shared).await;
+    match over {
+        Some(over) => over,
+        None => timed_out(),
+    }
+}
+
+/// `None` when the client ended before.
+async fn ended_first<F: Future>(shared: &Shared, future: F) -> Option<F::Output> {
+    tokio::pin!(future);
+    poll_fn(|cx| {
+        let awake = shared.with_driver(|locked| {
+            // Messages that are accepted meanwhile wake nobody: there is no connection yet.
+            let ended = locked.session.ended().is_some();
+            locked.sleep(cx.waker());
+            ended
+        });
+        if awake { Poll::Ready(None) } else { future.as_mut().poll(cx).map(Some) }
+    })
+    .await
+}
+
+/// Tells what happened and how long to wait; `None`: the client has ended.
+fn after(
+    shared: &Shared,
+    over: Over,
+    address: &Address,
+    backoff: &mut Backoff,
+    addresses: &mut Addresses,
+) -> Option<Duration> {
+    let now = Instant::now();
+    let (event, hint, for_good) = match over {
+        Over::NotConnected(error, hint) => {
+            tracing::debug!(%address, "not connected: {error}");
+            let for_good = is_for_good(&error);
+            (Event::Failed(error), hint, for_good)
+        }
+        Over::Lost(reason, hint) => {
+            tracing::debug!(%address, "connection lost: {reason}");
+            (Event::Lost(reason), hint, false)
+        }
+    };
+    let what = match &event {
+        Event::Failed(error) => error.to_string(),
+        Event::Lost(reason) => format!("the connection was lost: {reason}"),
+        Event::Connected(_) | Event::Waiting(_) | Event::Ended(_) => String::new(),
+    };
+    addresses.refer(hint.server_reference.as_deref(), address);
+    shared.with_driver(|locked| locked.session.event(event));
+    // Another address is tried at once.
+    if !for_good && addresses.has_untried() && shared.options.reconnect.max_attempts != Some(0) {
+        return Some(Duration::ZERO);
+    }
+    let give_up = for_good && shared.options.reconnect.give_up_when_refused;
+    let Some(wait) = backoff.next(now, hint.retry_after, for_good).filter(|_| !give_up) else {
+        shared.end(EndReason::GaveUp(what), None);
+        return None;
+    };
+    shared.with_driver(|locked| locked.session.event(Event::Waiting(wait)));
+    Some(wait)
+}
+
+/// A refusal that the next attempt will get as well.
+fn is_for_good(error: &ConnectError) -> bool {
+    use forebay_wire::ReasonCode as R;
+    if let ConnectError::Refused { reason, .. } = error {
+        return matches!(
+            reason,
+            R::UnsupportedProtocolVersion
+                | R::ClientIdentifierNotValid
+                | R::BadUserNameOrPassword
+                | R::NotAuthorized
+                | R::Banned
+                | R::BadAuthenticationMethod
+        );
+    }
+    matches!(error, ConnectError::Authentication(_))
+}
+
+/// Addresses in turn; one that a server referred to comes first, once.
+struct Addresses {
+    all: Vec<Address>,
+    next: usize,
+    untried: usize,
+    referred: Option<Address>,
+}
+
+impl Addresses {
+    fn new(all: &[Address]) -> Self {
+        Self { all: all.to_vec(), next: 0, untried: all.len(), referred: None }
+    }
+
+    fn next(&mut self) -> Address {
+        if let Some(address) = self.referred.take() {
+            return address;
+        }
+        if self.untried == 0 {
+            self.untried = self.all.len();
+        }
+        self.untried -= 1;
+        let at = self.next % self.all.len().max(1);
+        self.next = at + 1;
+        // There is one at least: the options were made with it.
+        self.all.get(at).cloned().unwrap_or(Address {
+            scheme: crate::url::Scheme::Mqtt,
+            host: String::new(),
+            port: 0,
+            path: String::new(),
+        })
+    }
+
+    fn has_untried(&self) -> bool {
+        self.referred.is_some() || self.untried > 0
+    }
+
+    /// A server reference is `host[:port]`, several of them apart by spaces [MQTT5-4.13.2]; the first is followed, with the
+    /// scheme of the server that said so.
+    fn refer(&mut self, reference: Option<&str>, from: &Address) {
+        let Some(first) = reference.and_then(|text| text.split_whitespace().next()) else { return };
+        let scheme = from.to_string();
+        let scheme = scheme.split("://").next().unwrap_or("mqtt");
+        match crate::url::parse(&format!("{scheme}://{first}")) {
+            Ok(parsed) if parsed.address != *from => self.referred = Some(parsed.address),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("the server referred to something that is no address: {error}"),
+        }
+    }
+}
+
+/// A timer that is only armed anew when it must fire earlier; firing too early is harmless.
+#[derive(Default)]
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    fn poll(&mut self, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
+        let Some(at) = at.map(tokio::time::Instant::from_std) else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if at < sleep.deadline() || sleep.is_elapsed() {
+            sleep.as_mut().reset(at);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}
+
+struct Connection {
+    address: String,
+    stream: Stream,
+    /// An incomplete packet.
+    tail: Vec<u8>,
+    out: Vec<u8>,
+    /// How much of `out` the socket has taken.
+    written: usize,
+    /// QoS 0 messages in `out` whose sender waits.
+    unwritten: Vec<Teller<Outcome>>,
+    unflushed: bool,
+    timer: Timer,
+    /// CONNACK must have come by then.
+    connect_by: Option<Instant>,
+    online: bool,
+}
+
+/// What a read or a write came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Progress,
+    Blocked,
+}
+
+impl Connection {
+    /// Ready when the connection is over; `None`: CONNACK did not come in time.
+    fn poll(&mut self, shared: &Shared, backoff: &mut Backoff, cx: &mut Context<'_>) -> Poll<Option<Over>> {
+        for _ in 0..ROUNDS {
+            let read = match self.read(shared, cx) {
+                Ok(step) => step,
+                Err(over) => {
+                    self.last_words(shared, cx);
+                    return Poll::Ready(Some(over));
+                }
+            };
+            let write = match self.write(shared, cx) {
+                Ok(step) => step,
+                Err(over) => return Poll::Ready(Some(over)),
+            };
+            self.notice_online(shared, backoff);
+            if read == Step::Progress || write == Step::Progress {
+                continue;
+            }
+            let blocked = !self.out.is_empty();
+            let (asleep, ended, deadline) = shared.with_driver(|locked| {
+                let ended = locked.session.ended().is_some();
+                // While the socket takes nothing more there is no use in being told of more.
+                (blocked || locked.sleep(cx.waker()), ended, locked.session.deadline())
+            });
+            if ended && !blocked {
+                return Poll::Ready(Some(Over::Lost(LostReason::Ended, Hint::default())));
+            }
+            if !asleep {
+                continue;
+            }
+            let at = deadline.into_iter().chain(self.connect_by).min();
+            if self.timer.poll(cx, at).is_pending() {
+                return Poll::Pending;
+            }
+            if let Some(over) = self.due(shared) {
+                return Poll::Ready(over);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn notice_online(&mut self, shared: &Shared, backoff: &mut Backoff) {
+        if !self.online && shared.lock().session.is_online() {
+            self.online = true;
+            self.connect_by = None;
+            backoff.connected(Instant::now());
+        }
+    }
+
+    fn due(&mut self, shared: &Shared) -> Option<Option<Over>> {
+        let now = Instant::now();
+        if self.connect_by.is_some_and(|by| now >= by) {
+            return Some(None);
+        }
+        shared.with_driver(|locked| locked.session.tick(now)).err().map(Some)
+    }
+
+    fn read(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Result<Step, Over> {
+        READ.with_borrow_mut(|scratch| {
+            if shared.with_driver(|locked| {
+                locked.paused = locked.session.inbox_is_full();
+                locked.paused
+            }) {
+                return Ok(Step::Blocked);
+            }
+            let mut buffer = ReadBuf::new(scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => Ok(Step::Blocked),
+                Poll::Ready(Err(error)) => Err(self.lost(LostReason::Io(Arc::new(error)))),
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(self.lost(LostReason::Closed)),
+                Poll::Ready(Ok(())) => self.received(shared, buffer.filled()).map(|()| Step::Progress),
+            }
+        })
+    }
+
+    fn received(&mut self, shared: &Shared, bytes: &[u8]) -> Result<(), Over> {
+        let now = Instant::now();
+        if self.tail.is_empty() {
+            let taken = shared.with_driver(|locked| locked.session.receive(now, bytes))?;
+            self.tail.extend_from_slice(bytes.get(taken..).unwrap_or_default());
+        } else {
+            self.tail.extend_from_slice(bytes);
+            let taken = shared.with_driver(|locked| locked.session.receive(now, &self.tail))?;
+            self.tail.drain(..taken);
+        }
+        if self.tail.is_empty() && self.tail.capacity() > KEPT {
+            self.tail = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Result<Step, Over> {
+        let now = Instant::now();
+        if self.out.is_empty() {
+            self.out = SPARE.take();
+            let (out, unwritten) = (&mut self.out, &mut self.unwritten);
+            shared.with_driver(|locked| {
+                locked.session.fill(now, out, unwritten);
+                if !out.is_empty() {
+                    locked.session.wrote(now);
+                }
+            });
+        }
+        let mut step = Step::Blocked;
+        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                Poll::Pending => return Ok(step),
+                Poll::Ready(Ok(0)) => return Err(self.lost(LostReason::Closed)),
+                Poll::Ready(Ok(written)) => {
+                    self.written += written;
+                    self.unflushed = true;
+                    step = Step::Progress;
+                }
+                Poll::Ready(Err(error)) => return Err(self.lost(LostReason::Io(Arc::new(error)))),
+            }
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Pending => return Ok(step),
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(error)) => return Err(self.lost(LostReason::Io(Arc::new(error)))),
+            }
+            self.all_written(shared);
+        } else if self.out.is_empty() {
+            SPARE.replace(std::mem::take(&mut self.out));
+        }
+        Ok(step)
+    }
+
+    fn all_written(&mut self, shared: &Shared) {
+        self.out.clear();
+        self.written = 0;
+        SPARE.replace(std::mem::take(&mut self.out));
+        if !self.unwritten.is_empty() {
+            let unwritten = std::mem::take(&mut self.unwritten);
+            shared.with_driver(|locked| locked.session.settle_unwritten(unwritten, true));
+        }
+    }
+
+    fn lost(&self, reason: LostReason) -> Over {
+        if self.online {
+            return Over::Lost(reason, Hint::default());
+        }
+        // A reset is how some servers refuse.
+        let error = if let LostReason::Io(error) = reason
+            && error.kind() != std::io::ErrorKind::ConnectionReset
+        {
+            ConnectError::Unreachable { address: self.address.clone(), error }
+        } else {
+            ConnectError::Closed
+        };
+        Over::NotConnected(error, Hint::default())
+    }
+
+    /// DISCONNECT with what the server did wrong, if the socket takes it.
+    fn last_words(&mut self, shared: &Shared, cx: &mut Context<'_>) {
+        // What was read with the wrong packet may have brought the connection up.
+        let _ = self.write(shared, cx);
+    }
+
+    /// Closes without waiting long for the server.
+    async fn close(mut self, shared: &Shared) {
+        let _ = shared;
+        let closing = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
+        let _ = tokio::time::timeout(Duration::from_millis(200), closing).await;
+    }
+}

@@ -1,0 +1,258 @@
+//! The outbox on disk, in redb: one thread commits what has gathered, and what waited for that is sent then.
+//!
+//! A publish is accepted when it is committed. A message is sent only after that, under an identifier that follows from its
+//! number, so that a program that comes back repeats it under the same one. PUBREL is sent when it is on disk that PUBREC
+//! came, and PUBREC when the packet identifier of the message is: so QoS 2 is exactly once over a crash of either side.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use forebay_wire::types::PacketId;
+use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
+use tokio::sync::Notify;
+
+use crate::codec::frame::Frame;
+use crate::error::{ConnectError, PublishError};
+use crate::options::Options;
+use crate::session::journal::{Journal, Op, OpNumber};
+use crate::session::{Session, instant_of};
+use crate::shared::Shared;
+
+/// Number of the message to [`row`].
+const MESSAGES: TableDefinition<u64, &[u8]> = TableDefinition::new("messages");
+/// Packet identifiers of QoS 2 messages of the server that the program has.
+const SEEN: TableDefinition<u16, ()> = TableDefinition::new("seen");
+/// `format`, `client`, `level`.
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+
+const FORMAT: u8 = 1;
+/// A disk that cannot be written is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How the committing thread is woken, and how it wakes those who wait for the disk.
+pub(crate) struct Signal {
+    thread: OnceLock<Thread>,
+    noticed: AtomicBool,
+    /// The thread has ended: nothing more will be committed.
+    done: AtomicBool,
+    committed: Notify,
+}
+
+impl Signal {
+    /// Wakes the thread when there is something to commit, or nothing more will come.
+    pub(crate) fn notice(&self, session: &Session) {
+        if (session.has_ops() || session.ended().is_some())
+            && !self.noticed.swap(true, Ordering::AcqRel)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Waits until an operation is on disk, however long that is full.
+    pub(crate) async fn safe(&self, shared: &Shared, op: OpNumber) -> Result<(), PublishError> {
+        loop {
+            let committed = self.committed.notified();
+            tokio::pin!(committed);
+            committed.as_mut().enable();
+            if shared.lock().session.is_safe(op) {
+                return Ok(());
+            }
+            if self.done.load(Ordering::Acquire) {
+                let why = shared.lock().session.ended().cloned();
+                return Err(PublishError::Ended(why.unwrap_or(crate::EndReason::Dropped)));
+            }
+            committed.await;
+        }
+    }
+}
+
+/// Opens the file that the options name, and gives the session what is in it.
+pub(crate) fn open(options: &Arc<Options>) -> Result<(Session, Option<Database>), ConnectError> {
+    let now = Instant::now();
+    let Some(file) = &options.durable else {
+        return Ok((Session::new(options.clone(), Journal::default(), now), None));
+    };
+    let mut session = Session::new(options.clone(), Journal::durable(), now);
+    let database = restore(file, options, &mut session, now)
+        .map_err(|error| ConnectError::Store(format!("{}: {error}", file.display())))?;
+    Ok((session, Some(database)))
+}
+
+fn restore(file: &Path, options: &Options, session: &mut Session, now: Instant) -> Result<Database, String> {
+    let text = |error: redb::Error| error.to_string();
+    let database = Database::create(file).map_err(|error| text(error.into()))?;
+    let write = database.begin_write().map_err(|error| text(error.into()))?;
+    let count = load(&write, options, session, now)?;
+    write.commit().map_err(|error| text(error.into()))?;
+    tracing::debug!(messages = count, "the outbox was read");
+    Ok(database)
+}
+
+fn load(write: &WriteTransaction, options: &Options, session: &mut Session, now: Instant) -> Result<usize, String> {
+    let text = |error: redb::StorageError| error.to_string();
+    let table = |error: redb::TableError| error.to_string();
+    let mut count = 0;
+    let messages = write.open_table(MESSAGES).map_err(table)?;
+    for item in messages.iter().map_err(text)? {
+        let (number, bytes) = item.map_err(text)?;
+        let (released, expires_unix_ms, frame) =
+            of_row(bytes.value()).ok_or_else(|| format!("message {} is damaged", number.value()))?;
+        let expires = expires_unix_ms.map(|at| instant_of(at, now));
+        session.restore(number.value(), frame, expires, released);
+        count += 1;
+    }
+    let seen = write.open_table(SEEN).map_err(table)?;
+    for item in seen.iter().map_err(text)? {
+        if let Some(id) = PacketId::new(item.map_err(text)?.0.value()) {
+            session.restore_seen(id);
+        }
+    }
+    let mut meta = write.open_table(META).map_err(table)?;
+    let level = options.version.level();
+    let said = |key: &str| meta.get(key).map_err(text).map(|value| value.map(|value| value.value().to_vec()));
+    if said("format")?.is_some_and(|format| format != [FORMAT]) {
+        return Err("the outbox was written by a newer version".to_owned());
+    }
+    if said("client")?.is_some_and(|client| client != options.client_id.as_bytes()) {
+        return Err("the outbox belongs to another client identifier".to_owned());
+    }
+    if count > 0 && said("level")?.is_some_and(|known| known != [level]) {
+        return Err("the outbox holds messages of another protocol version: send them with that one first".to_owned());
+    }
+    for (key, value) in [("format", &[FORMAT][..]), ("client", options.client_id.as_bytes()), ("level", &[level])] {
+        meta.insert(key, value).map_err(text)?;
+    }
+    Ok(count)
+}
+
+/// Starts the committing thread.
+pub(crate) fn attach(mut shared: Shared, database: Option<Database>) -> Result<Arc<Shared>, ConnectError> {
+    let Some(database) = database else { return Ok(Arc::new(shared)) };
+    shared.store = Some(Signal {
+        thread: OnceLock::new(),
+        noticed: AtomicBool::new(false),
+        done: AtomicBool::new(false),
+        committed: Notify::new(),
+    });
+    let shared = Arc::new(shared);
+    let of_thread = shared.clone();
+    let thread = std::thread::Builder::new()
+        .name("outbox".to_owned())
+        .spawn(move || run(&of_thread, &database))
+        .map_err(|error| ConnectError::Store(format!("its thread cannot be started: {error}")))?;
+    if let Some(store) = &shared.store {
+        let _ = store.thread.set(thread.thread().clone());
+        // What came before the thread was known.
+        thread.thread().unpark();
+    }
+    Ok(shared)
+}
+
+fn run(shared: &Shared, database: &Database) {
+    let Some(signal) = &shared.store else { return };
+    commit_until_the_end(shared, signal, database);
+    signal.done.store(true, Ordering::Release);
+    signal.committed.notify_waiters();
+}
+
+fn commit_until_the_end(shared: &Shared, signal: &Signal, database: &Database) {
+    let mut safe = 0;
+    let mut complained = false;
+    let mut ops = Vec::new();
+    loop {
+        signal.noticed.store(false, Ordering::Release);
+        let (new, number, ended) = shared.with(|session| {
+            let (ops, number) = session.take_ops();
+            (ops, number, session.ended().is_some())
+        });
+        ops.extend(new);
+        if ops.is_empty() {
+            if ended {
+                return;
+            }
+            std::thread::park();
+            continue;
+        }
+        match commit(database, &ops) {
+            Ok(()) => {
+                ops.clear();
+                complained = false;
+                shared.with(|session| session.committed(safe, number));
+                safe = number;
+                signal.committed.notify_waiters();
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut complained, true) {
+                    tracing::error!("the outbox cannot be written, publishing waits: {error}");
+                }
+                if ended {
+                    return;
+                }
+                std::thread::sleep(RETRY);
+            }
+        }
+    }
+}
+
+fn commit(database: &Database, ops: &[Op]) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        let mut messages = write.open_table(MESSAGES)?;
+        let mut seen = write.open_table(SEEN)?;
+        for (at, op) in ops.iter().enumerate() {
+            match op {
+                // What is removed within the same commit is never written.
+                Op::Put { number, .. } if ops.len() > 1 && removed_later(ops, at, *number) => {}
+                Op::Put { number, frame, expires_unix_ms } => {
+                    messages.insert(number, row(frame, *expires_unix_ms).as_slice())?;
+                }
+                Op::Release { number } => {
+                    let released = messages.get(number)?.map(|bytes| bytes.value().to_vec());
+                    if let Some(mut bytes) = released {
+                        if let Some(flag) = bytes.first_mut() {
+                            *flag = 1;
+                        }
+                        messages.insert(number, bytes.as_slice())?;
+                    }
+                }
+                Op::Remove { number } => {
+                    messages.remove(number)?;
+                }
+                Op::Seen { id } => {
+                    seen.insert(id.get(), ())?;
+                }
+                Op::Forget { id } => {
+                    seen.remove(id.get())?;
+                }
+                Op::ForgetAll => seen.retain(|_, ()| false)?,
+            }
+        }
+    }
+    write.commit()?;
+    Ok(())
+}
+
+/// A look at the next operations only: a message that is dropped at once is dropped soon.
+fn removed_later(ops: &[Op], at: usize, number: u64) -> bool {
+    let mut near = ops.iter().skip(at + 1).take(8);
+    near.any(|op| matches!(op, Op::Remove { number: removed } if *removed == number))
+}
+
+/// Released or not, expiry in milliseconds of Unix time (0: none), and the frame.
+fn row(frame: &Frame, expires_unix_ms: Option<u64>) -> Vec<u8> {
+    let mut bytes = vec![0];
+    bytes.extend_from_slice(&expires_unix_ms.unwrap_or(0).to_be_bytes());
+    frame.save(&mut bytes);
+    bytes
+}
+
+fn of_row(bytes: &[u8]) -> Option<(bool, Option<u64>, Frame)> {
+    let (released, rest) = bytes.split_first()?;
+    let (expires, rest) = rest.split_first_chunk::<8>()?;
+    let expires = u64::from_be_bytes(*expires);
+    Some((*released == 1, (expires > 0).then_some(expires), Frame::load(rest)?))
+}

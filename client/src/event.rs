@@ -1,0 +1,76 @@
+//! What happens to the connection.
+
+use std::time::Duration;
+
+use crate::codec::read::ConnAck;
+use crate::error::{ConnectError, EndReason, LostReason};
+use forebay_wire::types::QoS;
+
+/// What happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The server accepted a connection.
+    Connected(Connected),
+    /// The connection is gone.
+    Lost(LostReason),
+    /// A connection could not be made.
+    Failed(ConnectError),
+    /// The next attempt is made after this time.
+    Waiting(Duration),
+    /// The client has ended; nothing comes after this.
+    Ended(EndReason),
+}
+
+/// What the server said in CONNACK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connected {
+    /// The session of an earlier connection goes on: what was unacknowledged is repeated, subscriptions are still there.
+    /// Otherwise messages are sent anew and subscriptions made anew.
+    pub resumed: bool,
+    /// The client identifier in use.
+    pub client_id: String,
+    /// QoS 1 and 2 messages that the server takes at once.
+    pub receive_maximum: u16,
+    /// Largest packet that it takes, in bytes.
+    pub maximum_packet_size: u32,
+    /// Highest QoS that it takes.
+    pub maximum_qos: QoS,
+    /// Whether it keeps retained messages.
+    pub retain_available: bool,
+    /// Whether it takes filters with wildcards.
+    pub wildcards_available: bool,
+    /// Whether it takes shared subscriptions.
+    pub shared_available: bool,
+    /// Topic aliases that it takes.
+    pub topic_alias_maximum: u16,
+    /// How long it keeps the session, when that is not what was asked for.
+    pub session_expiry_s: Option<u32>,
+    /// The keep alive that it asked for instead.
+    pub server_keep_alive_s: Option<u16>,
+    /// Where answers to requests should go.
+    pub response_information: Option<String>,
+    /// User properties.
+    pub user_properties: Vec<(String, String)>,
+}
+
+impl Connected {
+    pub(crate) fn new(ack: ConnAck, client_id: &str) -> Self {
+        Self {
+            resumed: ack.session_present,
+            client_id: client_id.to_owned(),
+            receive_maximum: ack.receive_maximum,
+            maximum_packet_size: ack.maximum_packet_size,
+            maximum_qos: ack.maximum_qos,
+            retain_available: ack.retain_available,
+            wildcards_available: ack.wildcards_available,
+            shared_available: ack.shared_available,
+            topic_alias_maximum: ack.topic_alias_maximum,
+            session_expiry_s: ack.session_expiry_s,
+            server_keep_alive_s: ack.server_keep_alive_s,
+            response_information: ack.response_information,
+            user_properties: ack.user,
+        }
+    }
+}

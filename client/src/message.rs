@@ -1,0 +1,308 @@
+//! Messages, outgoing and received.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_wire::property::{Place, Properties as WireProperties, Property, id};
+use forebay_wire::types::QoS;
+use forebay_wire::{WireError, topic, varint};
+
+/// Topic levels that a message or filter may have.
+pub(crate) const LEVELS_MAX: usize = 1_000;
+
+/// A message to publish.
+///
+/// ```
+/// use forebay_client::{Message, QoS};
+/// let reading = Message::new("site/7/temperature", "21.5").qos(QoS::AtLeastOnce).retain(true);
+/// assert_eq!(reading.topic(), "site/7/temperature");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub(crate) topic: Arc<str>,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) expiry: Option<Duration>,
+    pub(crate) properties: Option<Box<Properties>>,
+}
+
+/// Properties of a message that only MQTT 5 has; MQTT 3.1.1 leaves them out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// The payload is UTF-8.
+    pub payload_is_utf8: bool,
+    /// MIME type of the payload.
+    pub content_type: Option<String>,
+    /// Where an answer is wanted.
+    pub response_topic: Option<String>,
+    /// What an answer must carry.
+    pub correlation_data: Option<Bytes>,
+    /// Names with values; a name may stand several times.
+    pub user: Vec<(String, String)>,
+}
+
+impl Message {
+    /// A message of QoS 0, not retained. The topic is checked when it is published.
+    pub fn new(topic: impl Into<Arc<str>>, payload: impl Into<Bytes>) -> Self {
+        let (topic, payload) = (topic.into(), payload.into());
+        Self { topic, payload, qos: QoS::AtMostOnce, retain: false, expiry: None, properties: None }
+    }
+
+    /// Quality of service.
+    #[must_use]
+    pub fn qos(mut self, qos: QoS) -> Self {
+        self.qos = qos;
+        self
+    }
+
+    /// Whether the server keeps it for those who subscribe later.
+    #[must_use]
+    pub fn retain(mut self, retain: bool) -> Self {
+        self.retain = retain;
+        self
+    }
+
+    /// How long it is worth delivering. The time runs while it waits here, in MQTT 3.1.1 as well; MQTT 5 tells the server
+    /// what remains, in whole seconds.
+    #[must_use]
+    pub fn expires_after(mut self, expiry: Duration) -> Self {
+        self.expiry = Some(expiry);
+        self
+    }
+
+    /// Properties of MQTT 5.
+    #[must_use]
+    pub fn properties(mut self, properties: Properties) -> Self {
+        self.properties = Some(Box::new(properties));
+        self
+    }
+
+    /// Topic name.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Payload.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// Whether it can be sent at all.
+    pub(crate) fn check(&self) -> Result<(), WireError> {
+        const TOO_LONG: WireError = WireError::malformed("MQTT-1.5.3", "a string is longer than 65,535 bytes");
+        if self.topic.len() > usize::from(u16::MAX) {
+            return Err(TOO_LONG);
+        }
+        topic::check_name(&self.topic, LEVELS_MAX)?;
+        if let Some(properties) = &self.properties {
+            properties.check(&self.payload)?;
+        }
+        let total = self.topic.len() + self.properties_len() + self.payload.len() + 16;
+        if total > varint::MAX as usize {
+            let reason = forebay_wire::ReasonCode::PacketTooLarge;
+            return Err(WireError::new(reason, "MQTT-2.2.3", "the packet is larger than MQTT allows (256 MB)"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn properties_len(&self) -> usize {
+        let expiry = if self.expiry.is_some() { 5 } else { 0 };
+        expiry + self.properties.as_ref().map_or(0, |properties| properties.len())
+    }
+
+    /// The message expiry interval comes first.
+    pub(crate) fn put_properties(&self, out: &mut Vec<u8>) {
+        if let Some(expiry) = self.expiry {
+            out.push(id::MESSAGE_EXPIRY_INTERVAL);
+            out.extend_from_slice(&whole_seconds(expiry).to_be_bytes());
+        }
+        if let Some(properties) = &self.properties {
+            properties.put(out);
+        }
+    }
+}
+
+/// Rounded up: a message that still lives has a second at least.
+pub(crate) fn whole_seconds(time: Duration) -> u32 {
+    let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+    u32::try_from(seconds.max(1)).unwrap_or(u32::MAX)
+}
+
+impl Properties {
+    pub(crate) fn check(&self, payload: &[u8]) -> Result<(), WireError> {
+        let strings = self.content_type.iter().chain(&self.response_topic);
+        let strings = strings.chain(self.user.iter().flat_map(|(name, value)| [name, value]));
+        for text in strings {
+            check_string(text)?;
+        }
+        if self.correlation_data.as_ref().is_some_and(|data| data.len() > usize::from(u16::MAX)) {
+            return Err(WireError::malformed("MQTT5-1.5.6", "correlation data is longer than 65,535 bytes"));
+        }
+        if let Some(topic) = &self.response_topic {
+            topic::check_name(topic, LEVELS_MAX)?;
+        }
+        if self.payload_is_utf8 && std::str::from_utf8(payload).is_err() {
+            let reason = forebay_wire::ReasonCode::PayloadFormatInvalid;
+            return Err(WireError::new(reason, "MQTT5-3.3.2.3.2", "the payload is said to be UTF-8 and is not"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, |text| 3 + text.len());
+        let user: usize = self.user.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
+        let flag = if self.payload_is_utf8 { 2 } else { 0 };
+        let correlation = self.correlation_data.as_ref().map_or(0, |data| 3 + data.len());
+        flag + text(&self.content_type) + text(&self.response_topic) + correlation + user
+    }
+
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        if self.payload_is_utf8 {
+            out.extend_from_slice(&[id::PAYLOAD_FORMAT_INDICATOR, 1]);
+        }
+        if let Some(text) = &self.content_type {
+            put_binary(out, id::CONTENT_TYPE, text.as_bytes());
+        }
+        if let Some(text) = &self.response_topic {
+            put_binary(out, id::RESPONSE_TOPIC, text.as_bytes());
+        }
+        if let Some(data) = &self.correlation_data {
+            put_binary(out, id::CORRELATION_DATA, data);
+        }
+        for (name, value) in &self.user {
+            put_binary(out, id::USER_PROPERTY, name.as_bytes());
+            out.extend_from_slice(&(value.len() as u16).to_be_bytes());
+            out.extend_from_slice(value.as_bytes());
+        }
+    }
+}
+
+/// A string that MQTT can carry [MQTT-1.5.3-2].
+pub(crate) fn check_string(text: &str) -> Result<(), WireError> {
+    if text.len() > usize::from(u16::MAX) {
+        return Err(WireError::malformed("MQTT-1.5.3", "a string is longer than 65,535 bytes"));
+    }
+    forebay_wire::read::string(text.as_bytes()).map(|_| ())
+}
+
+/// A property that is a string or binary data.
+pub(crate) fn put_binary(out: &mut Vec<u8>, id: u8, data: &[u8]) {
+    out.push(id);
+    out.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    out.extend_from_slice(data);
+}
+
+/// A message that a subscription got. It owns one allocation, whatever it holds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Received {
+    /// Topic, properties and payload, one after the other.
+    pub(crate) body: Bytes,
+    pub(crate) topic_len: u32,
+    pub(crate) properties_len: u32,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) dup: bool,
+    /// Its place among what is to be acknowledged; `None` for QoS 0.
+    pub(crate) token: Option<u64>,
+}
+
+impl Received {
+    /// Topic name.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        // What made it checked that it is UTF-8.
+        std::str::from_utf8(self.body.get(..self.topic_len as usize).unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// Payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.body.get(self.payload_at()..).unwrap_or_default()
+    }
+
+    /// The payload, shared.
+    #[must_use]
+    pub fn payload_bytes(&self) -> Bytes {
+        self.body.slice(self.payload_at()..)
+    }
+
+    /// Quality of service with which it came.
+    #[must_use]
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+
+    /// Whether it was kept by the server before the subscription was made.
+    #[must_use]
+    pub fn retain(&self) -> bool {
+        self.retain
+    }
+
+    /// The server says that it may have sent it before.
+    #[must_use]
+    pub fn dup(&self) -> bool {
+        self.dup
+    }
+
+    /// Message expiry interval that is left, in seconds.
+    #[must_use]
+    pub fn expiry_s(&self) -> Option<u32> {
+        self.each().find_map(|p| if let Property::MessageExpiryInterval(s) = p { Some(s) } else { None })
+    }
+
+    /// Subscription identifiers.
+    pub fn subscription_ids(&self) -> impl Iterator<Item = u32> {
+        self.each().filter_map(|p| if let Property::SubscriptionIdentifier(id) = p { Some(id) } else { None })
+    }
+
+    /// Properties of MQTT 5; empty in MQTT 3.1.1.
+    #[must_use]
+    pub fn properties(&self) -> Properties {
+        let mut found = Properties::default();
+        for property in self.each() {
+            #[allow(clippy::wildcard_enum_match_arm, reason = "the others are the connection's")]
+            match property {
+                Property::PayloadFormatIndicator(format) => found.payload_is_utf8 = format == 1,
+                Property::ContentType(text) => found.content_type = Some(text.to_owned()),
+                Property::ResponseTopic(text) => found.response_topic = Some(text.to_owned()),
+                Property::CorrelationData(data) => found.correlation_data = Some(Bytes::copy_from_slice(data)),
+                Property::UserProperty(name, value) => found.user.push((name.to_owned(), value.to_owned())),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// The correlation data, without making the other properties.
+    #[must_use]
+    pub fn correlation_data(&self) -> Option<&[u8]> {
+        self.each().find_map(|p| if let Property::CorrelationData(data) = p { Some(data) } else { None })
+    }
+
+    fn each(&self) -> impl Iterator<Item = Property<'_>> {
+        let properties = self.body.get(self.topic_len as usize..self.payload_at()).unwrap_or_default();
+        WireProperties::new(properties, Place::Publish).flatten().map(|spanned| spanned.property)
+    }
+
+    fn payload_at(&self) -> usize {
+        self.topic_len as usize + self.properties_len as usize
+    }
+
+    /// What it counts against a limit in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.body.len() + size_of::<Self>()
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Received");
+        out.field("topic", &self.topic()).field("qos", &self.qos).field("retain", &self.retain);
+        out.field("payload", &self.payload_bytes()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,173 @@
+//! QoS 1 and 2 messages of the server, until they are acknowledged: in the order in which they came [MQTT-4.6.0-2],
+//! [MQTT-4.6.0-3], and when the program is done with them.
+
+use std::collections::{HashSet, VecDeque};
+
+use forebay_wire::reason::ReasonCode;
+use forebay_wire::types::{PacketId, QoS, Version};
+
+use super::journal::{Journal, Op, OpNumber};
+use crate::codec::{AckKind, write};
+
+struct Entry {
+    token: u64,
+    id: PacketId,
+    qos: QoS,
+    /// Subscriptions that have it and are not done with it.
+    holders: u32,
+    reason: ReasonCode,
+}
+
+/// What is to be done with a message that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It is new: the program gets it, and acknowledges it under this token.
+    New(u64),
+    /// The program has it already, or had it.
+    Repeated,
+    /// The server sends more than Receive Maximum allows [MQTT5-3.3.4-9].
+    TooMany,
+}
+
+#[derive(Default)]
+pub(crate) struct Inbound {
+    /// Of this connection, in the order of their coming.
+    current: VecDeque<Entry>,
+    /// Of an earlier connection of this session: the server will send them again, the program has them already.
+    earlier: Vec<Entry>,
+    /// QoS 2: acknowledged with PUBREC, not released with PUBREL.
+    seen: HashSet<PacketId>,
+    /// PUBRECs that wait for the journal.
+    unsafe_yet: VecDeque<(OpNumber, PacketId, ReasonCode)>,
+    next_token: u64,
+}
+
+impl Inbound {
+    pub(crate) fn arrived(
+        &mut self,
+        id: PacketId,
+        qos: QoS,
+        receive_maximum: u16,
+        version: Version,
+        out: &mut Vec<u8>,
+    ) -> Arrival {
+        if qos == QoS::ExactlyOnce && self.seen.contains(&id) {
+            // The PUBREC was lost [MQTT5-4.3.3-10]; unless it still waits for the disk.
+            if !self.unsafe_yet.iter().any(|(_, other, _)| *other == id) {
+                write::ack(version, AckKind::Pubrec, id, ReasonCode::Success, out);
+            }
+            return Arrival::Repeated;
+        }
+        if let Some(at) = self.earlier.iter().position(|entry| entry.id == id && entry.qos == qos) {
+            let entry = self.earlier.remove(at);
+            self.current.push_back(entry);
+            return Arrival::Repeated;
+        }
+        if self.current.iter().any(|entry| entry.id == id) {
+            return Arrival::Repeated;
+        }
+        if self.current.len() + self.seen.len() >= usize::from(receive_maximum) {
+            return Arrival::TooMany;
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        self.current.push_back(Entry { token, id, qos, holders: 1, reason: ReasonCode::Success });
+        Arrival::New(token)
+    }
+
+    /// How many subscriptions got it; 1 when this is not called.
+    pub(crate) fn held_by(&mut self, token: u64, holders: u32) {
+        if let Some(entry) = self.entry(token) {
+            entry.holders = holders;
+        }
+    }
+
+    /// A holder is done with it; false when that is not known of (any more).
+    pub(crate) fn done(&mut self, token: u64, reason: ReasonCode) -> bool {
+        let Some(entry) = self.entry(token) else { return false };
+        entry.holders = entry.holders.saturating_sub(1);
+        if !reason.is_success() {
+            entry.reason = reason;
+        }
+        true
+    }
+
+    fn entry(&mut self, token: u64) -> Option<&mut Entry> {
+        let guess = self.current.front().map(|front| token.wrapping_sub(front.token));
+        if let Some(at) = guess.and_then(|at| usize::try_from(at).ok())
+            && self.current.get(at).is_some_and(|entry| entry.token == token)
+        {
+            return self.current.get_mut(at);
+        }
+        self.current.iter_mut().chain(&mut self.earlier).find(|entry| entry.token == token)
+    }
+
+    /// Acknowledges all at the front that are done with.
+    pub(crate) fn acknowledge(&mut self, version: Version, journal: &mut Journal, out: &mut Vec<u8>) {
+        while let Some(entry) = self.current.pop_front_where(|entry| entry.holders == 0) {
+            match entry.qos {
+                QoS::ExactlyOnce if entry.reason.is_success() => {
+                    self.seen.insert(entry.id);
+                    let op = journal.log(|| Op::Seen { id: entry.id });
+                    self.unsafe_yet.push_back((op, entry.id, entry.reason));
+                }
+                // Refused: the identifier is free again [MQTT5-4.3.3-9].
+                QoS::ExactlyOnce => write::ack(version, AckKind::Pubrec, entry.id, entry.reason, out),
+                QoS::AtLeastOnce | QoS::AtMostOnce => {
+                    write::ack(version, AckKind::Puback, entry.id, entry.reason, out);
+                }
+            }
+        }
+        self.send_safe(version, journal, out);
+    }
+
+    /// PUBRECs whose identifiers are on disk.
+    pub(crate) fn send_safe(&mut self, version: Version, journal: &Journal, out: &mut Vec<u8>) {
+        while let Some((_, id, reason)) = self.unsafe_yet.pop_front_where(|(op, _, _)| journal.is_safe(*op)) {
+            write::ack(version, AckKind::Pubrec, id, reason, out);
+        }
+    }
+
+    /// PUBREL.
+    pub(crate) fn released(&mut self, id: PacketId, version: Version, journal: &mut Journal, out: &mut Vec<u8>) {
+        let known = self.seen.remove(&id);
+        if known {
+            journal.log(|| Op::Forget { id });
+        }
+        let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        write::ack(version, AckKind::Pubcomp, id, reason, out);
+    }
+
+    /// The connection is over; the session may go on.
+    pub(crate) fn disconnected(&mut self) {
+        self.earlier.extend(self.current.drain(..));
+        self.unsafe_yet.clear();
+    }
+
+    /// The server has a new session: what it sent in the old one is never sent again.
+    pub(crate) fn forget(&mut self, journal: &mut Journal) {
+        if !self.seen.is_empty() {
+            journal.log(|| Op::ForgetAll);
+        }
+        self.current.clear();
+        self.earlier.clear();
+        self.seen.clear();
+        self.unsafe_yet.clear();
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn restore(&mut self, id: PacketId) {
+        self.seen.insert(id);
+    }
+}
+
+/// `VecDeque::pop_front_if` (Rust 1.93) is newer than the oldest Rust that this crate supports.
+trait PopFrontWhere<T> {
+    fn pop_front_where(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T>;
+}
+
+impl<T> PopFrontWhere<T> for VecDeque<T> {
+    fn pop_front_where(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+        if self.front().is_some_and(wanted) { self.pop_front() } else { None }
+    }
+}

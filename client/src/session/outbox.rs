@@ -1,0 +1,493 @@
+//! What is accepted and not acknowledged: a queue of what was not sent yet, and what is in flight.
+//!
+//! Each message has a number that grows; its packet identifier is made from it, so that it is the same after a restart
+//! without being stored. Both queues are in the order of the numbers.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use forebay_wire::reason::ReasonCode;
+use forebay_wire::types::{PacketId, QoS, Version};
+
+use super::alias;
+use super::journal::{Journal, Op, OpNumber};
+use crate::codec::frame::{Alias, Frame};
+use crate::codec::{Ack, AckKind, write};
+use crate::error::Dropped;
+use crate::message::whole_seconds;
+use crate::options::{Outbox as Limits, WhenFull};
+use crate::stats::Stats;
+use crate::ticket::{Acked, Outcome, Teller};
+
+/// Packet identifiers 1 to this are for PUBLISH; the 16 above are for SUBSCRIBE and UNSUBSCRIBE.
+pub(crate) const PUBLISH_IDS: u16 = 65_519;
+/// The socket's buffer takes no more once it is this full.
+const OUT_FULL: usize = 128 * 1024;
+/// After a refusal for want of room that does not say when to try again; doubled each time.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+
+struct Waiting {
+    number: u64,
+    frame: Frame,
+    expires: Option<Instant>,
+    op: OpNumber,
+    teller: Option<Teller<Outcome>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// PUBLISH was sent.
+    Sent,
+    /// PUBREC came; PUBREL is sent when that is safe.
+    Released(OpNumber),
+}
+
+struct Flight {
+    of: Waiting,
+    stage: Stage,
+}
+
+/// What the server of this connection takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Takes {
+    pub(crate) maximum_packet_size: u32,
+    pub(crate) maximum_qos: QoS,
+    pub(crate) retain: bool,
+}
+
+/// Surroundings of a fill.
+pub(crate) struct Fill<'a> {
+    pub(crate) now: Instant,
+    pub(crate) version: Version,
+    pub(crate) takes: Takes,
+    pub(crate) aliases: &'a mut alias::Outgoing,
+    pub(crate) journal: &'a mut Journal,
+    pub(crate) stats: &'a mut Stats,
+    pub(crate) out: &'a mut Vec<u8>,
+    /// QoS 0 messages in `out` whose sender waits.
+    pub(crate) unwritten: &'a mut Vec<Teller<Outcome>>,
+}
+
+/// Why a message was not accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// For now.
+    Full,
+    /// For ever.
+    TooLarge,
+}
+
+pub(crate) struct Outbox {
+    limits: Limits,
+    queue: VecDeque<Waiting>,
+    flight: VecDeque<Flight>,
+    /// How many of `flight` are on the wire of this connection; the rest is to be repeated.
+    on_wire: usize,
+    /// What may be in flight on this connection.
+    window: usize,
+    bytes: usize,
+    next_number: u64,
+    /// For keep-last: the unsent message of each topic.
+    by_topic: HashMap<Box<[u8]>, u64>,
+    /// No message expires before this.
+    next_expiry: Option<Instant>,
+    /// The server asked for patience.
+    paused_until: Option<Instant>,
+    refusals: u32,
+}
+
+impl Outbox {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            queue: VecDeque::new(),
+            flight: VecDeque::new(),
+            on_wire: 0,
+            window: 0,
+            bytes: 0,
+            next_number: 1,
+            by_topic: HashMap::new(),
+            next_expiry: None,
+            paused_until: None,
+            refusals: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len() + self.flight.len()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.flight.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A quarter is free: enough for those who wait to be woken for more than one message.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.len() <= self.limits.max_messages / 4 * 3 && self.bytes <= self.limits.max_bytes / 4 * 3
+    }
+
+    fn has_room(&self, size: usize) -> bool {
+        self.len() < self.limits.max_messages && self.bytes + size <= self.limits.max_bytes
+    }
+
+    /// Takes a message. Its operation in the journal says when it is safe.
+    pub(crate) fn accept(
+        &mut self,
+        frame: Frame,
+        expires: Option<Instant>,
+        teller: Teller<Outcome>,
+        journal: &mut Journal,
+        stats: &mut Stats,
+    ) -> Result<OpNumber, (NoRoom, Frame)> {
+        let size = frame.size();
+        if size > self.limits.max_bytes || self.limits.max_messages == 0 {
+            return Err((NoRoom::TooLarge, frame));
+        }
+        if self.limits.when_full == WhenFull::KeepLast {
+            self.replace(frame.topic(), journal, stats);
+        }
+        while !self.has_room(size) {
+            if self.limits.when_full != WhenFull::DropOldest || !self.drop_front(Dropped::Evicted, journal, stats) {
+                return Err((NoRoom::Full, frame));
+            }
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.bytes += size;
+        stats.accepted += 1;
+        if self.limits.when_full == WhenFull::KeepLast {
+            self.by_topic.insert(frame.topic().into(), number);
+        }
+        self.next_expiry = self.next_expiry.into_iter().chain(expires).min();
+        let op = if frame.qos() == QoS::AtMostOnce {
+            0
+        } else {
+            journal.log(|| Op::Put { number, frame: frame.clone(), expires_unix_ms: expires.map(super::unix_ms) })
+        };
+        self.queue.push_back(Waiting { number, frame, expires, op, teller: Some(teller) });
+        Ok(op)
+    }
+
+    /// Drops the unsent message of this topic.
+    fn replace(&mut self, topic: &[u8], journal: &mut Journal, stats: &mut Stats) {
+        if let Some(number) = self.by_topic.remove(topic)
+            && let Ok(at) = self.queue.binary_search_by_key(&number, |waiting| waiting.number)
+            && let Some(waiting) = self.queue.remove(at)
+        {
+            self.drop_one(waiting, Dropped::Replaced, journal, stats);
+        }
+    }
+
+    fn drop_front(&mut self, why: Dropped, journal: &mut Journal, stats: &mut Stats) -> bool {
+        let Some(waiting) = self.queue.pop_front() else { return false };
+        self.left_queue(&waiting);
+        self.drop_one(waiting, why, journal, stats);
+        true
+    }
+
+    fn left_queue(&mut self, waiting: &Waiting) {
+        if !self.by_topic.is_empty() && self.by_topic.get(waiting.frame.topic()) == Some(&waiting.number) {
+            self.by_topic.remove(waiting.frame.topic());
+        }
+    }
+
+    fn drop_one(&mut self, waiting: Waiting, why: Dropped, journal: &mut Journal, stats: &mut Stats) {
+        stats.count(&why);
+        self.finish(waiting, Err(why), journal);
+    }
+
+    fn finish(&mut self, waiting: Waiting, outcome: Outcome, journal: &mut Journal) {
+        self.bytes = self.bytes.saturating_sub(waiting.frame.size());
+        if waiting.frame.qos() != QoS::AtMostOnce {
+            journal.log(|| Op::Remove { number: waiting.number });
+        }
+        if let Some(teller) = waiting.teller {
+            teller.tell(outcome);
+        }
+    }
+
+    /// A new connection; what was in flight is repeated in order [MQTT-4.4.0-1], or, when the server has forgotten, sent
+    /// anew.
+    pub(crate) fn connected(&mut self, resumed: bool, window: u16, journal: &mut Journal, stats: &mut Stats) {
+        self.on_wire = 0;
+        self.window = usize::from(window);
+        self.paused_until = None;
+        if resumed {
+            return;
+        }
+        for flight in std::mem::take(&mut self.flight).into_iter().rev() {
+            match flight.stage {
+                Stage::Sent => self.queue.push_front(flight.of),
+                // The server took it over with PUBREC [MQTT-4.3.3]: its end of the hand-over is gone, the message is not.
+                Stage::Released(_) => {
+                    stats.acked += 1;
+                    self.finish(flight.of, Ok(Acked { reason: ReasonCode::Success }), journal);
+                }
+            }
+        }
+        // What was refused for want of room stands in the queue already, and may be older.
+        self.queue.make_contiguous().sort_by_key(|waiting| waiting.number);
+    }
+
+    /// The connection is over.
+    pub(crate) fn disconnected(&mut self) {
+        self.on_wire = 0;
+        self.window = 0;
+    }
+
+    /// Puts what may be sent into `out`.
+    pub(crate) fn fill(&mut self, fill: &mut Fill<'_>) {
+        self.paused_until = self.paused_until.filter(|until| fill.now < *until);
+        self.repeat(fill);
+        while fill.out.len() < OUT_FULL && self.on_wire == self.flight.len() {
+            let Some(next) = self.queue.front() else { break };
+            if next.expires.is_some_and(|at| at <= fill.now) {
+                self.drop_front(Dropped::Expired, fill.journal, fill.stats);
+                continue;
+            }
+            if let Some(why) = not_taken(&next.frame, &fill.takes) {
+                tracing::warn!(topic = %String::from_utf8_lossy(next.frame.topic()), "a message is dropped: {why}");
+                self.drop_front(why, fill.journal, fill.stats);
+                continue;
+            }
+            if self.must_wait(next, fill) {
+                break;
+            }
+            let Some(mut next) = self.queue.pop_front() else { break };
+            self.left_queue(&next);
+            let alias = fill.aliases.of(next.frame.topic());
+            // An alias that is set for the first time makes the packet larger.
+            let alias =
+                if next.frame.packet_len() + 8 > fill.takes.maximum_packet_size as usize { Alias::None } else { alias };
+            let expiry_s = next.expires.map(|at| whole_seconds(at.saturating_duration_since(fill.now)));
+            let id = (next.frame.qos() != QoS::AtMostOnce).then(|| packet_id(next.number));
+            next.frame.put(fill.out, id, false, expiry_s, alias);
+            fill.stats.sent += 1;
+            if id.is_some() {
+                self.flight.push_back(Flight { of: next, stage: Stage::Sent });
+                self.sort_last();
+                self.on_wire = self.flight.len();
+            } else {
+                fill.unwritten.extend(next.teller.take().filter(Teller::is_heard));
+                self.bytes = self.bytes.saturating_sub(next.frame.size());
+            }
+        }
+    }
+
+    fn must_wait(&self, next: &Waiting, fill: &Fill<'_>) -> bool {
+        if self.paused_until.is_some() || !fill.journal.is_safe(next.op) {
+            return true;
+        }
+        let oldest = self.flight.front().map_or(next.number, |flight| flight.of.number);
+        next.frame.qos() != QoS::AtMostOnce
+            && (self.flight.len() >= self.window || next.number.abs_diff(oldest) >= u64::from(PUBLISH_IDS))
+    }
+
+    /// A message that was refused and is sent again stands before others that were not.
+    fn sort_last(&mut self) {
+        let Some(last) = self.flight.back().map(|flight| flight.of.number) else { return };
+        let before = self.flight.len() - 1;
+        if before > 0 && self.flight.get(before - 1).is_some_and(|flight| flight.of.number > last) {
+            self.flight.make_contiguous().sort_unstable_by_key(|flight| flight.of.number);
+        }
+    }
+
+    /// DUP, in order, within the window; only after a resumed session.
+    fn repeat(&mut self, fill: &mut Fill<'_>) {
+        while self.on_wire < self.flight.len() && self.on_wire < self.window && fill.out.len() < OUT_FULL {
+            let Some(flight) = self.flight.get(self.on_wire) else { break };
+            let id = packet_id(flight.of.number);
+            match flight.stage {
+                Stage::Sent => {
+                    let expires = flight.of.expires;
+                    let expiry_s = expires.map(|at| whole_seconds(at.saturating_duration_since(fill.now)));
+                    let alias = fill.aliases.of(flight.of.frame.topic());
+                    flight.of.frame.put(fill.out, Some(id), true, expiry_s, alias);
+                    fill.stats.repeated += 1;
+                }
+                Stage::Released(op) if fill.journal.is_safe(op) => {
+                    write::ack(fill.version, AckKind::Pubrel, id, ReasonCode::Success, fill.out);
+                }
+                // Its PUBREL comes with the commit.
+                Stage::Released(_) => {}
+            }
+            self.on_wire += 1;
+        }
+    }
+
+    /// PUBREL for what has become safe since it was released.
+    #[cfg(feature = "durable")]
+    pub(crate) fn release_safe(&self, from: OpNumber, version: Version, journal: &Journal, out: &mut Vec<u8>) {
+        for flight in self.flight.iter().take(self.on_wire) {
+            if let Stage::Released(op) = flight.stage
+                && op > from
+                && journal.is_safe(op)
+            {
+                write::ack(version, AckKind::Pubrel, packet_id(flight.of.number), ReasonCode::Success, out);
+            }
+        }
+    }
+
+    /// PUBACK, PUBREC or PUBCOMP.
+    pub(crate) fn acked(&mut self, ack: &Ack, fill: &mut Fill<'_>) {
+        let Some(at) = self.find(ack.id) else {
+            tracing::debug!(id = ack.id.get(), "an ack for a packet identifier that is not in use");
+            if ack.kind == AckKind::Pubrec && ack.reason.is_success() {
+                // Left over from a session of which this client knows nothing [MQTT5-4.3.3-4].
+                write::ack(fill.version, AckKind::Pubrel, ack.id, ReasonCode::PacketIdentifierNotFound, fill.out);
+            }
+            return;
+        };
+        let Some(flight) = self.flight.get_mut(at) else { return };
+        let (qos, stage) = (flight.of.frame.qos(), flight.stage);
+        match (ack.kind, stage) {
+            (AckKind::Puback, Stage::Sent) if qos == QoS::AtLeastOnce => self.settled(at, ack, fill),
+            (AckKind::Pubrec, Stage::Sent) if qos == QoS::ExactlyOnce && !ack.reason.is_success() => {
+                self.settled(at, ack, fill);
+            }
+            (AckKind::Pubrec, Stage::Sent) if qos == QoS::ExactlyOnce => {
+                let number = flight.of.number;
+                let op = fill.journal.log(|| Op::Release { number });
+                flight.stage = Stage::Released(op);
+                if fill.journal.is_safe(op) {
+                    write::ack(fill.version, AckKind::Pubrel, ack.id, ReasonCode::Success, fill.out);
+                }
+            }
+            (AckKind::Pubrec, Stage::Released(op)) => {
+                if fill.journal.is_safe(op) {
+                    write::ack(fill.version, AckKind::Pubrel, ack.id, ReasonCode::Success, fill.out);
+                }
+            }
+            // PUBCOMP says PacketIdentifierNotFound when the server had finished before: the message has arrived.
+            (AckKind::Pubcomp, Stage::Released(_)) => {
+                let done = Ack { reason: ReasonCode::Success, ..*ack };
+                self.settled(at, &done, fill);
+            }
+            _ => tracing::debug!(id = ack.id.get(), kind = ?ack.kind, "an ack that does not fit its message"),
+        }
+    }
+
+    fn settled(&mut self, at: usize, ack: &Ack, fill: &mut Fill<'_>) {
+        let Some(flight) = self.flight.remove(at) else { return };
+        self.on_wire -= 1;
+        if ack.reason.is_success() {
+            self.refusals = 0;
+            fill.stats.acked += 1;
+            self.finish(flight.of, Ok(Acked { reason: ack.reason }), fill.journal);
+        } else if ack.reason == ReasonCode::QuotaExceeded {
+            self.refused_for_now(flight.of, ack.retry_after_ms, fill);
+        } else {
+            self.drop_one(flight.of, Dropped::Refused(ack.reason), fill.journal, fill.stats);
+        }
+    }
+
+    /// There was no room at the server: the message stays, before all that were accepted after it.
+    fn refused_for_now(&mut self, waiting: Waiting, retry_after_ms: Option<u32>, fill: &mut Fill<'_>) {
+        let wait = retry_after_ms.map_or_else(
+            || RETRY_AFTER.saturating_mul(1 << self.refusals.min(5)).min(RETRY_AFTER_MAX),
+            |ms| Duration::from_millis(u64::from(ms)),
+        );
+        self.refusals = self.refusals.saturating_add(1);
+        fill.stats.refused_for_now += 1;
+        self.paused_until = self.paused_until.max(Some(fill.now + wait));
+        let at = self.queue.partition_point(|other| other.number < waiting.number);
+        self.queue.insert(at, waiting);
+    }
+
+    fn find(&self, id: PacketId) -> Option<usize> {
+        let ids = u64::from(PUBLISH_IDS);
+        let first = self.flight.front()?.of.number;
+        let offset = (u64::from(id.get()) + ids - 1 - first % ids) % ids;
+        let number = first + offset;
+        let is_it = |at: usize| self.flight.get(at).is_some_and(|flight| flight.of.number == number);
+        let guess = offset as usize;
+        let at = if is_it(guess) {
+            guess
+        } else {
+            self.flight.binary_search_by_key(&number, |flight| flight.of.number).ok()?
+        };
+        (at < self.on_wire && id.get() <= PUBLISH_IDS).then_some(at)
+    }
+
+    /// Drops what has expired; messages in flight are the server's already.
+    pub(crate) fn expire(&mut self, now: Instant, journal: &mut Journal, stats: &mut Stats) {
+        if self.next_expiry.is_none_or(|at| now < at) {
+            return;
+        }
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(|w| w.expires.is_some_and(|at| at <= now));
+        self.queue = kept;
+        for waiting in gone {
+            self.left_queue(&waiting);
+            self.drop_one(waiting, Dropped::Expired, journal, stats);
+        }
+        // Not more often than ten times a second, however close the expiries are.
+        let next = self.queue.iter().filter_map(|waiting| waiting.expires).min();
+        self.next_expiry = next.map(|at| at.max(now + Duration::from_millis(100)));
+    }
+
+    /// When there is something to do by the clock.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let resume = self.paused_until.filter(|_| !self.queue.is_empty() && self.window > 0);
+        self.next_expiry.into_iter().chain(resume).min()
+    }
+
+    /// Whether [`Outbox::fill`] would find something.
+    pub(crate) fn wants_to_send(&self, journal: &Journal) -> bool {
+        if self.on_wire < self.flight.len() {
+            return self.on_wire < self.window;
+        }
+        self.queue.front().is_some_and(|next| {
+            let room = next.frame.qos() == QoS::AtMostOnce || self.flight.len() < self.window;
+            room && self.paused_until.is_none() && journal.is_safe(next.op)
+        })
+    }
+
+    /// The client ends: what was not acknowledged is told so. A durable outbox keeps it.
+    pub(crate) fn end(&mut self, why: &Dropped, journal: &Journal, stats: &mut Stats) {
+        let flight = std::mem::take(&mut self.flight).into_iter().map(|flight| flight.of);
+        for waiting in flight.chain(std::mem::take(&mut self.queue)) {
+            if !journal.is_on() || waiting.frame.qos() == QoS::AtMostOnce {
+                stats.count(why);
+            }
+            if let Some(teller) = waiting.teller {
+                teller.tell(Err(why.clone()));
+            }
+        }
+        self.bytes = 0;
+        self.on_wire = 0;
+    }
+
+    /// A message that an earlier run of the program left; in the order of the numbers.
+    #[cfg(feature = "durable")]
+    pub(crate) fn restore(&mut self, number: u64, frame: Frame, expires: Option<Instant>, released: bool) {
+        self.next_number = self.next_number.max(number + 1);
+        self.bytes += frame.size();
+        let of = Waiting { number, frame, expires, op: 0, teller: None };
+        // Whether it was sent is not known: it may have been. With DUP, under its identifier, it cannot become two.
+        let stage = if released { Stage::Released(0) } else { Stage::Sent };
+        self.flight.push_back(Flight { of, stage });
+    }
+}
+
+fn packet_id(number: u64) -> PacketId {
+    PacketId::new((number % u64::from(PUBLISH_IDS)) as u16 + 1).unwrap_or(PacketId::MIN)
+}
+
+fn not_taken(frame: &Frame, takes: &Takes) -> Option<Dropped> {
+    let why = if frame.packet_len() > takes.maximum_packet_size as usize {
+        ReasonCode::PacketTooLarge
+    } else if frame.qos() > takes.maximum_qos {
+        ReasonCode::QoSNotSupported
+    } else if frame.retain() && !takes.retain {
+        ReasonCode::RetainNotSupported
+    } else {
+        return None;
+    };
+    Some(Dropped::NotTaken(why))
+}

@@ -1,0 +1,336 @@
+//! What the program subscribed to: what the server was told of it, and what came for it.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use forebay_wire::reason::ReasonCode;
+use forebay_wire::topic;
+use forebay_wire::types::{PacketId, Version};
+use slab::Slab;
+
+use super::outbox::PUBLISH_IDS;
+use crate::codec::read::SubAck;
+use crate::codec::write;
+use crate::error::SubscribeError;
+use crate::message::Received;
+use crate::options::Subscribe;
+use crate::ticket::Teller;
+
+/// Unacknowledged SUBSCRIBEs and UNSUBSCRIBEs at most.
+const REQUESTS_MAX: u16 = u16::MAX - PUBLISH_IDS;
+
+/// What the server said to each filter.
+pub(crate) type Granted = Result<Vec<ReasonCode>, SubscribeError>;
+
+/// Where a subscription stands.
+///
+/// ```text
+///  Wanted ──SUBSCRIBE──▶ Asked ──SUBACK──▶ Held ──unsubscribe──▶ Unwanted ──UNSUBSCRIBE──▶ Leaving ──UNSUBACK──▶ gone
+///    ▲                     │                 │
+///    └── connection lost ──┴── session lost ─┘
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Wanted,
+    Asked(PacketId),
+    Held,
+    Unwanted,
+    Leaving(PacketId),
+}
+
+struct Subscription {
+    what: Subscribe,
+    phase: Phase,
+    granted: Option<Teller<Granted>>,
+    left: Option<Teller<()>>,
+    queue: VecDeque<Received>,
+    waker: Option<Waker>,
+}
+
+impl Subscription {
+    fn matches(&self, topic: &str) -> bool {
+        !matches!(self.phase, Phase::Unwanted | Phase::Leaving(_))
+            && self.what.filters.iter().any(|filter| {
+                let plain = topic::split_share(&filter.filter).map_or(filter.filter.as_str(), |shared| shared.filter);
+                topic::matches(plain, topic)
+            })
+    }
+}
+
+pub(crate) struct Subscriptions {
+    all: Slab<Subscription>,
+    /// Packet identifiers above [`PUBLISH_IDS`] that are in use, a bit each.
+    requests: u16,
+    /// Something is [`Phase::Wanted`] or [`Phase::Unwanted`].
+    to_ask: bool,
+    /// Bytes in all queues.
+    bytes: usize,
+    unclaimed: VecDeque<Received>,
+    /// The topic of the last message, and who got it; emptied when a subscription changes.
+    last: (String, Vec<usize>),
+}
+
+impl Subscriptions {
+    pub(crate) fn new() -> Self {
+        Self {
+            all: Slab::new(),
+            requests: 0,
+            to_ask: false,
+            bytes: 0,
+            unclaimed: VecDeque::new(),
+            last: (String::new(), Vec::new()),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn add(&mut self, what: Subscribe, granted: Teller<Granted>) -> usize {
+        self.last.0.clear();
+        self.to_ask = true;
+        let (queue, waker, left) = (VecDeque::new(), None, None);
+        let key =
+            self.all.insert(Subscription { what, phase: Phase::Wanted, granted: Some(granted), left, queue, waker });
+        self.claim(key);
+        key
+    }
+
+    /// What waits for a subscription like this one.
+    fn claim(&mut self, key: usize) {
+        let Some(subscription) = self.all.get_mut(key) else { return };
+        for received in std::mem::take(&mut self.unclaimed) {
+            if subscription.matches(received.topic()) {
+                self.bytes += received.size();
+                subscription.queue.push_back(received);
+            } else {
+                self.unclaimed.push_back(received);
+            }
+        }
+    }
+
+    /// The program wants no more of it; the tokens of what it has not read, which are now done with.
+    pub(crate) fn remove(&mut self, key: usize, left: Option<Teller<()>>) -> Vec<u64> {
+        let Some(subscription) = self.all.get_mut(key) else { return Vec::new() };
+        self.last.0.clear();
+        self.to_ask = true;
+        subscription.phase = Phase::Unwanted;
+        subscription.left = left;
+        let unread = std::mem::take(&mut subscription.queue);
+        self.bytes -= unread.iter().map(Received::size).sum::<usize>();
+        unread.iter().filter_map(|received| received.token).collect()
+    }
+
+    /// The stream is gone, the subscription stays with the server: its session outlives this program.
+    pub(crate) fn detach(&mut self, key: usize) -> VecDeque<Received> {
+        self.last.0.clear();
+        let Some(subscription) = self.all.try_remove(key) else { return VecDeque::new() };
+        self.bytes -= subscription.queue.iter().map(Received::size).sum::<usize>();
+        subscription.queue
+    }
+
+    /// Whether [`Subscriptions::ask`] has something to say.
+    pub(crate) fn wants_to_ask(&self) -> bool {
+        self.to_ask && self.requests.count_ones() < u32::from(REQUESTS_MAX)
+    }
+
+    /// SUBSCRIBE and UNSUBSCRIBE.
+    pub(crate) fn ask(&mut self, version: Version, with_ids: bool, out: &mut Vec<u8>) {
+        if !self.wants_to_ask() {
+            return;
+        }
+        self.to_ask = false;
+        for (key, subscription) in &mut self.all {
+            if !matches!(subscription.phase, Phase::Wanted | Phase::Unwanted) {
+                continue;
+            }
+            let Some(id) = free_id(self.requests) else {
+                self.to_ask = true;
+                return;
+            };
+            self.requests |= bit(id);
+            let what = &subscription.what;
+            if subscription.phase == Phase::Wanted {
+                let subscription_id = with_ids.then_some(key as u32 + 1);
+                write::subscribe(version, id, subscription_id, &what.filters, &what.user_properties, out);
+                subscription.phase = Phase::Asked(id);
+            } else {
+                let filters: Vec<String> = what.filters.iter().map(|filter| filter.filter.clone()).collect();
+                write::unsubscribe(version, id, &filters, out);
+                subscription.phase = Phase::Leaving(id);
+            }
+        }
+    }
+
+    /// SUBACK or UNSUBACK; the tokens of what nobody will read.
+    pub(crate) fn answered(&mut self, ack: SubAck) -> Vec<u64> {
+        let asked = |phase: Phase| match phase {
+            Phase::Asked(id) => !ack.of_unsubscribe && id == ack.id,
+            Phase::Leaving(id) => ack.of_unsubscribe && id == ack.id,
+            Phase::Wanted | Phase::Held | Phase::Unwanted => false,
+        };
+        let Some(key) = self.all.iter().find(|(_, subscription)| asked(subscription.phase)).map(|(key, _)| key) else {
+            // The answer to a request whose subscription is gone.
+            if ack.id.get() > PUBLISH_IDS {
+                self.requests &= !bit(ack.id);
+            }
+            return Vec::new();
+        };
+        self.requests &= !bit(ack.id);
+        self.to_ask |= self.all.iter().any(|(_, s)| matches!(s.phase, Phase::Wanted | Phase::Unwanted));
+        if ack.of_unsubscribe {
+            if let Some(left) = self.all.remove(key).left {
+                left.tell(());
+            }
+            return Vec::new();
+        }
+        let all_refused = !ack.reasons.iter().any(|reason| reason.is_success());
+        let Some(subscription) = self.all.get_mut(key) else { return Vec::new() };
+        subscription.phase = Phase::Held;
+        let teller = subscription.granted.take();
+        if !all_refused {
+            if let Some(teller) = teller {
+                teller.tell(Ok(ack.reasons));
+            }
+            return Vec::new();
+        }
+        tracing::warn!(filters = ?subscription.what.filters, reasons = ?ack.reasons, "a subscription was refused");
+        let Some(teller) = teller else { return Vec::new() };
+        let unread = self.detach(key);
+        teller.tell(Err(SubscribeError::Refused { reasons: ack.reasons, reason_string: ack.reason_string }));
+        unread.iter().filter_map(|received| received.token).collect()
+    }
+
+    /// Gives a message to those whom it is for; how many that are.
+    pub(crate) fn deliver(&mut self, received: Received, id_of: Option<u32>, max_unclaimed: usize) -> Delivered {
+        if self.last.0.is_empty() || self.last.0 != received.topic() || id_of.is_some() {
+            self.find(received.topic(), id_of);
+        }
+        let Some((last, others)) = self.last.1.split_last() else {
+            return self.keep_unclaimed(received, max_unclaimed);
+        };
+        let holders = self.last.1.len() as u32;
+        for key in others {
+            give(&mut self.all, &mut self.bytes, *key, received.clone());
+        }
+        give(&mut self.all, &mut self.bytes, *last, received);
+        Delivered { holders, unread: None }
+    }
+
+    fn find(&mut self, topic: &str, id_of: Option<u32>) {
+        let (name, keys) = &mut self.last;
+        keys.clear();
+        name.clear();
+        // An identifier of an earlier run of the program may be another subscription's by now: its filter must match.
+        if let Some(key) = id_of.map(|id| id as usize - 1)
+            && self.all.get(key).is_some_and(|subscription| subscription.matches(topic))
+        {
+            keys.push(key);
+            return;
+        }
+        name.push_str(topic);
+        keys.extend(self.all.iter().filter(|(_, subscription)| subscription.matches(topic)).map(|(key, _)| key));
+    }
+
+    fn keep_unclaimed(&mut self, received: Received, max: usize) -> Delivered {
+        self.last.0.clear();
+        if received.token.is_none() || max == 0 {
+            return Delivered { holders: 0, unread: Some(received) };
+        }
+        self.unclaimed.push_back(received);
+        let unread = if self.unclaimed.len() > max { self.unclaimed.pop_front() } else { None };
+        Delivered { holders: 1, unread }
+    }
+
+    /// The next message of a subscription, and whether it is acknowledged by that.
+    pub(crate) fn take(&mut self, key: usize) -> Option<(Received, bool)> {
+        let subscription = self.all.get_mut(key)?;
+        let received = subscription.queue.pop_front()?;
+        self.bytes -= received.size();
+        Some((received, !subscription.what.manual))
+    }
+
+    /// Whom to wake when the next message comes.
+    pub(crate) fn wake_with(&mut self, key: usize, waker: &Waker) {
+        if let Some(subscription) = self.all.get_mut(key) {
+            match &mut subscription.waker {
+                Some(known) => known.clone_from(waker),
+                None => subscription.waker = Some(waker.clone()),
+            }
+        }
+    }
+
+    pub(crate) fn exists(&self, key: usize) -> bool {
+        self.all.contains(key)
+    }
+
+    /// The connection is over: what was asked is to be asked again.
+    pub(crate) fn disconnected(&mut self) {
+        self.requests = 0;
+        for (_, subscription) in &mut self.all {
+            match subscription.phase {
+                Phase::Asked(_) => subscription.phase = Phase::Wanted,
+                Phase::Leaving(_) => subscription.phase = Phase::Unwanted,
+                Phase::Wanted | Phase::Held | Phase::Unwanted => {}
+            }
+        }
+        self.to_ask = true;
+    }
+
+    /// The server knows of no subscription: those that are held are made anew, those that were to go are gone.
+    pub(crate) fn forgotten(&mut self) {
+        self.unclaimed.clear();
+        self.all.retain(|_, subscription| {
+            if subscription.phase == Phase::Held {
+                subscription.phase = Phase::Wanted;
+            }
+            let gone = subscription.phase == Phase::Unwanted;
+            if gone && let Some(left) = subscription.left.take() {
+                left.tell(());
+            }
+            !gone
+        });
+        self.to_ask = true;
+    }
+
+    /// The client ends: streams end when what they have is read.
+    pub(crate) fn end(&mut self, error: &SubscribeError) {
+        for (_, subscription) in &mut self.all {
+            if let Some(teller) = subscription.granted.take() {
+                teller.tell(Err(error.clone()));
+            }
+            if let Some(left) = subscription.left.take() {
+                left.tell(());
+            }
+            if let Some(waker) = subscription.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// Who has a message now.
+pub(crate) struct Delivered {
+    pub(crate) holders: u32,
+    /// A message that nobody will read.
+    pub(crate) unread: Option<Received>,
+}
+
+fn give(all: &mut Slab<Subscription>, bytes: &mut usize, key: usize, received: Received) {
+    if let Some(subscription) = all.get_mut(key) {
+        *bytes += received.size();
+        subscription.queue.push_back(received);
+        if let Some(waker) = subscription.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+fn bit(id: PacketId) -> u16 {
+    1u16.checked_shl(u32::from(id.get().wrapping_sub(PUBLISH_IDS + 1))).unwrap_or(0)
+}
+
+fn free_id(used: u16) -> Option<PacketId> {
+    let free = used.trailing_ones() as u16;
+    (free < REQUESTS_MAX).then(|| PacketId::new(PUBLISH_IDS + 1 + free)).flatten()
+}

@@ -1,0 +1,143 @@
+//! What handles and driver share: the session behind one lock, and who is to be woken.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, broadcast, watch};
+
+use crate::error::EndReason;
+use crate::event::Event;
+use crate::options::Options;
+use crate::session::Session;
+
+/// Events that somebody who listens may be behind.
+const EVENTS: usize = 64;
+
+/// What the client is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Offline,
+    Online,
+    Ended,
+}
+
+pub(crate) struct Shared {
+    pub(crate) options: Arc<Options>,
+    locked: Mutex<Locked>,
+    /// The outbox has room again.
+    pub(crate) room: Notify,
+    /// Something was acknowledged, written or dropped: for those who wait until nothing is left.
+    pub(crate) drained: Notify,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) status: watch::Sender<Status>,
+    #[cfg(feature = "durable")]
+    pub(crate) store: Option<crate::durable::Signal>,
+}
+
+pub(crate) struct Locked {
+    pub(crate) session: Session,
+    /// The driver, while it sleeps and output would be of use to it.
+    driver: Option<Waker>,
+    /// The driver does not read, since too much is unread.
+    pub(crate) paused: bool,
+    room_wanted: bool,
+    drain_wanted: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(options: Arc<Options>, session: Session) -> Self {
+        let locked = Locked { session, driver: None, paused: false, room_wanted: false, drain_wanted: false };
+        Self {
+            options,
+            locked: Mutex::new(locked),
+            room: Notify::new(),
+            drained: Notify::new(),
+            events: broadcast::Sender::new(EVENTS),
+            status: watch::Sender::new(Status::Offline),
+            #[cfg(feature = "durable")]
+            store: None,
+        }
+    }
+
+    /// Works on the session, then wakes whom that concerns.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Session) -> R) -> R {
+        let mut locked = self.locked.lock();
+        let result = work(&mut locked.session);
+        let driver = self.settle(&mut locked);
+        drop(locked);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        result
+    }
+
+    /// The driver's turn: it is awake, and will look at the session itself before it sleeps.
+    pub(crate) fn with_driver<R>(&self, work: impl FnOnce(&mut Locked) -> R) -> R {
+        let mut locked = self.locked.lock();
+        let result = work(&mut locked);
+        let _awake = self.settle(&mut locked);
+        result
+    }
+
+    fn settle(&self, locked: &mut Locked) -> Option<Waker> {
+        while let Some(event) = locked.session.next_event() {
+            if matches!(event, Event::Connected(_)) {
+                self.status.send_replace(Status::Online);
+            }
+            // Nobody has to listen.
+            let _ = self.events.send(event);
+        }
+        if locked.room_wanted && locked.session.outbox_is_roomy() {
+            locked.room_wanted = false;
+            self.room.notify_waiters();
+        }
+        if locked.drain_wanted && (locked.session.is_drained() || locked.session.ended().is_some()) {
+            locked.drain_wanted = false;
+            self.drained.notify_waiters();
+        }
+        #[cfg(feature = "durable")]
+        if let Some(store) = &self.store {
+            store.notice(&locked.session);
+        }
+        let session = &locked.session;
+        let unpaused = locked.paused && !session.inbox_is_full();
+        if session.has_output() || session.ended().is_some() || unpaused { locked.driver.take() } else { None }
+    }
+
+    pub(crate) fn lock(&self) -> parking_lot::MutexGuard<'_, Locked> {
+        self.locked.lock()
+    }
+
+    /// Ends the client.
+    pub(crate) fn end(&self, why: EndReason, disconnect: Option<forebay_wire::ReasonCode>) {
+        self.with(|session| session.end(why, disconnect));
+        self.room.notify_waiters();
+        self.drained.notify_waiters();
+    }
+}
+
+impl Locked {
+    /// The driver goes to sleep; false when there is something for it to do first.
+    pub(crate) fn sleep(&mut self, waker: &Waker) -> bool {
+        let session = &self.session;
+        if session.has_output() || session.ended().is_some() || self.paused && !session.inbox_is_full() {
+            return false;
+        }
+        match &mut self.driver {
+            Some(known) => known.clone_from(waker),
+            None => self.driver = Some(waker.clone()),
+        }
+        true
+    }
+
+    /// Somebody waits for room.
+    pub(crate) fn want_room(&mut self) {
+        self.room_wanted = true;
+    }
+
+    /// Somebody waits until nothing is left.
+    pub(crate) fn want_drain(&mut self) {
+        self.drain_wanted = true;
+    }
+}

@@ -1,0 +1,125 @@
+//! What carries MQTT: TCP, TLS, WebSocket, Unix sockets.
+
+#[cfg(feature = "websocket")]
+mod websocket;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::error::ConnectError;
+use crate::options::Options;
+use crate::url::{Address, Scheme};
+
+/// A connection to a server. What is large is boxed: most are not.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    #[cfg(feature = "websocket")]
+    WebSocket(Box<websocket::WebSocket>),
+}
+
+/// Connects as the address says.
+pub(crate) async fn connect(address: &Address, options: &Options) -> Result<Stream, ConnectError> {
+    match address.scheme {
+        Scheme::Unix => unix(address).await,
+        Scheme::Mqtt => Ok(Stream::Tcp(tcp(address).await?)),
+        Scheme::Mqtts => tls(address, options, &[b"mqtt"]).await,
+        Scheme::Ws => websocket(address, Stream::Tcp(tcp(address).await?)).await,
+        Scheme::Wss => websocket(address, tls(address, options, &[b"http/1.1"]).await?).await,
+    }
+}
+
+fn unreachable(address: &Address, error: io::Error) -> ConnectError {
+    ConnectError::Unreachable { address: address.to_string(), error: Arc::new(error) }
+}
+
+async fn tcp(address: &Address) -> Result<TcpStream, ConnectError> {
+    let to = (address.host.as_str(), address.port);
+    let stream = TcpStream::connect(to).await.map_err(|error| unreachable(address, error))?;
+    // The client groups its writes itself.
+    stream.set_nodelay(true).map_err(|error| unreachable(address, error))?;
+    Ok(stream)
+}
+
+#[cfg(unix)]
+async fn unix(address: &Address) -> Result<Stream, ConnectError> {
+    let stream = tokio::net::UnixStream::connect(&address.host).await;
+    stream.map(Stream::Unix).map_err(|error| unreachable(address, error))
+}
+
+#[cfg(not(unix))]
+async fn unix(address: &Address) -> Result<Stream, ConnectError> {
+    Err(unreachable(address, io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets here")))
+}
+
+#[cfg(feature = "tls")]
+async fn tls(address: &Address, options: &Options, alpn: &[&[u8]]) -> Result<Stream, ConnectError> {
+    let stream = tcp(address).await?;
+    let failed = |detail: String| ConnectError::Tls { address: address.to_string(), detail };
+    let connector = options.tls.connector(alpn).map_err(failed)?;
+    let name = options.tls.server_name_of(&address.host).map_err(failed)?;
+    match connector.connect(name, stream).await {
+        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+        Err(error) => Err(failed(crate::tls::explain(&error))),
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+async fn tls(address: &Address, _: &Options, _: &[&[u8]]) -> Result<Stream, ConnectError> {
+    let detail = "this build has no TLS (cargo feature `tls`)".to_owned();
+    Err(ConnectError::Tls { address: address.to_string(), detail })
+}
+
+#[cfg(feature = "websocket")]
+async fn websocket(address: &Address, stream: Stream) -> Result<Stream, ConnectError> {
+    let failed = |detail: String| ConnectError::WebSocket { address: address.to_string(), detail };
+    websocket::connect(address, stream).await.map(|socket| Stream::WebSocket(Box::new(socket))).map_err(failed)
+}
+
+#[cfg(not(feature = "websocket"))]
+async fn websocket(address: &Address, _: Stream) -> Result<Stream, ConnectError> {
+    let detail = "this build has no WebSocket (cargo feature `websocket`)".to_owned();
+    Err(ConnectError::WebSocket { address: address.to_string(), detail })
+}
+
+macro_rules! each {
+    ($stream:expr, $inner:ident => $call:expr) => {
+        match $stream {
+            Stream::Tcp($inner) => $call,
+            #[cfg(unix)]
+            Stream::Unix($inner) => $call,
+            #[cfg(feature = "tls")]
+            Stream::Tls($inner) => $call,
+            #[cfg(feature = "websocket")]
+            Stream::WebSocket($inner) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
