@@ -86,6 +86,7 @@ pub(crate) struct Outbox {
     on_wire: usize,
     /// What may be in flight on this connection.
     window: usize,
+    window_was_full: bool,
     bytes: usize,
     next_number: u64,
     /// For keep-last: the unsent message of each topic.
@@ -105,6 +106,7 @@ impl Outbox {
             flight: VecDeque::new(),
             on_wire: 0,
             window: 0,
+            window_was_full: false,
             bytes: 0,
             next_number: 1,
             by_topic: HashMap::new(),
@@ -216,6 +218,7 @@ impl Outbox {
     pub(crate) fn connected(&mut self, resumed: bool, window: u16, journal: &mut Journal, stats: &mut Stats) {
         self.on_wire = 0;
         self.window = usize::from(window);
+        self.window_was_full = false;
         self.paused_until = None;
         if resumed {
             return;
@@ -243,6 +246,7 @@ impl Outbox {
     /// Puts what may be sent into `out`.
     pub(crate) fn fill(&mut self, fill: &mut Fill<'_>) {
         self.paused_until = self.paused_until.filter(|until| fill.now < *until);
+        self.window_was_full &= !self.window_is_open();
         self.repeat(fill);
         while fill.out.len() < OUT_FULL && self.on_wire == self.flight.len() {
             let Some(next) = self.queue.front() else { break };
@@ -272,6 +276,7 @@ impl Outbox {
                 self.flight.push_back(Flight { of: next, stage: Stage::Sent });
                 self.sort_last();
                 self.on_wire = self.flight.len();
+                self.window_was_full = self.flight.len() >= self.window;
             } else {
                 fill.unwritten.extend(next.teller.take().filter(Teller::is_heard));
                 self.bytes = self.bytes.saturating_sub(next.frame.size());
@@ -285,7 +290,14 @@ impl Outbox {
         }
         let oldest = self.flight.front().map_or(next.number, |flight| flight.of.number);
         next.frame.qos() != QoS::AtMostOnce
-            && (self.flight.len() >= self.window || next.number.abs_diff(oldest) >= u64::from(PUBLISH_IDS))
+            && (!self.window_is_open() || next.number.abs_diff(oldest) >= u64::from(PUBLISH_IDS))
+    }
+
+    /// A window that was full opens again when a quarter of it is free: one write for many messages, where acks come one by
+    /// one. It costs no time, since the server has the other three quarters to do.
+    fn window_is_open(&self) -> bool {
+        let free = self.window.saturating_sub(self.flight.len());
+        if self.window_was_full { free > self.window / 4 } else { free > 0 }
     }
 
     /// A message that was refused and is sent again stands before others that were not.
@@ -443,7 +455,7 @@ impl Outbox {
             return self.on_wire < self.window;
         }
         self.queue.front().is_some_and(|next| {
-            let room = next.frame.qos() == QoS::AtMostOnce || self.flight.len() < self.window;
+            let room = next.frame.qos() == QoS::AtMostOnce || self.window_is_open();
             room && self.paused_until.is_none() && journal.is_safe(next.op)
         })
     }
