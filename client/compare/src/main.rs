@@ -1,6 +1,7 @@
 //! CPU time of the client's process for each message, side by side: this client, rumqttc and mqtt5.
 //!
 //!     client-compare PORT [SECONDS] [ROUNDS]      all clients, all scenarios, against the broker on this port
+//!     client-compare idle PORT [CLIENTS]          memory of the process for each idle connection
 //!
 //! Each measurement is a process of its own with one thread for everything, 64-byte payloads, MQTT 5, and 100 messages that
 //! are not acknowledged yet. The subscriber's load comes from another process.
@@ -19,6 +20,19 @@ const TOPIC: &str = "compare/client/topic/of/32/bytes";
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: u64| arguments.get(at).map_or(default, |text| text.parse().expect("a number"));
+    if arguments.first().is_some_and(|first| first == "idle") {
+        let (port, clients) = (number(1, 1883), number(2, 1000));
+        for client in CLIENTS {
+            println!("{client:<12}{:>8} bytes for each of {clients} idle connections", idle(client, port, clients));
+        }
+        return;
+    }
+    if arguments.first().is_some_and(|first| first == "one-idle") {
+        let (client, port, clients) = (&arguments[1], number(2, 1883) as u16, number(3, 1000));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        println!("{}", runtime.block_on(one_idle(client, port, clients)));
+        return;
+    }
     if arguments.first().is_some_and(|first| first == "one") {
         let (client, scenario) = (&arguments[1], &arguments[2]);
         let (port, seconds) = (number(3, 1883) as u16, number(4, 2));
@@ -28,7 +42,10 @@ fn main() {
         return;
     }
     let (port, seconds, rounds) = (number(0, 1883), number(1, 2), number(2, 3));
-    println!("{:<12}{:>14}{:>14}{:>14}   µs of CPU a message (messages a second)", "", CLIENTS[0], CLIENTS[1], CLIENTS[2]);
+    println!(
+        "{:<12}{:>14}{:>14}{:>14}   µs of CPU a message (messages a second)",
+        "", CLIENTS[0], CLIENTS[1], CLIENTS[2]
+    );
     for scenario in SCENARIOS {
         let mut line = format!("{scenario:<12}");
         let mut rates = String::new();
@@ -90,6 +107,38 @@ fn cpu_us(pid: u32) -> Option<f64> {
     (ns > 0).then_some(ns as f64 / 1000.0)
 }
 
+fn idle(client: &str, port: u64, clients: u64) -> i64 {
+    let (port, clients) = (port.to_string(), clients.to_string());
+    let output =
+        Command::new(std::env::current_exe().unwrap()).args(["one-idle", client, &port, &clients]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}
+
+fn resident() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<i64>().unwrap() * 1024
+}
+
+/// The first ten clients pay for what all share.
+async fn one_idle(client: &str, port: u16, clients: u64) -> i64 {
+    let mut before = 0;
+    let mut kept: Vec<Box<dyn std::any::Any>> = Vec::new();
+    for n in 0..clients + 10 {
+        if n == 10 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            before = resident();
+        }
+        kept.push(match client {
+            "forebay" => Box::new(ours::client(port).await),
+            "rumqttc" => Box::new(rumqtt::idle(port, n).await),
+            _ => Box::new(labs::named(port, n).await),
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    (resident() - before) / clients as i64
+}
+
 async fn one(client: &str, scenario: &str, port: u16, time: Duration) -> u64 {
     let until = Instant::now() + time;
     match (client, scenario) {
@@ -113,7 +162,7 @@ mod ours {
     use super::*;
     use forebay_client::{Client, Message, Options, Outbox, QoS, Subscribe};
 
-    async fn client(port: u16) -> Client {
+    pub async fn client(port: u16) -> Client {
         let outbox = Outbox { max_messages: 1_000, ..Outbox::default() };
         let options = Options::new(&format!("mqtt://127.0.0.1:{port}")).unwrap().window(UNACKNOWLEDGED as u16);
         options.outbox(outbox).topic_aliases(false).connect().await.unwrap()
@@ -135,7 +184,7 @@ mod ours {
         let client = client(port).await;
         let mut messages = client.subscribe(Subscribe::to(TOPIC).qos(qos)).await.unwrap();
         let mut count = 0;
-        while Instant::now() < until {
+        while count % 64 != 0 || Instant::now() < until {
             let _message = messages.recv().await.unwrap();
             count += 1;
         }
@@ -155,6 +204,17 @@ mod rumqtt {
         AsyncClient::new(options, 1_000)
     }
 
+    pub async fn idle(port: u16, n: u64) -> tokio::task::JoinHandle<()> {
+        let mut options = MqttOptions::new(format!("idle-{n}"), "127.0.0.1", port);
+        options.set_outgoing_inflight_upper_limit(UNACKNOWLEDGED as u16);
+        let (client, mut events) = AsyncClient::new(options, 10);
+        while !matches!(events.poll().await.unwrap(), Event::Incoming(Packet::ConnAck(_))) {}
+        tokio::spawn(async move {
+            let _client = client;
+            while events.poll().await.is_ok() {}
+        })
+    }
+
     pub async fn publish(port: u16, qos: QoS, until: Instant) -> u64 {
         let (client, mut events) = client(port);
         let sending = tokio::spawn(async move {
@@ -164,7 +224,7 @@ mod rumqtt {
             }
         });
         let mut count = 0;
-        while Instant::now() < until {
+        while count % 64 != 0 || Instant::now() < until {
             match events.poll().await.unwrap() {
                 Event::Incoming(Packet::PubAck(_)) if qos == QoS::AtLeastOnce => count += 1,
                 Event::Outgoing(rumqttc::Outgoing::Publish(_)) if qos == QoS::AtMostOnce => count += 1,
@@ -179,7 +239,7 @@ mod rumqtt {
         let (client, mut events) = client(port);
         client.subscribe(TOPIC, qos).await.unwrap();
         let mut count = 0;
-        while Instant::now() < until {
+        while count % 64 != 0 || Instant::now() < until {
             if let Event::Incoming(Packet::Publish(_)) = events.poll().await.unwrap() {
                 count += 1;
             }
@@ -193,7 +253,11 @@ mod labs {
     use mqtt5::{MqttClient, PublishOptions, QoS, SubscribeOptions};
 
     async fn client(port: u16) -> MqttClient {
-        let client = MqttClient::new(format!("mqtt5-{}", std::process::id()));
+        named(port, u64::from(std::process::id())).await
+    }
+
+    pub async fn named(port: u16, n: u64) -> MqttClient {
+        let client = MqttClient::new(format!("mqtt5-{n}"));
         client.connect(&format!("mqtt://127.0.0.1:{port}")).await.unwrap();
         client
     }
