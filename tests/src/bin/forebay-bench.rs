@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use forebay_tests::bench::footprint;
-use forebay_tests::bench::process::Kind;
-use forebay_tests::bench::scenario::{self, Figures};
+use forebay::tools::bench::footprint;
+use forebay::tools::bench::process::Kind;
+use forebay::tools::bench::scenario::{self, Figures};
 
 /// Measures the broker beside mosquitto and the floor.
 #[derive(Parser)]
@@ -34,7 +34,7 @@ struct Arguments {
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.get(1).is_some_and(|a| a == "relay") {
-        forebay_tests::bench::relay::run(arguments[2].parse().unwrap());
+        forebay::tools::bench::relay::run(arguments[2].parse().unwrap());
         return;
     }
     let arguments = Arguments::parse();

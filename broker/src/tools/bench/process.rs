@@ -64,7 +64,7 @@ impl Process {
 
     /// The CA of its certificate.
     pub fn ca(&self) -> PathBuf {
-        forebay::certs::ca_path(self.dir.path())
+        crate::certs::ca_path(self.dir.path())
     }
 
     /// Nanoseconds of processor time of all its threads.
@@ -118,7 +118,7 @@ fn forebay(program: &Path, config: &Path, dir: &Path) -> (Child, u16, u16) {
 fn mosquitto(dir: &Path) -> (Child, u16, u16) {
     let (port, tls_port) = (free_port(), free_port());
     // A key of the same kind as ours, made the same way.
-    let files = forebay::certs::development(dir).unwrap();
+    let files = crate::certs::development(dir).unwrap();
     let config = dir.join("mosquitto.conf");
     let text = format!(
         "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 0\nmax_queued_messages 0\n\
