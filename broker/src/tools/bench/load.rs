@@ -1,359 +1,325 @@
-//! One thread, one epoll loop, raw packets: publishers and subscribers of one scenario.
+//! One thread, one poll loop, raw packets: the publishers and subscribers of one plan.
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 
+use super::alarm::Alarm;
+use super::clients::{Clients, Stage};
+use super::peer::{Fault, Peer};
+use super::plan::{Pacing, Plan};
+use super::progress::Progress;
+use super::publisher::Schedule;
+use super::target::Endpoint;
 use super::wire;
+use crate::tools::exit::{Exit, Failure};
 
-/// Who does what.
-#[derive(Clone, Debug)]
-pub struct Shape {
-    /// Publishers.
-    pub publishers: usize,
-    /// Subscribers.
-    pub subscribers: usize,
-    /// Publisher n sends to subscriber n alone; otherwise all to all.
-    pub pairs: bool,
-    /// QoS of both.
-    pub qos: u8,
-    /// Messages of one publisher not yet acknowledged (QoS 0: not yet received).
-    pub window: u64,
-    /// Subscribers have persistent sessions.
-    pub persistent: bool,
-    /// Messages a second in all; `None` for as many as the window allows.
-    pub rate: Option<u64>,
-    /// Subscribers are away while publishing.
-    pub away: bool,
-}
+/// Connections that are being made at once.
+const HANDSHAKES_MAX: usize = 256;
+/// A server that answers nothing for so long will not.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// A closed loop at QoS 0 that has received nothing for so long has lost what it waits for.
+const STALL: Duration = Duration::from_secs(1);
+/// How long the loop sleeps if nothing happens.
+const IDLE: Duration = Duration::from_millis(20);
+/// Messages that become due in one turn.
+const DUE_MAX: u64 = 100_000;
+/// One read.
+const SCRATCH: usize = 256 * 1024;
 
-/// What came of it.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    /// Messages published and, at QoS 1 and 2, acknowledged.
-    pub acknowledged: u64,
-    /// Messages received by subscribers.
-    pub received: u64,
-    /// Received out of order or twice, or numbers left out.
-    pub wrong: u64,
-    /// Nanoseconds from publish to receipt.
-    pub latencies_ns: Vec<u64>,
-    /// Nanoseconds from publish to its last ack.
-    pub ack_latencies_ns: Vec<u64>,
-}
-
-/// After this long something is wrong with the broker, and the figures will say so.
-const GIVE_UP: Duration = Duration::from_secs(60);
-
-struct Peer {
-    socket: mio::net::TcpStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    sent: u64,
-    acknowledged: u64,
-    /// When each unacknowledged message was published, where latencies are kept.
-    sent_ns: VecDeque<u64>,
-    writable_wanted: bool,
-    topic: String,
-    /// For a subscriber: the next number of each publisher.
-    expected: Vec<u64>,
-    greeted: u32,
-}
-
-/// The load of one scenario on one broker.
-pub struct Load {
-    shape: Shape,
+/// The load of one plan on one server.
+pub struct Load<'a> {
+    plan: &'a Plan,
+    endpoint: Endpoint,
     poll: Poll,
     events: Events,
-    peers: Vec<Peer>,
-    started: Instant,
-    /// Counted since the last [`Load::reset`].
-    pub counts: Counts,
-    received_by_pair: Vec<u64>,
+    alarm: Alarm,
+    peers: Vec<Option<Peer>>,
+    /// What they are to MQTT.
+    pub clients: Clients,
     scratch: Vec<u8>,
-    due: f64,
-    last: Instant,
-    /// Latencies are kept.
-    pub keep_latencies: bool,
+    schedule: Option<Schedule>,
+    issued: u64,
+    /// How often a window was given up for lost.
+    pub written_off: u64,
+    /// Whether a refusal means that the load could not begin.
+    opening: bool,
+    moved: Instant,
 }
 
-impl Load {
-    /// Connects and subscribes.
-    pub fn new(port: u16, shape: &Shape) -> Self {
-        let poll = Poll::new().unwrap();
-        let count = shape.publishers + if shape.away { 0 } else { shape.subscribers };
-        let mut load = Self {
-            shape: shape.clone(),
+impl<'a> Load<'a> {
+    /// Nothing is connected yet.
+    ///
+    /// # Errors
+    /// The server's name has no address; the system has no poll.
+    pub fn new(plan: &'a Plan) -> Result<Self, Failure> {
+        let system = |why: std::io::Error| Failure::failed(format!("this system gives no poll or timer: {why}"));
+        let endpoint = Endpoint::new(&plan.url, plan.tls.clone())?;
+        let poll = Poll::new().map_err(system)?;
+        let count = plan.publishers + plan.subscribers;
+        let alarm = Alarm::new(poll.registry(), Token(count)).map_err(system)?;
+        Ok(Self {
+            plan,
+            endpoint,
             poll,
             events: Events::with_capacity(1024),
-            peers: Vec::with_capacity(count),
-            started: Instant::now(),
-            counts: Counts::default(),
-            received_by_pair: vec![0; shape.publishers],
-            scratch: vec![0; 256 * 1024],
-            due: 0.0,
-            last: Instant::now(),
-            keep_latencies: shape.rate.is_some(),
-        };
-        for number in 0..count {
-            load.add(port, number);
-        }
-        while load.peers.iter().enumerate().any(|(at, peer)| peer.greeted < 1 + u32::from(at >= shape.publishers)) {
-            load.turn(Duration::from_millis(100));
-        }
-        load
+            alarm,
+            peers: std::iter::repeat_with(|| None).take(count).collect(),
+            clients: Clients::new(plan),
+            scratch: vec![0; SCRATCH],
+            schedule: None,
+            issued: 0,
+            written_off: 0,
+            opening: true,
+            moved: Instant::now(),
+        })
     }
 
-    fn add(&mut self, port: u16, number: usize) {
-        let socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        socket.set_nodelay(true).unwrap();
-        let mut socket = mio::net::TcpStream::from_std(socket);
-        self.poll.registry().register(&mut socket, Token(number), Interest::READABLE | Interest::WRITABLE).unwrap();
-        let publisher = number < self.shape.publishers;
-        let channel = if self.shape.pairs { number % self.shape.publishers.max(1) } else { 0 };
-        let topic = format!("bench/site/{channel:04}/temperature");
-        let mut output = Vec::new();
-        let clean = publisher || !self.shape.persistent;
-        wire::connect(&mut output, &format!("{}{number}", if publisher { "p" } else { "s" }), clean);
-        if !publisher {
-            wire::subscribe(&mut output, &topic, self.shape.qos);
-        }
-        self.peers.push(Peer {
-            socket,
-            input: Vec::new(),
-            output,
-            sent: 0,
-            acknowledged: 0,
-            sent_ns: VecDeque::new(),
-            writable_wanted: true,
-            topic,
-            expected: vec![0; self.shape.publishers],
-            greeted: 0,
-        });
-        self.flush(number);
+    /// The numbers of the publishers.
+    #[must_use]
+    pub fn publishers(&self) -> Range<usize> {
+        0..self.plan.publishers
     }
 
-    fn now_ns(&self) -> u64 {
-        self.started.elapsed().as_nanos() as u64
+    /// The numbers of the subscribers.
+    #[must_use]
+    pub fn subscribers(&self) -> Range<usize> {
+        self.plan.publishers..self.peers.len()
     }
 
-    /// Counts from here on.
-    pub fn reset(&mut self) {
-        self.counts = Counts::default();
-    }
-
-    /// Publishes and receives for a time.
-    pub fn run(&mut self, time: Duration) {
-        let until = Instant::now() + time;
-        self.last = Instant::now();
-        while Instant::now() < until {
-            self.produce();
-            let wait = if self.shape.rate.is_some() { Duration::from_micros(500) } else { Duration::from_millis(20) };
-            self.turn(wait);
-        }
-    }
-
-    /// Waits until everything that was published is acknowledged; returns how many messages that were, of each publisher.
-    pub fn acknowledge_all(&mut self) -> Vec<u64> {
+    /// Connects, and subscribes who is a subscriber. The first goes alone: what it is told, all would be.
+    ///
+    /// # Errors
+    /// The server cannot be reached, refuses, or speaks something else.
+    pub fn open(&mut self, who: Range<usize>, progress: &mut Progress) -> Result<(), Failure> {
+        self.opening = true;
         let started = Instant::now();
-        while started.elapsed() < GIVE_UP && self.peers.iter().any(|peer| peer.acknowledged < peer.sent) {
-            self.turn(Duration::from_millis(20));
-        }
-        self.peers.iter().map(|peer| peer.acknowledged).collect()
-    }
-
-    /// Messages that subscribers who were away must be given, of each publisher.
-    pub fn expect_backlog(&mut self, backlog: &[u64]) {
-        for (peer, count) in self.peers.iter_mut().zip(backlog) {
-            peer.sent = *count;
-        }
-    }
-
-    /// Receives until nothing is missing, or nothing has come for a while; returns what is missing.
-    pub fn settle(&mut self) -> u64 {
-        let mut quiet = Instant::now();
-        let mut seen = self.counts.received;
-        loop {
-            self.turn(Duration::from_millis(20));
-            let missing = self.missing();
-            if missing == 0 || quiet.elapsed() > Duration::from_secs(3) {
-                return missing;
+        let (mut next, goal) = (who.start, self.clients.ready + who.len());
+        let (mut seen, mut quiet) = (0, Instant::now());
+        while self.clients.ready < goal {
+            let at_once = if self.clients.greeted { HANDSHAKES_MAX } else { 1 };
+            let allowed =
+                self.plan.connect_rate.map_or(usize::MAX, |rate| (started.elapsed().as_secs_f64() * rate) as usize + 1);
+            while next < who.end && next - who.start < allowed && next - who.start < at_once + self.clients.answered {
+                self.open_one(next)?;
+                next += 1;
             }
-            if seen != self.counts.received {
-                (seen, quiet) = (self.counts.received, Instant::now());
+            let paced = self.plan.connect_rate.is_some() && next < who.end;
+            self.turn(if paced { Duration::from_millis(1) } else { IDLE })?;
+            let now = self.clients.answered + self.clients.ready;
+            if now != seen || paced {
+                (seen, quiet) = (now, Instant::now());
+            } else if quiet.elapsed() > ANSWER_LIMIT {
+                let server = &self.plan.url.shown;
+                let what =
+                    format!("{server} takes connections, and has answered nothing for {} s", ANSWER_LIMIT.as_secs());
+                return Err(Failure::new(Exit::Unreachable, what));
+            }
+            progress.show(|| format!("connecting: {} of {}", next - who.start, who.len()));
+        }
+        self.clients.answered = 0;
+        self.opening = false;
+        Ok(())
+    }
+
+    fn open_one(&mut self, number: usize) -> Result<(), Failure> {
+        let opened = Peer::open(&self.endpoint, number, self.poll.registry(), Token(number));
+        let mut peer = opened.map_err(|fault| self.failure(number, &fault))?;
+        self.clients.connect(number, &mut peer.output);
+        if let Some(place) = self.peers.get_mut(number) {
+            *place = Some(peer);
+        }
+        Ok(())
+    }
+
+    fn failure(&self, number: usize, fault: &Fault) -> Failure {
+        let server = &self.plan.url.shown;
+        let running = self.clients.stage(number) == Stage::Ready;
+        match fault {
+            Fault::Closed | Fault::Io(_) if running || !self.opening => {
+                let why = if let Fault::Io(why) = fault { format!(": {why}") } else { String::new() };
+                Failure::failed(format!("{server} has ended the connection of {}{why}", self.clients.name(number)))
+            }
+            Fault::Closed | Fault::Io(_) | Fault::Tls(_) | Fault::NotMqtt(_) | Fault::Refused(_) => {
+                fault.failure(server, self.plan.tls.is_some(), self.clients.greeted)
             }
         }
     }
 
-    fn missing(&self) -> u64 {
-        let (publishers, subscribers) = self.peers.split_at(self.shape.publishers);
-        let sent = |n: usize| publishers[n].sent;
-        let of = |(s, peer): (usize, &Peer)| -> u64 {
-            let from =
-                (0..publishers.len()).filter(|n| !self.shape.pairs || n % publishers.len() == s % publishers.len());
-            from.map(|n| sent(n) - peer.expected[n]).sum()
-        };
-        subscribers.iter().enumerate().map(of).sum()
-    }
-
-    fn produce(&mut self) {
-        let mut allowance = u64::MAX;
-        if let Some(rate) = self.shape.rate {
-            let now = Instant::now();
-            self.due += rate as f64 * now.duration_since(self.last).as_secs_f64();
-            self.last = now;
-            allowance = self.due as u64;
-            self.due -= allowance as f64;
+    /// Publishes and receives until the time is over, or until all messages of the plan are published.
+    ///
+    /// # Errors
+    /// A connection has ended.
+    pub fn run(&mut self, time: Option<Duration>, progress: &mut Progress) -> Result<(), Failure> {
+        let started = Instant::now();
+        if self.schedule.is_none() {
+            if let Pacing::Open { per_s, .. } = self.plan.pacing {
+                self.schedule = Some(Schedule::new(per_s, self.plan.publishers, self.clients.now_ns()));
+            }
+            self.clients.mark_all();
         }
-        let now = self.now_ns();
-        let fan = if self.shape.pairs { 1 } else { self.shape.subscribers as u64 };
-        let start = if self.shape.rate.is_some() { (now as usize / 1000) % self.shape.publishers } else { 0 };
-        let mut left = allowance;
-        // With a rate, publishers take turns; without, each fills its window.
-        for step in 0.. {
-            if left == 0 || (self.shape.rate.is_none() && step >= self.shape.publishers) || step > 100_000 {
+        let (mut moved, mut stalled, mut seen) = (Instant::now(), Instant::now(), 0);
+        while time.is_none_or(|time| started.elapsed() < time) && !self.clients.finished() {
+            self.issue();
+            self.publish()?;
+            let wait = self.wait()?;
+            self.turn(wait)?;
+            let now = self.clients.moved();
+            if now != seen {
+                (seen, moved, stalled) = (now, Instant::now(), Instant::now());
+            } else if stalled.elapsed() > STALL {
+                self.written_off += u64::from(self.clients.write_off());
+                stalled = Instant::now();
+            }
+            // Without an end, and without a way to it.
+            if time.is_none() && moved.elapsed() > self.plan.patience.max(2 * STALL) && self.clients.overdue() > 0 {
                 break;
             }
-            let number = (start + step) % self.shape.publishers;
-            let done = match (self.shape.qos, self.shape.pairs) {
-                (0, true) => self.received_by_pair[number],
-                (0, false) => self.received_by_pair[number] / fan,
-                _ => self.peers[number].acknowledged,
-            };
-            let peer = &mut self.peers[number];
-            let before = peer.output.len();
-            let burst = if self.shape.rate.is_some() { 1 } else { u64::MAX };
-            let room = (self.shape.window.saturating_sub(peer.sent - done)).min(burst);
-            for _ in 0..room {
-                let id = (peer.sent % 65_535) as u16 + 1;
-                let topic = &peer.topic;
-                wire::publish(&mut peer.output, topic, self.shape.qos, id, number as u32, peer.sent, now);
-                peer.sent += 1;
-                if self.keep_latencies && self.shape.qos > 0 {
-                    peer.sent_ns.push_back(now);
-                }
-            }
-            left = left.saturating_sub(1);
-            if before == 0 && !self.peers[number].output.is_empty() {
-                self.flush(number);
+            progress.load(|| self.clients.snapshot());
+        }
+        self.publish()
+    }
+
+    /// Open loop: says which messages are due.
+    fn issue(&mut self) {
+        if let Some(schedule) = self.schedule {
+            let due = schedule.due(self.clients.now_ns()).min(self.issued + DUE_MAX);
+            self.clients.due(self.issued..due);
+            self.issued = due;
+        }
+    }
+
+    /// How long there is nothing to do.
+    fn wait(&mut self) -> Result<Duration, Failure> {
+        if self.clients.has_marked() {
+            return Ok(Duration::ZERO);
+        }
+        let Some(schedule) = self.schedule else { return Ok(IDLE) };
+        match schedule.time_of(self.issued + 1).saturating_sub(self.clients.now_ns()) {
+            0 => Ok(Duration::ZERO),
+            ns if ns >= IDLE.as_nanos() as u64 => Ok(IDLE),
+            ns => {
+                let set = self.alarm.set(ns);
+                let set = set.map_err(|why| Failure::failed(format!("the timer cannot be set: {why}")))?;
+                Ok(set.unwrap_or(IDLE))
             }
         }
+    }
+
+    /// Lets those publish who may.
+    fn publish(&mut self) -> Result<(), Failure> {
+        for number in self.clients.take_marked() {
+            let Some(Some(peer)) = self.peers.get_mut(number) else { continue };
+            let more = self.clients.publish(number, &mut peer.output, self.schedule.as_ref());
+            if let Err(fault) = peer.flush() {
+                return Err(self.failure(number, &fault));
+            }
+            // If its socket takes no more, it goes on when it does.
+            if more && !peer.blocked {
+                self.clients.mark(number);
+            }
+        }
+        Ok(())
     }
 
     /// One look at the sockets.
-    pub fn turn(&mut self, wait: Duration) {
+    ///
+    /// # Errors
+    /// A connection has ended.
+    pub fn turn(&mut self, wait: Duration) -> Result<(), Failure> {
         match self.poll.poll(&mut self.events, Some(wait)) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => return,
-            other => other.unwrap(),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(Failure::failed(format!("poll: {error}"))),
+            Ok(()) => {}
         }
-        let ready: Vec<(usize, bool, bool)> =
-            self.events.iter().map(|e| (e.token().0, e.is_readable(), e.is_writable())).collect();
-        for (number, readable, writable) in ready {
-            if readable {
-                self.read(number);
-            }
-            if writable && self.peers[number].writable_wanted {
-                self.peers[number].writable_wanted = false;
-                self.flush(number);
+        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        let mut done = Ok(());
+        for event in &events {
+            let number = event.token().0;
+            if let Err(fault) = self.ready(number, event.is_readable(), event.is_writable()) {
+                done = Err(self.failure(number, &fault));
+                break;
             }
         }
+        std::mem::swap(&mut self.events, &mut events);
+        done
     }
 
-    fn read(&mut self, number: usize) {
-        let mut scratch = std::mem::take(&mut self.scratch);
+    fn ready(&mut self, number: usize, readable: bool, writable: bool) -> Result<(), Fault> {
+        let Some(Some(peer)) = self.peers.get_mut(number) else { return Ok(()) };
+        if writable && peer.blocked {
+            peer.writable()?;
+            if !peer.blocked {
+                self.clients.mark(number);
+            }
+        }
+        if readable && peer.connected {
+            let clients = &mut self.clients;
+            peer.packets(&mut self.scratch, |peer, bytes| clients.handle(number, &mut peer.output, bytes))?;
+            if peer.wants_flush() {
+                peer.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was published is acknowledged.
+    ///
+    /// # Errors
+    /// A connection has ended.
+    pub fn acknowledge_all(&mut self, progress: &mut Progress) -> Result<(), Failure> {
+        self.wait_until(progress, Clients::all_acknowledged)
+    }
+
+    /// Receives until nothing is missing, or nothing has come for the plan's patience.
+    ///
+    /// # Errors
+    /// A connection has ended.
+    pub fn settle(&mut self, progress: &mut Progress) -> Result<(), Failure> {
+        self.wait_until(progress, |clients| clients.all_acknowledged() && clients.missing() == 0)
+    }
+
+    /// When the last message or ack came.
+    #[must_use]
+    pub fn last_moved(&self) -> Instant {
+        self.moved
+    }
+
+    fn wait_until(&mut self, progress: &mut Progress, done: impl Fn(&Clients) -> bool) -> Result<(), Failure> {
+        let (mut quiet, mut seen) = (Instant::now(), 0);
         loop {
-            match self.peers[number].socket.read(&mut scratch) {
-                Ok(0) => panic!("the broker closed connection {number}"),
-                Ok(n) => {
-                    self.received(number, &scratch[..n]);
-                    if n < scratch.len() {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => panic!("connection {number}: {error}"),
+            let now = self.clients.moved();
+            if now != seen {
+                (seen, quiet) = (now, Instant::now());
+                self.moved = quiet;
             }
-        }
-        self.scratch = scratch;
-        if !self.peers[number].output.is_empty() {
-            self.flush(number);
+            let waiting = self.peers.iter().flatten().any(|peer| peer.waiting() > 0);
+            if (done(&self.clients) && !waiting) || quiet.elapsed() > self.plan.patience {
+                return Ok(());
+            }
+            self.turn(IDLE)?;
+            progress.load(|| self.clients.snapshot());
         }
     }
 
-    fn received(&mut self, number: usize, bytes: &[u8]) {
-        let mut kept = std::mem::take(&mut self.peers[number].input);
-        let used = if kept.is_empty() {
-            self.packets(number, bytes)
-        } else {
-            kept.extend_from_slice(bytes);
-            let used = self.packets(number, &kept);
-            kept.drain(..used);
-            self.peers[number].input = kept;
-            return;
-        };
-        kept.extend_from_slice(&bytes[used..]);
-        self.peers[number].input = kept;
-    }
-
-    fn packets(&mut self, number: usize, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        let now = self.now_ns();
-        while let Some((first, body, len)) = wire::packet(&bytes[at..]) {
-            let peer = &mut self.peers[number];
-            match first >> 4 {
-                2 | 9 => peer.greeted += 1,
-                3 => {
-                    let (publisher, seq, sent_ns, id) = wire::stamp(first, body);
-                    let publisher = publisher as usize;
-                    if seq == peer.expected[publisher] {
-                        peer.expected[publisher] += 1;
-                    } else {
-                        self.counts.wrong += 1;
-                        peer.expected[publisher] = peer.expected[publisher].max(seq + 1);
-                    }
-                    self.counts.received += 1;
-                    self.received_by_pair[publisher] += 1;
-                    if self.keep_latencies {
-                        self.counts.latencies_ns.push(now.saturating_sub(sent_ns));
-                    }
-                    match first >> 1 & 3 {
-                        1 => wire::ack(&mut peer.output, 0x40, id),
-                        2 => wire::ack(&mut peer.output, 0x50, id),
-                        _ => {}
-                    }
-                }
-                4 | 7 => {
-                    peer.acknowledged += 1;
-                    self.counts.acknowledged += 1;
-                    if let Some(sent_ns) = peer.sent_ns.pop_front() {
-                        self.counts.ack_latencies_ns.push(now.saturating_sub(sent_ns));
-                    }
-                }
-                5 => wire::ack(&mut peer.output, 0x62, [body[0], body[1]]),
-                6 => wire::ack(&mut peer.output, 0x70, [body[0], body[1]]),
-                _ => {}
-            }
-            at += len;
+    /// Disconnects; with `forget`, sessions that outlive their connections are removed.
+    pub fn close(&mut self, who: Range<usize>, forget: bool) {
+        for number in who.clone() {
+            let Some(mut peer) = self.peers.get_mut(number).and_then(Option::take) else { continue };
+            wire::disconnect(&mut peer.output, self.plan.version, forget);
+            peer.close(self.poll.registry());
+            self.clients.closed(number);
         }
-        at
-    }
-
-    fn flush(&mut self, number: usize) {
-        let peer = &mut self.peers[number];
-        let mut written = 0;
-        while written < peer.output.len() {
-            match peer.socket.write(&peer.output[written..]) {
-                Ok(n) => written += n,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    peer.writable_wanted = true;
-                    break;
-                }
-                Err(error) => panic!("connection {number}: {error}"),
+        // In 3.1.1 only a clean connection removes one.
+        if forget && self.plan.persistent && !self.plan.version.is_v5() {
+            self.clients.persistent = false;
+            let subscribers = who.start.max(self.plan.publishers)..who.end;
+            self.clients.silent = true;
+            // What cannot be removed any more is the server's own to expire.
+            if self.open(subscribers.clone(), &mut Progress::silent()).is_ok() {
+                self.close(subscribers, false);
             }
         }
-        peer.output.drain(..written);
     }
 }

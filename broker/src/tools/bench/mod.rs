@@ -1,18 +1,105 @@
-//! `forebay-bench`: brokers in turn, the same load, what each message costs them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss
-)]
+//! `forebay bench`: load for any MQTT broker, and brokers compared.
 
-pub mod footprint;
+pub mod alarm;
+pub mod check;
+pub mod cli;
+pub mod clients;
+pub mod latency;
 pub mod load;
-pub mod process;
-pub mod relay;
-pub mod scenario;
+pub mod meter;
+pub mod peer;
+pub mod plan;
+pub mod progress;
+pub mod publisher;
+pub mod report;
+pub mod run;
+pub mod storm;
+pub mod target;
 pub mod wire;
+pub mod words;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use cli::{Command, Rest, RunArgs};
+use plan::Plan;
+use progress::Progress;
+
+use super::exit::{Exit, Failure};
+
+/// Does what the command line says.
+#[must_use]
+pub fn main(rest: &Rest) -> ExitCode {
+    let cli = rest.parse();
+    let done = match cli.command {
+        None => one(&cli.run),
+        Some(Command::Run(args)) => one(&args),
+        Some(Command::Compare(_) | Command::Floor { .. }) => Err(Failure::usage("not there yet")),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("forebay bench: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn one(args: &RunArgs) -> Result<Exit, Failure> {
+    let plan = Plan::new(args)?;
+    let json = args.json.as_deref().map(Json::open).transpose()?;
+    let mut progress = Progress::new(&plan::name(plan.scenario));
+    let report = run::run(&plan, &mut progress);
+    drop(progress);
+    let mut report = report?;
+    let exit = report.judge();
+    match json {
+        None => print(&report.text()),
+        Some(Json::File(..)) => {
+            print(&report.text());
+            json.map_or(Ok(()), |json| json.write(&report))?;
+        }
+        Some(Json::Out) => {
+            eprint!("{}", report.text());
+            Json::Out.write(&report)?;
+        }
+    }
+    Ok(exit)
+}
+
+/// Whoever started it may not read what it says: that is no reason to fail.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Where JSON goes; opened before the run, so that an hour's figures are not lost to a wrong path.
+enum Json {
+    File(File, String),
+    Out,
+}
+
+impl Json {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        if path == Path::new("-") {
+            return Ok(Self::Out);
+        }
+        let shown = path.display().to_string();
+        match File::create(path) {
+            Ok(file) => Ok(Self::File(file, shown)),
+            Err(why) => Err(Failure::usage(format!("--json {shown} cannot be written: {why}"))),
+        }
+    }
+
+    fn write(self, value: &impl serde::Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value).map_err(|why| Failure::failed(format!("JSON: {why}")))?;
+        match self {
+            Self::Out => print(&format!("{text}\n")),
+            Self::File(mut file, shown) => writeln!(file, "{text}")
+                .map_err(|why| Failure::failed(format!("--json {shown} cannot be written: {why}")))?,
+        }
+        Ok(())
+    }
+}
