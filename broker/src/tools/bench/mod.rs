@@ -4,6 +4,8 @@ pub mod alarm;
 pub mod check;
 pub mod cli;
 pub mod clients;
+pub mod compare;
+pub mod floor;
 pub mod latency;
 pub mod load;
 pub mod meter;
@@ -23,7 +25,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cli::{Command, Rest, RunArgs};
+use cli::{Command, CompareArgs, Rest, RunArgs};
 use plan::Plan;
 use progress::Progress;
 
@@ -36,7 +38,10 @@ pub fn main(rest: &Rest) -> ExitCode {
     let done = match cli.command {
         None => one(&cli.run),
         Some(Command::Run(args)) => one(&args),
-        Some(Command::Compare(_) | Command::Floor { .. }) => Err(Failure::usage("not there yet")),
+        Some(Command::Compare(args)) => all(&args),
+        Some(Command::Floor { port }) => {
+            floor::run(port).map(|()| Exit::Done).map_err(|why| Failure::failed(format!("floor: {why}")))
+        }
     };
     match done {
         Ok(exit) => exit.into(),
@@ -67,6 +72,33 @@ fn one(args: &RunArgs) -> Result<Exit, Failure> {
         }
     }
     Ok(exit)
+}
+
+fn all(args: &CompareArgs) -> Result<Exit, Failure> {
+    if args.scenarios.iter().any(|name| name == "help") {
+        print(&compare::loads::help());
+        return Ok(Exit::Done);
+    }
+    let unwritable = |path: &Path, why| Failure::usage(format!("--svg {} cannot be written: {why}", path.display()));
+    let json = args.json.as_deref().map(Json::open).transpose()?;
+    let svg =
+        args.svg.as_deref().map(|path| File::create(path).map_err(|why| unwritable(path, why)).map(|f| (path, f)));
+    let svg = svg.transpose()?;
+    let comparison = compare::compare(args)?;
+    let text = compare::table::text(&comparison);
+    if matches!(json, Some(Json::Out)) {
+        eprint!("{text}");
+    } else {
+        print(&text);
+    }
+    json.map_or(Ok(()), |json| json.write(&comparison))?;
+    if let Some((path, mut file)) = svg {
+        let chart = compare::svg::chart(&comparison)
+            .ok_or_else(|| Failure::failed("nothing was measured that a chart could show"))?;
+        file.write_all(chart.as_bytes()).map_err(|why| unwritable(path, why))?;
+    }
+    let failed = comparison.rows.iter().any(|row| row.figures.as_ref().is_ok_and(|report| !report.problems.is_empty()));
+    Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 
 /// Whoever started it may not read what it says: that is no reason to fail.

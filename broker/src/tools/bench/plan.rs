@@ -318,8 +318,11 @@ fn run_id() -> u32 {
 }
 
 /// Raises the limit of open files as far as it goes.
+///
+/// # Errors
+/// That is not enough for so many connections.
 #[cfg(unix)]
-fn allow_files(connections: usize) -> Result<(), Failure> {
+pub fn allow_files(connections: usize) -> Result<(), Failure> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
@@ -332,7 +335,11 @@ fn allow_files(connections: usize) -> Result<(), Failure> {
     }
 }
 
+/// The system has no such limit.
+///
+/// # Errors
+/// Never.
 #[cfg(not(unix))]
-fn allow_files(_: usize) -> Result<(), Failure> {
+pub fn allow_files(_: usize) -> Result<(), Failure> {
     Ok(())
 }
