@@ -34,6 +34,14 @@ pub enum Command {
     /// Look at, copy out, fill or shrink a store that no broker holds
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Publish messages; `forebay pub --help` says more
+    #[cfg(feature = "tools")]
+    #[command(name = "pub", visible_alias = "publish")]
+    Publish(crate::tools::rest::Rest),
+    /// Subscribe and print what comes; `forebay sub --help` says more
+    #[cfg(feature = "tools")]
+    #[command(name = "sub", visible_alias = "subscribe")]
+    Subscribe(crate::tools::rest::Rest),
     /// Put load on any MQTT broker and measure it; `forebay bench --help` says more
     #[cfg(feature = "tools")]
     Bench(crate::tools::bench::cli::Rest),

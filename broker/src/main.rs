@@ -26,8 +26,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // A tool is no broker: it reads no configuration.
     #[cfg(feature = "tools")]
-    if let Some(Command::Bench(rest)) = &cli.command {
-        return forebay::tools::bench::main(rest);
+    match &cli.command {
+        Some(Command::Bench(rest)) => return forebay::tools::bench::main(rest),
+        Some(Command::Publish(rest)) => return forebay::tools::publish::main(rest),
+        Some(Command::Subscribe(rest)) => return forebay::tools::subscribe::main(rest),
+        Some(Command::Store(_)) | None => {}
     }
     let config = match config::load(cli.config.as_deref(), &cli.overrides()) {
         Ok(config) => config,
@@ -48,7 +51,7 @@ fn main() -> ExitCode {
         None => run(config).map(|()| true),
         Some(Command::Store(command)) => store_command::run(&config.data_dir, &command),
         #[cfg(feature = "tools")]
-        Some(Command::Bench(_)) => return ExitCode::SUCCESS,
+        Some(Command::Bench(_) | Command::Publish(_) | Command::Subscribe(_)) => return ExitCode::SUCCESS,
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -50,6 +50,7 @@ pub use auth::Authenticator;
 pub use client::{Client, Events, Subscription};
 pub use error::{ConnectError, Dropped, EndReason, InvalidOptions, LostReason, PublishError, SubscribeError};
 pub use event::{Connected, Event};
+pub use forebay_wire::WireError;
 pub use forebay_wire::reason::ReasonCode;
 pub use forebay_wire::types::{QoS, Version};
 pub use message::{Message, Properties, Received};
