@@ -45,6 +45,12 @@ pub enum Command {
     /// Put load on any MQTT broker and measure it; `forebay bench --help` says more
     #[cfg(feature = "tools")]
     Bench(crate::tools::bench::cli::Rest),
+    /// Print a completion script for a shell
+    #[cfg(feature = "tools")]
+    Completions(crate::tools::shell::Completions),
+    /// Write the manual pages
+    #[cfg(feature = "tools")]
+    Man(crate::tools::shell::Man),
 }
 
 /// What is done with the store of the data directory.

@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         Some(Command::Bench(rest)) => return forebay::tools::bench::main(rest),
         Some(Command::Publish(rest)) => return forebay::tools::publish::main(rest),
         Some(Command::Subscribe(rest)) => return forebay::tools::subscribe::main(rest),
+        Some(Command::Completions(args)) => return forebay::tools::shell::completions(args),
+        Some(Command::Man(args)) => return forebay::tools::shell::man(args),
         Some(Command::Store(_)) | None => {}
     }
     let config = match config::load(cli.config.as_deref(), &cli.overrides()) {
@@ -48,10 +50,9 @@ fn main() -> ExitCode {
     log_to_stderr(config.log);
     contain_quietly();
     let done = match cli.command {
-        None => run(config).map(|()| true),
         Some(Command::Store(command)) => store_command::run(&config.data_dir, &command),
-        #[cfg(feature = "tools")]
-        Some(Command::Bench(_) | Command::Publish(_) | Command::Subscribe(_)) => return ExitCode::SUCCESS,
+        // The tools have returned.
+        _ => run(config).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

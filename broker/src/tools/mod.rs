@@ -7,6 +7,7 @@ mod properties;
 pub mod publish;
 pub mod rest;
 mod server;
+pub mod shell;
 pub mod subscribe;
 
 use exit::{Exit, Failure};
