@@ -37,6 +37,7 @@ mod error;
 mod event;
 mod message;
 mod options;
+mod request;
 mod session;
 mod shared;
 mod stats;
@@ -55,6 +56,7 @@ pub use forebay_wire::reason::ReasonCode;
 pub use forebay_wire::types::{QoS, Version};
 pub use message::{Message, Properties, Received};
 pub use options::{Inbox, Options, Outbox, Reconnect, RetainHandling, Subscribe, WhenFull, Will};
+pub use request::{RequestError, Requester};
 pub use stats::Stats;
 pub use ticket::{Acked, Ticket};
 #[cfg(feature = "tls")]

@@ -112,8 +112,12 @@ async fn receive(
     let client = options.connect().await?;
     super::tell_events(&client, cli.server.debug());
     let mut messages = client.subscribe(what).await.map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
-    for (filter, reason) in cli.topics.iter().zip(messages.granted()).filter(|(_, reason)| !reason.is_success()) {
-        eprintln!("forebay sub: the server refused {filter}: {}", reason.name());
+    for (filter, reason) in cli.topics.iter().zip(messages.granted()) {
+        if !reason.is_success() {
+            eprintln!("forebay sub: the server refused {filter}: {}", reason.name());
+        } else if cli.server.debug() {
+            eprintln!("subscribed to {filter}: QoS {} granted", *reason as u8);
+        }
     }
     if cli.exit_after_subscribe {
         client.disconnect().await;

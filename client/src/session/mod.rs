@@ -16,11 +16,13 @@ pub(crate) mod subscriptions;
 mod tests;
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use forebay_wire::WireError;
+use forebay_wire::frame;
 use forebay_wire::publish::Publish;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::QoS;
@@ -95,7 +97,7 @@ impl Session {
     pub(crate) fn new(options: Arc<Options>, journal: Journal, now: Instant) -> Self {
         Self {
             link: Link::Offline,
-            client_id: options.client_id.clone(),
+            client_id: initial_client_id(&options),
             was_connected: false,
             outbox: Outbox::new(options.outbox.clone()),
             inbound: Inbound::default(),
@@ -228,9 +230,9 @@ impl Session {
         if self.options.version.is_v5() {
             return !self.was_connected && self.options.first_is_clean();
         }
-        // Clean Session is for the whole session: one that is to be resumed must begin without it. And an empty client
-        // identifier needs it [MQTT-3.1.3-7].
-        self.options.first_is_clean() || self.client_id.is_empty()
+        // Clean Session is for the whole session: one that is to be resumed must begin without it. And an identifier of this
+        // run's own is of no use to the next one [MQTT-3.1.3-7].
+        self.options.first_is_clean() || self.options.client_id.is_empty()
     }
 
     /// Handles all complete packets; how many bytes they were.
@@ -238,9 +240,12 @@ impl Session {
         let mut at = 0;
         self.last_received = now;
         while let Some(rest) = bytes.get(at..) {
-            let frame =
-                forebay_wire::frame::peek(rest, self.options.maximum_packet_size).map_err(|e| self.broken(e))?;
-            let Some(frame) = frame else { break };
+            let frame = frame::peek(rest, self.options.maximum_packet_size).map_err(|e| self.broken(e))?;
+            // Whoever speaks something else than MQTT is found out by the first byte, not by waiting for the rest.
+            let Some(frame) = frame.or_else(|| self.header_of_a_stranger(rest)) else { break };
+            if self.link == Link::Opening && !matches!(frame.packet_type(), frame::CONNACK | frame::AUTH) {
+                return Err(self.broken(WireError::protocol("MQTT-3.2.0-1", "its first packet is not CONNACK")));
+            }
             let Some(packet) = rest.get(..frame.total()) else { break };
             let version = self.options.version;
             let incoming =
@@ -249,6 +254,12 @@ impl Session {
             at += frame.total();
         }
         Ok(at)
+    }
+
+    fn header_of_a_stranger(&self, bytes: &[u8]) -> Option<frame::Frame> {
+        let first_byte = *bytes.first().filter(|_| self.link == Link::Opening)?;
+        let is_one = !matches!(first_byte >> 4, frame::CONNACK | frame::AUTH);
+        is_one.then_some(frame::Frame { first_byte, header_len: 1, remaining_len: 0 })
     }
 
     /// The server broke the protocol: it is told why, where the protocol allows it.
@@ -606,6 +617,15 @@ impl Session {
     pub(crate) fn restore_seen(&mut self, id: forebay_wire::types::PacketId) {
         self.inbound.restore(id);
     }
+}
+
+/// MQTT 5 lets the server give one. Before it, an empty one is not allowed (3.1), or not taken everywhere (3.1.1).
+fn initial_client_id(options: &Options) -> String {
+    if options.client_id.is_empty() && !options.version.is_v5() {
+        let random = RandomState::new().hash_one(0u8);
+        return format!("forebay-{random:015x}").chars().take(23).collect();
+    }
+    options.client_id.clone()
 }
 
 fn server_left(reason: ReasonCode, words: Words) -> Over {
