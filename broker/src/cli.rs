@@ -45,6 +45,9 @@ pub enum Command {
     /// Put load on any MQTT broker and measure it; `forebay bench --help` says more
     #[cfg(feature = "tools")]
     Bench(crate::tools::bench::cli::Rest),
+    /// The whole story in a minute: devices, a burst, an upstream that is away, and nothing lost
+    #[cfg(feature = "tools")]
+    Demo(crate::tools::rest::Rest),
     /// Print a completion script for a shell
     #[cfg(feature = "tools")]
     Completions(crate::tools::shell::Completions),

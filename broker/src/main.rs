@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Some(Command::Bench(rest)) => return forebay::tools::bench::main(rest),
         Some(Command::Publish(rest)) => return forebay::tools::publish::main(rest),
         Some(Command::Subscribe(rest)) => return forebay::tools::subscribe::main(rest),
+        Some(Command::Demo(rest)) => return forebay::tools::demo::main(rest),
         Some(Command::Completions(args)) => return forebay::tools::shell::completions(args),
         Some(Command::Man(args)) => return forebay::tools::shell::man(args),
         Some(Command::Store(_)) | None => {}

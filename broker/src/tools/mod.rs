@@ -1,6 +1,7 @@
 //! What people type: tools in the program that are not the broker.
 
 pub mod bench;
+pub mod demo;
 pub mod exit;
 mod format;
 mod properties;

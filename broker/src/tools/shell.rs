@@ -7,6 +7,7 @@ use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
 use super::bench::cli::BenchCli;
+use super::demo::DemoCli;
 use super::exit::{Exit, Failure};
 use super::publish::PubCli;
 use super::subscribe::SubCli;
@@ -32,6 +33,7 @@ fn whole() -> Command {
     Cli::command()
         .mut_subcommand("pub", |_| PubCli::command().name("pub"))
         .mut_subcommand("sub", |_| SubCli::command().name("sub"))
+        .mut_subcommand("demo", |_| DemoCli::command().name("demo"))
         .mut_subcommand("bench", |_| BenchCli::command().name("bench"))
 }
 
