@@ -424,10 +424,8 @@ impl Connection {
         self.out.clear();
         self.written = 0;
         SPARE.replace(std::mem::take(&mut self.out));
-        if !self.unwritten.is_empty() {
-            let unwritten = std::mem::take(&mut self.unwritten);
-            shared.with_driver(|locked| locked.session.settle_unwritten(unwritten, true));
-        }
+        let unwritten = std::mem::take(&mut self.unwritten);
+        shared.with_driver(|locked| locked.session.settle_unwritten(unwritten, true));
     }
 
     fn lost(&self, reason: LostReason) -> Over {

@@ -36,7 +36,7 @@ pub struct Stats {
     pub unclaimed: u64,
     /// Connections made.
     pub connections: u64,
-    /// Messages in the outbox now.
+    /// Messages in the outbox now, and those of QoS 0 that are not written to the socket yet.
     pub outbox_messages: usize,
     /// Bytes in the outbox now.
     pub outbox_bytes: usize,

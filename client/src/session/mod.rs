@@ -463,14 +463,13 @@ impl Session {
 
     /// QoS 0 messages were written, or lost with the connection.
     pub(crate) fn settle_unwritten(&mut self, unwritten: Vec<Teller<Outcome>>, written: bool) {
+        // Not every message has somebody who waits for it.
+        let messages = self.outbox.settle_unwritten();
+        let counter = if written { &mut self.stats.written } else { &mut self.stats.lost_unwritten };
+        *counter += messages;
+        let done = crate::ticket::Acked { reason: ReasonCode::Success };
         for teller in unwritten {
-            if written {
-                self.stats.written += 1;
-                teller.tell(Ok(crate::ticket::Acked { reason: ReasonCode::Success }));
-            } else {
-                self.stats.count(&Dropped::ConnectionLost);
-                teller.tell(Err(Dropped::ConnectionLost));
-            }
+            teller.tell(if written { Ok(done) } else { Err(Dropped::ConnectionLost) });
         }
     }
 
@@ -542,9 +541,9 @@ impl Session {
         self.outbox.is_roomy()
     }
 
-    /// Nothing waits to be sent or acknowledged.
+    /// Nothing waits to be sent, written or acknowledged.
     pub(crate) fn is_drained(&self) -> bool {
-        self.outbox.len() == 0 && self.out.is_empty()
+        self.outbox.len() == 0 && self.outbox.unwritten() == 0 && self.out.is_empty()
     }
 
     pub(crate) fn event(&mut self, event: Event) {
@@ -565,7 +564,7 @@ impl Session {
 
     pub(crate) fn stats(&self) -> Stats {
         Stats {
-            outbox_messages: self.outbox.len(),
+            outbox_messages: self.outbox.len() + self.outbox.unwritten() as usize,
             outbox_bytes: self.outbox.bytes(),
             in_flight: self.outbox.in_flight(),
             ..self.stats.clone()

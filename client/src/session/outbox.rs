@@ -87,6 +87,8 @@ pub(crate) struct Outbox {
     /// What may be in flight on this connection.
     window: usize,
     bytes: usize,
+    /// QoS 0 messages that were given to the socket's buffer and are not written yet.
+    unwritten: u64,
     next_number: u64,
     /// For keep-last: the unsent message of each topic.
     by_topic: HashMap<Box<[u8]>, u64>,
@@ -106,6 +108,7 @@ impl Outbox {
             on_wire: 0,
             window: 0,
             bytes: 0,
+            unwritten: 0,
             next_number: 1,
             by_topic: HashMap::new(),
             next_expiry: None,
@@ -116,6 +119,15 @@ impl Outbox {
 
     pub(crate) fn len(&self) -> usize {
         self.queue.len() + self.flight.len()
+    }
+
+    pub(crate) fn unwritten(&self) -> u64 {
+        self.unwritten
+    }
+
+    /// What was in the socket's buffer is written, or lost; how many messages of QoS 0 that were.
+    pub(crate) fn settle_unwritten(&mut self) -> u64 {
+        std::mem::take(&mut self.unwritten)
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -274,6 +286,7 @@ impl Outbox {
                 self.on_wire = self.flight.len();
             } else {
                 fill.unwritten.extend(next.teller.take().filter(Teller::is_heard));
+                self.unwritten += 1;
                 self.bytes = self.bytes.saturating_sub(next.frame.size());
             }
         }
