@@ -427,8 +427,10 @@ impl Outbox {
         (at < self.on_wire && id.get() <= PUBLISH_IDS).then_some(at)
     }
 
-    /// Drops what has expired; messages in flight are the server's already.
+    /// Does what is due: drops what has expired. Messages in flight are the server's already.
     pub(crate) fn expire(&mut self, now: Instant, journal: &mut Journal, stats: &mut Stats) {
+        // Also while the socket is full and nothing is filled: a time in the past would be due at once, for ever.
+        self.paused_until = self.paused_until.filter(|until| now < *until);
         if self.next_expiry.is_none_or(|at| now < at) {
             return;
         }

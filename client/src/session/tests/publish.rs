@@ -268,3 +268,69 @@ fn topics_that_repeat_become_aliases_which_end_with_the_connection() {
     assert_eq!(publishes(&b.flush()).len(), 3);
     assert!(sent(&mut b).iter().all(|(name, properties)| name == topic && properties.is_empty()));
 }
+
+#[test]
+fn a_pause_that_is_over_while_the_socket_is_full_is_not_due_for_ever() {
+    let mut b = Bench::new(options(V5));
+    b.connect(false);
+    drop(b.publish(message("t", "0", Q1)));
+    let id = ids(&b.flush())[0];
+    b.receive(&ack_with(PUBACK, id, 0x97, &user("retry-after-ms", "10")));
+    // The driver cannot fill, and looks at the clock.
+    b.wait(S).unwrap();
+    assert_eq!(publishes(&b.flush()).len(), 1);
+}
+
+#[test]
+fn a_server_without_room_is_obeyed_and_the_order_is_kept() {
+    let mut b = Bench::new(options(V5).window(1));
+    b.connect(false);
+    for n in 0..3 {
+        drop(b.publish(message("t", n, Q1)));
+    }
+    drop(b.publish(message("t", "3", Q0)));
+    let id = ids(&b.flush())[0];
+    b.receive(&ack_with(PUBACK, id, 0x97, &user("retry-after-ms", "1500")));
+    assert!(b.flush().is_empty());
+    assert_eq!((b.session.stats().refused_for_now, b.session.deadline()), (1, Some(b.now + S * 3 / 2)));
+    b.wait(S * 3 / 2).unwrap();
+    assert_eq!(publishes(&b.flush()), [("0".into(), id, false)], "it is a new PUBLISH of the same message");
+    // Without a time: 1 s, then twice as long each time.
+    for wait in [2, 4, 8, 16, 30, 30] {
+        b.receive(&ack_with(PUBACK, id, 0x97, &[]));
+        b.flush();
+        assert_eq!(b.session.deadline(), Some(b.now + S * wait));
+        b.wait(S * wait).unwrap();
+        assert_eq!(publishes(&b.flush()).len(), 1);
+    }
+    b.receive(&ack(PUBACK, id));
+    for n in ["1", "2"] {
+        let sent = publishes(&b.flush());
+        assert_eq!(sent[0].0, n);
+        b.receive(&ack(PUBACK, sent[0].1));
+    }
+    assert_eq!(publishes(&b.flush()), [("3".into(), 0, false)]);
+}
+
+#[test]
+fn several_refusals_come_back_in_their_order() {
+    let mut b = Bench::new(options(V5));
+    b.connect(false);
+    for n in 0..5 {
+        drop(b.publish(message("t", n, if n == 3 { Q2 } else { Q1 })));
+    }
+    let ids = ids(&b.flush());
+    for at in [4, 3, 1] {
+        let kind = if at == 3 { PUBREC } else { PUBACK };
+        b.receive(&ack_with(kind, ids[at], 0x97, &user("retry-after-ms", "10")));
+    }
+    drop(b.publish(message("t", "5", Q1)));
+    b.wait(S).unwrap();
+    let again: Vec<_> = publishes(&b.flush()).into_iter().map(|(payload, ..)| payload).collect();
+    assert_eq!(again, ["1", "3", "4", "5"]);
+    for id in [ids[0], ids[1], ids[2], ids[4]] {
+        b.receive(&ack(PUBACK, id));
+    }
+    b.receive(&[ack(PUBREC, ids[3]), ack(PUBCOMP, ids[3])].concat());
+    assert_eq!(b.session.stats().acked, 5);
+}
