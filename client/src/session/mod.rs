@@ -564,7 +564,7 @@ impl Session {
 
     pub(crate) fn stats(&self) -> Stats {
         Stats {
-            outbox_messages: self.outbox.len() + self.outbox.unwritten() as usize,
+            outbox_messages: self.outbox.len() + self.outbox.unwritten() as usize + self.outbox.kept(),
             outbox_bytes: self.outbox.bytes(),
             in_flight: self.outbox.in_flight(),
             ..self.stats.clone()
@@ -600,6 +600,7 @@ impl Session {
     /// What an earlier run left.
     #[cfg(feature = "durable")]
     pub(crate) fn restore(&mut self, number: u64, frame: Frame, expires: Option<Instant>, released: bool) {
+        self.stats.restored += 1;
         self.outbox.restore(number, frame, expires, released);
     }
 

@@ -89,6 +89,8 @@ pub(crate) struct Outbox {
     bytes: usize,
     /// QoS 0 messages that were given to the socket's buffer and are not written yet.
     unwritten: u64,
+    /// Messages that the file kept when the client ended.
+    kept: usize,
     next_number: u64,
     /// For keep-last: the unsent message of each topic.
     by_topic: HashMap<Box<[u8]>, u64>,
@@ -109,6 +111,7 @@ impl Outbox {
             window: 0,
             bytes: 0,
             unwritten: 0,
+            kept: 0,
             next_number: 1,
             by_topic: HashMap::new(),
             next_expiry: None,
@@ -123,6 +126,10 @@ impl Outbox {
 
     pub(crate) fn unwritten(&self) -> u64 {
         self.unwritten
+    }
+
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
     }
 
     /// What was in the socket's buffer is written, or lost; how many messages of QoS 0 that were.
@@ -267,7 +274,7 @@ impl Outbox {
                 self.drop_front(why, fill.journal, fill.stats);
                 continue;
             }
-            if self.must_wait(next, fill) {
+            if self.must_wait(next, fill.journal) {
                 break;
             }
             let Some(mut next) = self.queue.pop_front() else { break };
@@ -292,13 +299,24 @@ impl Outbox {
         }
     }
 
-    fn must_wait(&self, next: &Waiting, fill: &Fill<'_>) -> bool {
-        if self.paused_until.is_some() || !fill.journal.is_safe(next.op) {
+    fn must_wait(&self, next: &Waiting, journal: &Journal) -> bool {
+        if self.paused_until.is_some() || !journal.is_safe(next.op) {
             return true;
         }
-        let oldest = self.flight.front().map_or(next.number, |flight| flight.of.number);
-        next.frame.qos() != QoS::AtMostOnce
-            && (self.flight.len() >= self.window || next.number.abs_diff(oldest) >= u64::from(PUBLISH_IDS))
+        next.frame.qos() != QoS::AtMostOnce && !(self.flight.len() < self.window && self.id_is_free(next.number))
+    }
+
+    /// Whether no other message in flight has the same packet identifier: they follow from the numbers, so those of one
+    /// round of them are apart.
+    fn id_is_free(&self, number: u64) -> bool {
+        self.flight.front().is_none_or(|oldest| number.abs_diff(oldest.of.number) < u64::from(PUBLISH_IDS))
+    }
+
+    /// Whether the next message that is to be repeated may be. What a durable outbox gave back was not all in flight: it may
+    /// be more than a window, or than there are packet identifiers.
+    fn may_repeat(&self) -> bool {
+        let next = self.flight.get(self.on_wire).filter(|_| self.on_wire < self.window);
+        next.is_some_and(|flight| self.id_is_free(flight.of.number))
     }
 
     /// A message that was refused and is sent again stands before others that were not.
@@ -312,7 +330,7 @@ impl Outbox {
 
     /// DUP, in order, within the window; only after a resumed session.
     fn repeat(&mut self, fill: &mut Fill<'_>) {
-        while self.on_wire < self.flight.len() && self.on_wire < self.window && fill.out.len() < OUT_FULL {
+        while self.may_repeat() && fill.out.len() < OUT_FULL {
             let Some(flight) = self.flight.get(self.on_wire) else { break };
             let id = packet_id(flight.of.number);
             match flight.stage {
@@ -455,12 +473,9 @@ impl Outbox {
     /// Whether [`Outbox::fill`] would find something.
     pub(crate) fn wants_to_send(&self, journal: &Journal) -> bool {
         if self.on_wire < self.flight.len() {
-            return self.on_wire < self.window;
+            return self.may_repeat();
         }
-        self.queue.front().is_some_and(|next| {
-            let room = next.frame.qos() == QoS::AtMostOnce || self.flight.len() < self.window;
-            room && self.paused_until.is_none() && journal.is_safe(next.op)
-        })
+        self.queue.front().is_some_and(|next| !self.must_wait(next, journal))
     }
 
     /// The client ends: what was not acknowledged is told so. A durable outbox keeps it.
@@ -469,6 +484,8 @@ impl Outbox {
         for waiting in flight.chain(std::mem::take(&mut self.queue)) {
             if !journal.is_on() || waiting.frame.qos() == QoS::AtMostOnce {
                 stats.count(why);
+            } else {
+                self.kept += 1;
             }
             if let Some(teller) = waiting.teller {
                 teller.tell(Err(why.clone()));

@@ -159,7 +159,7 @@ impl Bench {
     fn check(&self) {
         let stats = self.session.stats();
         let gone = stats.acked + stats.written + stats.dropped();
-        assert_eq!(stats.accepted, gone + stats.outbox_messages as u64, "{stats:?}");
+        assert_eq!(stats.accepted + stats.restored, gone + stats.outbox_messages as u64, "{stats:?}");
     }
 }
 

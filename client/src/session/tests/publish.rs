@@ -308,8 +308,9 @@ fn a_server_without_room_is_obeyed_and_the_order_is_kept() {
         let sent = publishes(&b.flush());
         assert_eq!(sent[0].0, n);
         b.receive(&ack(PUBACK, sent[0].1));
+        // QoS 0 waits for its turn, and for no window.
+        assert_eq!(sent.get(1), (n == "2").then_some(&("3".into(), 0, false)));
     }
-    assert_eq!(publishes(&b.flush()), [("3".into(), 0, false)]);
 }
 
 #[test]
@@ -333,4 +334,57 @@ fn several_refusals_come_back_in_their_order() {
     }
     b.receive(&[ack(PUBREC, ids[3]), ack(PUBCOMP, ids[3])].concat());
     assert_eq!(b.session.stats().acked, 5);
+}
+
+#[test]
+fn an_identifier_is_not_used_twice_while_its_message_is_unacknowledged() {
+    let big = crate::Outbox { max_messages: 200_000, ..crate::Outbox::default() };
+    let mut b = Bench::new(options(V5).outbox(big));
+    b.connect(false);
+    drop(b.publish(message("t", "stuck", Q1)));
+    let stuck = ids(&b.flush())[0];
+    let mut sent = 1;
+    // All the others are acknowledged at once; the window is never full.
+    for _ in 0..70 {
+        for _ in 0..1_000 {
+            drop(b.publish(message("t", "x", Q1)));
+        }
+        let flushed = b.flush();
+        sent += flushed.len();
+        for id in ids(&flushed) {
+            assert_ne!(id, stuck);
+            b.receive(&ack(PUBACK, id));
+        }
+    }
+    assert_eq!(sent, 65_519, "the next one would have its identifier");
+    let before = b.session.stats();
+    assert_eq!((before.in_flight, before.outbox_messages), (1, 70_001 - 65_519 + 1));
+    b.receive(&ack(PUBACK, stuck));
+    for id in ids(&b.flush()) {
+        b.receive(&ack(PUBACK, id));
+    }
+    while !b.session.is_drained() {
+        for id in ids(&b.flush()) {
+            assert!((1..=65_519).contains(&id));
+            b.receive(&ack(PUBACK, id));
+        }
+    }
+    assert_eq!(b.session.stats().acked, 70_001);
+}
+
+#[cfg(feature = "durable")]
+#[test]
+fn what_a_durable_outbox_gave_back_shares_no_identifier() {
+    let mut b = Bench::with_journal(options(V5), Journal::durable());
+    let frame = crate::codec::frame::Frame::new(V5, &message("t", "x", Q1));
+    // The first was never acknowledged; all between it and the others were.
+    for number in [1, 65_519, 65_520, 65_521] {
+        b.session.restore(number, frame.clone(), None, false);
+    }
+    b.connect(true);
+    assert_eq!(ids(&b.flush()), [2, 1]);
+    b.receive(&ack(PUBACK, 1));
+    assert!(b.flush().is_empty());
+    b.receive(&ack(PUBACK, 2));
+    assert_eq!(ids(&b.flush()), [2, 3]);
 }
