@@ -279,10 +279,7 @@ impl Outbox {
             }
             let Some(mut next) = self.queue.pop_front() else { break };
             self.left_queue(&next);
-            let alias = fill.aliases.of(next.frame.topic());
-            // An alias that is set for the first time makes the packet larger.
-            let alias =
-                if next.frame.packet_len() + 8 > fill.takes.maximum_packet_size as usize { Alias::None } else { alias };
+            let alias = alias_of(&next.frame, fill);
             let expiry_s = next.expires.map(|at| whole_seconds(at.saturating_duration_since(fill.now)));
             let id = (next.frame.qos() != QoS::AtMostOnce).then(|| packet_id(next.number));
             next.frame.put(fill.out, id, false, expiry_s, alias);
@@ -335,9 +332,16 @@ impl Outbox {
             let id = packet_id(flight.of.number);
             match flight.stage {
                 Stage::Sent => {
+                    if let Some(why) = not_taken(&flight.of.frame, &fill.takes) {
+                        // Another server, or another limit: this would end every connection anew.
+                        if let Some(flight) = self.flight.remove(self.on_wire) {
+                            self.drop_one(flight.of, why, fill.journal, fill.stats);
+                        }
+                        continue;
+                    }
                     let expires = flight.of.expires;
                     let expiry_s = expires.map(|at| whole_seconds(at.saturating_duration_since(fill.now)));
-                    let alias = fill.aliases.of(flight.of.frame.topic());
+                    let alias = alias_of(&flight.of.frame, fill);
                     flight.of.frame.put(fill.out, Some(id), true, expiry_s, alias);
                     fill.stats.repeated += 1;
                 }
@@ -509,6 +513,15 @@ impl Outbox {
 
 fn packet_id(number: u64) -> PacketId {
     PacketId::new((number % u64::from(PUBLISH_IDS)) as u16 + 1).unwrap_or(PacketId::MIN)
+}
+
+/// An alias that is set makes the packet larger. Whether there is room for that is asked first: one that was given and not
+/// sent would be used the next time.
+fn alias_of(frame: &Frame, fill: &mut Fill<'_>) -> Alias {
+    if frame.packet_len() + 8 > fill.takes.maximum_packet_size as usize {
+        return Alias::None;
+    }
+    fill.aliases.of(frame.topic())
 }
 
 fn not_taken(frame: &Frame, takes: &Takes) -> Option<Dropped> {

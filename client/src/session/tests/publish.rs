@@ -388,3 +388,54 @@ fn what_a_durable_outbox_gave_back_shares_no_identifier() {
     b.receive(&ack(PUBACK, 2));
     assert_eq!(ids(&b.flush()), [2, 3]);
 }
+
+#[test]
+fn an_alias_never_makes_a_packet_too_large() {
+    let mut b = Bench::new(options(V5));
+    b.connect(false);
+    let topic = "a/long/topic";
+    for _ in 0..4 {
+        drop(b.publish(message(topic, "x".repeat(20), Q1)));
+    }
+    let len = b.flush_bytes().len() / 4;
+    b.lose();
+    // They fit, and with an alias beside the topic they would not.
+    b.connect_with(true, &[&[0x22, 0, 9, 0x27, 0, 0, 0][..], &[len as u8]].concat());
+    let bytes = b.flush_bytes();
+    assert_eq!(publishes(&packets(V5, &bytes)).len(), 4);
+    let mut at = 0;
+    while let Some(remaining) = bytes.get(at + 1) {
+        let total = 2 + usize::from(*remaining);
+        assert!(total <= len, "a packet of {total} bytes");
+        at += total;
+    }
+}
+
+#[test]
+fn what_a_resumed_server_no_longer_takes_is_not_repeated() {
+    let mut b = Bench::new(options(V5));
+    b.connect(false);
+    let mut large = b.publish(message("t", "x".repeat(100), Q1));
+    drop(b.publish(message("t", "y", Q1)));
+    b.flush();
+    b.lose();
+    b.connect_with(true, &[0x27, 0, 0, 0, 64]);
+    let sent = publishes(&b.flush());
+    assert_eq!((sent.len(), sent[0].0.as_str(), sent[0].2), (1, "y", true));
+    assert_eq!(large.try_outcome(), Some(Err(Dropped::NotTaken(ReasonCode::PacketTooLarge))));
+}
+
+#[test]
+fn an_alias_that_was_not_sent_is_not_used() {
+    let mut b = Bench::new(options(V5));
+    b.connect_with(false, &[0x22, 0, 9, 0x27, 0, 0, 0, 64]);
+    for len in [40, 40, 1, 1] {
+        drop(b.publish(message("a/long/topic", "x".repeat(len), Q0)));
+    }
+    let mut set = false;
+    for packet in b.flush() {
+        let Packet::Publish { topic, properties, .. } = packet else { panic!("{packet:?}") };
+        assert!(!topic.is_empty() || set, "an alias that the server does not know");
+        set |= !properties.is_empty();
+    }
+}
