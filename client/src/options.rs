@@ -100,10 +100,11 @@ pub enum WhenFull {
     Wait,
     /// `publish` gives the message back.
     Reject,
-    /// The oldest messages that were not sent yet are dropped.
-    DropOldest,
-    /// An unsent message of the same topic is replaced at any time, full or not; when there is none and no room either, the
+    /// The oldest messages that were not sent yet are dropped. When there would be no room then either, nothing is, and the
     /// message is given back.
+    DropOldest,
+    /// An unsent message of the same topic is replaced, in its place, at any time, full or not; when there is none and no
+    /// room either, the message is given back.
     KeepLast,
 }
 

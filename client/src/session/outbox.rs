@@ -167,39 +167,64 @@ impl Outbox {
         if size > self.limits.max_bytes || self.limits.max_messages == 0 {
             return Err((NoRoom::TooLarge, frame));
         }
-        if self.limits.when_full == WhenFull::KeepLast {
-            self.replace(frame.topic(), journal, stats);
+        let replaced = self.unsent_of(frame.topic());
+        let room = match replaced.and_then(|at| self.queue.get(at)) {
+            Some(old) => self.bytes - old.frame.size() + size <= self.limits.max_bytes,
+            None => self.make_room(size, journal, stats),
+        };
+        if !room {
+            return Err((NoRoom::Full, frame));
         }
-        while !self.has_room(size) {
-            if self.limits.when_full != WhenFull::DropOldest || !self.drop_front(Dropped::Evicted, journal, stats) {
-                return Err((NoRoom::Full, frame));
-            }
-        }
-        let number = self.next_number;
-        self.next_number += 1;
+        let number = replaced.and_then(|at| self.queue.get(at)).map_or(self.next_number, |old| old.number);
+        let mut new = Waiting { number, frame, expires, op: 0, teller: Some(teller) };
         self.bytes += size;
         stats.accepted += 1;
-        if self.limits.when_full == WhenFull::KeepLast {
-            self.by_topic.insert(frame.topic().into(), number);
+        self.expires_at(expires);
+        match replaced.and_then(|at| self.queue.get_mut(at)) {
+            // In its place: a topic that changes all the time would never come to the front.
+            Some(old) => {
+                std::mem::swap(old, &mut new);
+                self.drop_one(new, Dropped::Replaced, journal, stats);
+            }
+            None => {
+                if self.limits.when_full == WhenFull::KeepLast {
+                    self.by_topic.insert(new.frame.topic().into(), number);
+                }
+                self.next_number += 1;
+                self.queue.push_back(new);
+            }
         }
-        self.next_expiry = self.next_expiry.into_iter().chain(expires).min();
-        let op = if frame.qos() == QoS::AtMostOnce {
-            0
-        } else {
-            journal.log(|| Op::Put { number, frame: frame.clone(), expires_unix_ms: expires.map(super::unix_ms) })
-        };
-        self.queue.push_back(Waiting { number, frame, expires, op, teller: Some(teller) });
-        Ok(op)
+        let at = replaced.unwrap_or(self.queue.len() - 1);
+        Ok(self.queue.get_mut(at).map_or(0, |new| log_put(new, journal)))
     }
 
-    /// Drops the unsent message of this topic.
-    fn replace(&mut self, topic: &[u8], journal: &mut Journal, stats: &mut Stats) {
-        if let Some(number) = self.by_topic.remove(topic)
-            && let Ok(at) = self.queue.binary_search_by_key(&number, |waiting| waiting.number)
-            && let Some(waiting) = self.queue.remove(at)
-        {
-            self.drop_one(waiting, Dropped::Replaced, journal, stats);
+    /// For keep-last: where the unsent message of this topic is.
+    fn unsent_of(&self, topic: &[u8]) -> Option<usize> {
+        let number = self.by_topic.get(topic)?;
+        self.queue.binary_search_by_key(number, |waiting| waiting.number).ok()
+    }
+
+    /// Drops the oldest, if that is the policy, and if there is room then.
+    fn make_room(&mut self, size: usize, journal: &mut Journal, stats: &mut Stats) -> bool {
+        if self.has_room(size) {
+            return true;
         }
+        if self.limits.when_full != WhenFull::DropOldest {
+            return false;
+        }
+        let (mut messages, mut bytes, mut oldest) = (self.len(), self.bytes + size, 0);
+        while messages >= self.limits.max_messages || bytes > self.limits.max_bytes {
+            let Some(waiting) = self.queue.get(oldest) else { return false };
+            (messages, bytes, oldest) = (messages - 1, bytes - waiting.frame.size(), oldest + 1);
+        }
+        for _ in 0..oldest {
+            self.drop_front(Dropped::Evicted, journal, stats);
+        }
+        true
+    }
+
+    fn expires_at(&mut self, at: Option<Instant>) {
+        self.next_expiry = self.next_expiry.into_iter().chain(at).min();
     }
 
     fn drop_front(&mut self, why: Dropped, journal: &mut Journal, stats: &mut Stats) -> bool {
@@ -241,7 +266,10 @@ impl Outbox {
         }
         for flight in std::mem::take(&mut self.flight).into_iter().rev() {
             match flight.stage {
-                Stage::Sent => self.queue.push_front(flight.of),
+                Stage::Sent => {
+                    self.expires_at(flight.of.expires);
+                    self.queue.push_front(flight.of);
+                }
                 // The server took it over with PUBREC [MQTT-4.3.3]: its end of the hand-over is gone, the message is not.
                 Stage::Released(_) => {
                     stats.acked += 1;
@@ -430,6 +458,7 @@ impl Outbox {
         self.refusals = self.refusals.saturating_add(1);
         fill.stats.refused_for_now += 1;
         self.paused_until = self.paused_until.max(Some(fill.now + wait));
+        self.expires_at(waiting.expires);
         let at = self.queue.partition_point(|other| other.number < waiting.number);
         self.queue.insert(at, waiting);
     }
@@ -509,6 +538,15 @@ impl Outbox {
         let stage = if released { Stage::Released(0) } else { Stage::Sent };
         self.flight.push_back(Flight { of, stage });
     }
+}
+
+fn log_put(waiting: &mut Waiting, journal: &mut Journal) -> OpNumber {
+    let Waiting { number, frame, expires, .. } = waiting;
+    if frame.qos() != QoS::AtMostOnce {
+        let expires_unix_ms = expires.map(super::unix_ms);
+        waiting.op = journal.log(|| Op::Put { number: *number, frame: frame.clone(), expires_unix_ms });
+    }
+    waiting.op
 }
 
 fn packet_id(number: u64) -> PacketId {

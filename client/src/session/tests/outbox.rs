@@ -110,3 +110,40 @@ fn the_end_tells_everybody_and_counts() {
     }
     assert_eq!(b.session.stats().ended, 2);
 }
+
+#[test]
+fn a_topic_that_changes_all_the_time_keeps_its_place() {
+    let mut b = bench(100, 10_000, WhenFull::KeepLast);
+    b.connect_with(false, &[0x21, 0, 1]);
+    for topic in ["x", "a", "b", "c"] {
+        drop(b.publish(message(topic, format!("{topic}0"), Q1)));
+    }
+    let mut order = Vec::new();
+    for n in 1..4 {
+        let sent = publishes(&b.flush());
+        drop(b.publish(message("a", format!("a{n}"), Q1)));
+        order.push(sent[0].0.clone());
+        b.receive(&ack(PUBACK, sent[0].1));
+    }
+    assert_eq!(order, ["x0", "a1", "b0"], "otherwise it would never be sent");
+}
+
+#[test]
+fn drop_oldest_drops_nothing_for_a_message_that_does_not_fit_then_either() {
+    let mut b = bench(100, 100, WhenFull::DropOldest);
+    b.connect_with(false, &[0x21, 0, 1]);
+    drop(b.publish(message("t", "x".repeat(50), Q1)));
+    b.flush();
+    let mut waits = b.publish(message("t", "x".repeat(20), Q1));
+    assert_eq!(b.try_publish(message("t", "x".repeat(60), Q1)).unwrap_err(), NoRoom::Full);
+    assert_eq!(waits.try_outcome(), None);
+}
+
+#[test]
+fn keep_last_keeps_the_old_one_when_the_new_one_does_not_fit() {
+    let mut b = bench(100, 100, WhenFull::KeepLast);
+    let mut old = b.publish(message("a", "old", Q1));
+    drop(b.publish(message("b", "x".repeat(60), Q1)));
+    assert_eq!(b.try_publish(message("a", "y".repeat(60), Q1)).unwrap_err(), NoRoom::Full);
+    assert_eq!(old.try_outcome(), None);
+}
