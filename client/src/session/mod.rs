@@ -16,6 +16,7 @@ pub(crate) mod subscriptions;
 mod tests;
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -93,9 +94,14 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(options: Arc<Options>, journal: Journal, now: Instant) -> Self {
+        let client_id = if options.client_id.is_empty() && !options.version.is_v5() {
+            random_client_id()
+        } else {
+            options.client_id.clone()
+        };
         Self {
             link: Link::Offline,
-            client_id: options.client_id.clone(),
+            client_id,
             was_connected: false,
             outbox: Outbox::new(options.outbox.clone()),
             inbound: Inbound::default(),
@@ -188,7 +194,9 @@ impl Session {
         if self.ended.is_some() {
             return;
         }
-        if let Some(reason) = disconnect.filter(|_| self.link == Link::Online) {
+        // In MQTT 3.1.1 DISCONNECT always means that the will is not to be published [MQTT-3.14.4-3].
+        let with_will = |reason| reason == ReasonCode::DisconnectWithWill && !self.options.version.is_v5();
+        if let Some(reason) = disconnect.filter(|reason| self.link == Link::Online && !with_will(*reason)) {
             // Nobody comes back to a session that lives as long as the client.
             let expiry_s = (self.options.session_expiry.is_none() && !self.journal.is_on()).then_some(0);
             write::disconnect(self.options.version, reason, expiry_s, &mut self.out);
@@ -228,9 +236,8 @@ impl Session {
         if self.options.version.is_v5() {
             return !self.was_connected && self.options.first_is_clean();
         }
-        // Clean Session is for the whole session: one that is to be resumed must begin without it. And an empty client
-        // identifier needs it [MQTT-3.1.3-7].
-        self.options.first_is_clean() || self.client_id.is_empty()
+        // Clean Session is for the whole session: one that is to be resumed must begin without it.
+        self.options.first_is_clean()
     }
 
     /// Handles all complete packets; how many bytes they were.
@@ -241,14 +248,23 @@ impl Session {
             let frame =
                 forebay_wire::frame::peek(rest, self.options.maximum_packet_size).map_err(|e| self.broken(e))?;
             let Some(frame) = frame else { break };
-            let Some(packet) = rest.get(..frame.total()) else { break };
             let version = self.options.version;
-            let incoming =
-                frame.check(version).and_then(|()| read(version, &frame, packet)).map_err(|e| self.broken(e))?;
+            // What is not MQTT is known by its first bytes; the rest of what they announce may never come.
+            frame.check(version).and_then(|()| self.expected(&frame)).map_err(|e| self.broken(e))?;
+            let Some(packet) = rest.get(..frame.total()) else { break };
+            let incoming = read(version, &frame, packet).map_err(|e| self.broken(e))?;
             self.handle(now, incoming)?;
             at += frame.total();
         }
         Ok(at)
+    }
+
+    fn expected(&self, frame: &forebay_wire::frame::Frame) -> Result<(), WireError> {
+        use forebay_wire::frame::{AUTH, CONNACK};
+        if self.link == Link::Online || matches!(frame.packet_type(), CONNACK | AUTH) {
+            return Ok(());
+        }
+        Err(WireError::protocol("MQTT-3.2.0-1", "a packet before CONNACK"))
     }
 
     /// The server broke the protocol: it is told why, where the protocol allows it.
@@ -337,7 +353,15 @@ impl Session {
             return Err(self.broken(WireError::protocol("MQTT5-4.12.0-5", "AUTH with another authentication method")));
         }
         let data = auth.data.as_deref().unwrap_or_default();
-        let failed = |error: String| Over::NotConnected(ConnectError::Authentication(error), Hint::default());
+        let online = self.link == Link::Online;
+        let failed = |error: String| match online {
+            true => Over::Lost(LostReason::Authentication(error), Hint::default()),
+            false => Over::NotConnected(ConnectError::Authentication(error), Hint::default()),
+        };
+        if !online && auth.reason != ReasonCode::ContinueAuthentication {
+            // [MQTT5-4.12.0-4]: CONNACK says that it is satisfied.
+            return Err(self.broken(WireError::protocol("MQTT5-4.12.0-2", "AUTH that is no step before CONNACK")));
+        }
         if auth.reason == ReasonCode::ContinueAuthentication {
             let answer = authenticator.answer(data).map_err(failed)?;
             write::auth(ReasonCode::ContinueAuthentication, authenticator.method(), &answer, &mut self.out);
@@ -456,6 +480,11 @@ impl Session {
         self.outbox.fill(&mut fill);
     }
 
+    /// What is still to be said on a connection that is over: why, and no message more.
+    pub(crate) fn last_words(&mut self, out: &mut Vec<u8>) {
+        out.append(&mut self.out);
+    }
+
     /// Bytes were written to the socket.
     pub(crate) fn wrote(&mut self, now: Instant) {
         self.last_sent = now;
@@ -478,6 +507,10 @@ impl Session {
         self.outbox.expire(now, &mut self.journal, &mut self.stats);
         if self.link != Link::Online || self.keep_alive.is_zero() {
             return Ok(());
+        }
+        if self.inbox_is_full() {
+            // It is this side that does not read: PINGRESP may wait in the socket. The server must hear of it all the same.
+            self.last_received = now;
         }
         if let Some(sent) = self.ping_sent.filter(|sent| self.last_received <= *sent) {
             if now >= sent + self.patience() {
@@ -608,6 +641,13 @@ impl Session {
     pub(crate) fn restore_seen(&mut self, id: forebay_wire::types::PacketId) {
         self.inbound.restore(id);
     }
+}
+
+/// MQTT 3.1 knows no empty one, and in 3.1.1 a session needs one [MQTT-3.1.3-7]; 23 letters and digits go everywhere
+/// [MQTT-3.1.3-5].
+fn random_client_id() -> String {
+    let random = RandomState::new();
+    format!("forebay{:016x}", random.hash_one(0u8))
 }
 
 fn server_left(reason: ReasonCode, words: Words) -> Over {

@@ -1,5 +1,6 @@
 //! A session against bytes, in virtual time: no socket, no clock, no task.
 
+mod connection;
 mod outbox;
 mod peer;
 mod publish;
@@ -102,6 +103,13 @@ impl Bench {
         // Otherwise the driver would ask again and again.
         assert!(!self.session.has_output(), "there is output, and none comes");
         all
+    }
+
+    /// What is still said on a connection that is over.
+    fn flush_last_words(&mut self) -> Vec<Packet> {
+        let mut out = Vec::new();
+        self.session.last_words(&mut out);
+        packets(self.version(), &out)
     }
 
     fn publish(&mut self, message: Message) -> Ticket {
