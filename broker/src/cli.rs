@@ -34,6 +34,9 @@ pub enum Command {
     /// Look at, copy out, fill or shrink a store that no broker holds
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Put load on any MQTT broker and measure it; `forebay bench --help` says more
+    #[cfg(feature = "tools")]
+    Bench(crate::tools::bench::cli::Rest),
 }
 
 /// What is done with the store of the data directory.

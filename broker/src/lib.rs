@@ -15,3 +15,5 @@ pub mod router;
 pub mod session;
 pub mod start;
 pub mod store;
+#[cfg(feature = "tools")]
+pub mod tools;

@@ -24,6 +24,11 @@ const BAD_CONFIG: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A tool is no broker: it reads no configuration.
+    #[cfg(feature = "tools")]
+    if let Some(Command::Bench(rest)) = &cli.command {
+        return forebay::tools::bench::main(rest);
+    }
     let config = match config::load(cli.config.as_deref(), &cli.overrides()) {
         Ok(config) => config,
         Err(error) => {
@@ -42,6 +47,8 @@ fn main() -> ExitCode {
     let done = match cli.command {
         None => run(config).map(|()| true),
         Some(Command::Store(command)) => store_command::run(&config.data_dir, &command),
+        #[cfg(feature = "tools")]
+        Some(Command::Bench(_)) => return ExitCode::SUCCESS,
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

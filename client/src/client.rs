@@ -74,18 +74,13 @@ impl Options {
     /// Why the first connection failed.
     pub async fn connect(self) -> Result<Client, ConnectError> {
         let client = self.start()?;
-        let mut events = client.events();
-        loop {
-            if *client.handle.shared.status.borrow() == Status::Online {
-                return Ok(client);
-            }
-            match events.next().await {
-                Some(Event::Connected(_)) => return Ok(client),
-                Some(Event::Failed(error)) => return Err(error),
-                Some(Event::Ended(why)) => return Err(ConnectError::Ended(why)),
-                Some(Event::Lost(_) | Event::Waiting(_)) => {}
-                None => return Err(ConnectError::Ended(EndReason::Dropped)),
-            }
+        let shared = &client.handle.shared;
+        let mut status = shared.status.subscribe();
+        // The sender lives as long as the client does.
+        let _ = status.wait_for(|status| *status != Status::Starting).await;
+        match shared.first_error.lock().take() {
+            Some(error) => Err(error),
+            None => Ok(client.clone()),
         }
     }
 }
@@ -210,7 +205,7 @@ impl Client {
     #[must_use]
     pub fn events(&self) -> Events {
         let shared = &self.handle.shared;
-        let receiver = shared.events.subscribe();
+        let receiver = shared.listen();
         // The status changes before the last event is sent.
         let ended = *shared.status.borrow() == Status::Ended;
         Events { receiver, ended }

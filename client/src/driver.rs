@@ -43,7 +43,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let address = addresses.next();
         let over = attempt(&shared, &address, &mut backoff).await;
         shared.with_driver(|locked| locked.session.closed());
-        shared.status.send_replace(Status::Offline);
+        // Who waits for the first connection waits until every address was tried.
+        if *shared.status.borrow() != Status::Starting || !addresses.has_untried() {
+            if let (Over::NotConnected(error, _), Status::Starting) = (&over, *shared.status.borrow()) {
+                *shared.first_error.lock() = Some(error.clone());
+            }
+            shared.status.send_replace(Status::Offline);
+        }
         if shared.lock().session.ended().is_some() {
             break;
         }
@@ -52,8 +58,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
     shared.status.send_replace(Status::Ended);
     let why = shared.lock().session.ended().cloned().unwrap_or(EndReason::Dropped);
-    // Nobody has to listen.
-    let _ = shared.events.send(Event::Ended(why));
+    shared.tell(Event::Ended(why));
     shared.room.notify_waiters();
     shared.drained.notify_waiters();
 }

@@ -1,12 +1,12 @@
 //! What handles and driver share: the session behind one lock, and who is to be woken.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::error::EndReason;
+use crate::error::{ConnectError, EndReason};
 use crate::event::Event;
 use crate::options::Options;
 use crate::session::Session;
@@ -17,6 +17,8 @@ const EVENTS: usize = 64;
 /// What the client is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
+    /// No attempt has come to an end.
+    Starting,
     Offline,
     Online,
     Ended,
@@ -29,8 +31,11 @@ pub(crate) struct Shared {
     pub(crate) room: Notify,
     /// Something was acknowledged, written or dropped: for those who wait until nothing is left.
     pub(crate) drained: Notify,
-    pub(crate) events: broadcast::Sender<Event>,
+    /// Made when somebody listens for the first time: its buffer is larger than all the rest.
+    events: OnceLock<broadcast::Sender<Event>>,
     pub(crate) status: watch::Sender<Status>,
+    /// Why the first attempt failed, for who waits for it.
+    pub(crate) first_error: Mutex<Option<ConnectError>>,
     #[cfg(feature = "durable")]
     pub(crate) store: Option<crate::durable::Signal>,
 }
@@ -53,8 +58,9 @@ impl Shared {
             locked: Mutex::new(locked),
             room: Notify::new(),
             drained: Notify::new(),
-            events: broadcast::Sender::new(EVENTS),
-            status: watch::Sender::new(Status::Offline),
+            events: OnceLock::new(),
+            first_error: Mutex::new(None),
+            status: watch::Sender::new(Status::Starting),
             #[cfg(feature = "durable")]
             store: None,
         }
@@ -80,13 +86,24 @@ impl Shared {
         result
     }
 
+    /// Tells those who listen.
+    pub(crate) fn tell(&self, event: Event) {
+        if let Some(events) = self.events.get() {
+            // Nobody has to listen.
+            let _ = events.send(event);
+        }
+    }
+
+    pub(crate) fn listen(&self) -> broadcast::Receiver<Event> {
+        self.events.get_or_init(|| broadcast::Sender::new(EVENTS)).subscribe()
+    }
+
     fn settle(&self, locked: &mut Locked) -> Option<Waker> {
         while let Some(event) = locked.session.next_event() {
             if matches!(event, Event::Connected(_)) {
                 self.status.send_replace(Status::Online);
             }
-            // Nobody has to listen.
-            let _ = self.events.send(event);
+            self.tell(event);
         }
         if locked.room_wanted && locked.session.outbox_is_roomy() {
             locked.room_wanted = false;

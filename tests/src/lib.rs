@@ -9,7 +9,6 @@
 )]
 
 pub mod absence;
-pub mod bench;
 pub mod broker;
 pub mod bulk;
 pub mod device;

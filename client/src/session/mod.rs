@@ -405,9 +405,7 @@ impl Session {
         };
         self.stats.received += 1;
         let received = received(publish, topic, token);
-        let mut ids = received.subscription_ids();
-        let id_of = ids.next().filter(|_| ids.next().is_none());
-        drop(ids);
+        let id_of = if publish.properties.is_empty() { None } else { only_subscription_id(&received) };
         let delivered = self.subscriptions.deliver(received, id_of, self.options.inbox.max_unclaimed);
         if let Some(token) = token.filter(|_| delivered.holders > 1) {
             self.inbound.held_by(token, delivered.holders);
@@ -661,6 +659,12 @@ fn hint(retry_after_ms: Option<u32>, server_reference: &Option<String>) -> Hint 
         retry_after: retry_after_ms.map(|ms| Duration::from_millis(ms.into())),
         server_reference: server_reference.clone(),
     }
+}
+
+/// Several mean that the server sends one copy for all.
+fn only_subscription_id(received: &Received) -> Option<u32> {
+    let mut ids = received.subscription_ids();
+    ids.next().filter(|_| ids.next().is_none())
 }
 
 /// Topic, properties and payload in one allocation.

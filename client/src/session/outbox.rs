@@ -86,6 +86,7 @@ pub(crate) struct Outbox {
     on_wire: usize,
     /// What may be in flight on this connection.
     window: usize,
+    window_was_full: bool,
     bytes: usize,
     /// QoS 0 messages that were given to the socket's buffer and are not written yet.
     unwritten: u64,
@@ -109,6 +110,7 @@ impl Outbox {
             flight: VecDeque::new(),
             on_wire: 0,
             window: 0,
+            window_was_full: false,
             bytes: 0,
             unwritten: 0,
             kept: 0,
@@ -260,6 +262,7 @@ impl Outbox {
     pub(crate) fn connected(&mut self, resumed: bool, window: u16, journal: &mut Journal, stats: &mut Stats) {
         self.on_wire = 0;
         self.window = usize::from(window);
+        self.window_was_full = false;
         self.paused_until = None;
         if resumed {
             return;
@@ -290,6 +293,7 @@ impl Outbox {
     /// Puts what may be sent into `out`.
     pub(crate) fn fill(&mut self, fill: &mut Fill<'_>) {
         self.paused_until = self.paused_until.filter(|until| fill.now < *until);
+        self.window_was_full &= !self.window_is_open();
         self.repeat(fill);
         while fill.out.len() < OUT_FULL && self.on_wire == self.flight.len() {
             let Some(next) = self.queue.front() else { break };
@@ -316,6 +320,7 @@ impl Outbox {
                 self.flight.push_back(Flight { of: next, stage: Stage::Sent });
                 self.sort_last();
                 self.on_wire = self.flight.len();
+                self.window_was_full = self.flight.len() >= self.window;
             } else {
                 fill.unwritten.extend(next.teller.take().filter(Teller::is_heard));
                 self.unwritten += 1;
@@ -328,7 +333,7 @@ impl Outbox {
         if self.paused_until.is_some() || !journal.is_safe(next.op) {
             return true;
         }
-        next.frame.qos() != QoS::AtMostOnce && !(self.flight.len() < self.window && self.id_is_free(next.number))
+        next.frame.qos() != QoS::AtMostOnce && !(self.window_is_open() && self.id_is_free(next.number))
     }
 
     /// Whether no other message in flight has the same packet identifier: they follow from the numbers, so those of one
@@ -342,6 +347,13 @@ impl Outbox {
     fn may_repeat(&self) -> bool {
         let next = self.flight.get(self.on_wire).filter(|_| self.on_wire < self.window);
         next.is_some_and(|flight| self.id_is_free(flight.of.number))
+    }
+
+    /// A window that was full opens again when a quarter of it is free: one write for many messages, where acks come one by
+    /// one. It costs no time, since the server has the other three quarters to do.
+    fn window_is_open(&self) -> bool {
+        let free = self.window.saturating_sub(self.flight.len());
+        if self.window_was_full { free > self.window / 4 } else { free > 0 }
     }
 
     /// A message that was refused and is sent again stands before others that were not.

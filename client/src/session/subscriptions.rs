@@ -45,9 +45,17 @@ struct Subscription {
     left: Option<Teller<()>>,
     queue: VecDeque<Received>,
     waker: Option<Waker>,
+    /// The server puts its identifier on what it sends for it.
+    with_id: bool,
 }
 
 impl Subscription {
+    /// Only a shared subscription needs an identifier: the server sends its own copy for it, which nothing else tells from
+    /// that of a plain subscription to the same topics. Identifiers cost bytes in every message.
+    fn needs_id(&self) -> bool {
+        self.what.filters.iter().any(|filter| topic::split_share(&filter.filter).is_some())
+    }
+
     fn matches(&self, topic: &str) -> bool {
         !matches!(self.phase, Phase::Unwanted | Phase::Leaving(_))
             && self.what.filters.iter().any(|filter| {
@@ -89,9 +97,16 @@ impl Subscriptions {
     pub(crate) fn add(&mut self, what: Subscribe, granted: Teller<Granted>) -> usize {
         self.last.0.clear();
         self.to_ask = true;
-        let (queue, waker, left) = (VecDeque::new(), None, None);
-        let key =
-            self.all.insert(Subscription { what, phase: Phase::Wanted, granted: Some(granted), left, queue, waker });
+        let (queue, waker, left, with_id) = (VecDeque::new(), None, None, false);
+        let key = self.all.insert(Subscription {
+            what,
+            phase: Phase::Wanted,
+            granted: Some(granted),
+            left,
+            queue,
+            waker,
+            with_id,
+        });
         self.claim(key);
         key
     }
@@ -149,9 +164,10 @@ impl Subscriptions {
                 return;
             };
             self.requests |= bit(id);
+            subscription.with_id = with_ids && subscription.needs_id();
             let what = &subscription.what;
             if subscription.phase == Phase::Wanted {
-                let subscription_id = with_ids.then_some(key as u32 + 1);
+                let subscription_id = subscription.with_id.then_some(key as u32 + 1);
                 write::subscribe(version, id, subscription_id, &what.filters, &what.user_properties, out);
                 subscription.phase = Phase::Asked(id);
             } else {
@@ -229,7 +245,12 @@ impl Subscriptions {
             return;
         }
         name.push_str(topic);
-        keys.extend(self.all.iter().filter(|(_, subscription)| subscription.matches(topic)).map(|(key, _)| key));
+        let matching = || self.all.iter().filter(|(_, subscription)| subscription.matches(topic));
+        keys.extend(matching().filter(|(_, subscription)| !subscription.with_id).map(|(key, _)| key));
+        if keys.is_empty() {
+            // Sent before the server knew of the identifier.
+            keys.extend(matching().map(|(key, _)| key));
+        }
     }
 
     fn keep_unclaimed(&mut self, received: Received, max: usize) -> Delivered {
