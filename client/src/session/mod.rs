@@ -388,8 +388,8 @@ impl Session {
         let token = match publish.packet_id {
             None => None,
             Some(id) => {
-                let (version, maximum) = (self.options.version, self.receive_maximum());
-                match self.inbound.arrived(id, publish.qos, maximum, version, &mut self.out) {
+                let maximum = self.receive_maximum();
+                match self.inbound.arrived(id, publish.qos, publish.dup, maximum, &self.journal) {
                     Arrival::New(token) => Some(token),
                     Arrival::Repeated => {
                         self.acknowledge();

@@ -4,6 +4,7 @@ mod connection;
 mod outbox;
 mod peer;
 mod publish;
+mod receive;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
