@@ -354,7 +354,9 @@ impl Drop for Subscription {
             let stays = shared.options.session_expiry.is_some_and(|expiry| !expiry.is_zero());
             // One that was never granted was cancelled.
             let stays = stays && !self.granted.is_empty();
-            shared.with(|session| if stays { session.detach(key) } else { session.unsubscribe(key, None) });
+            shared.with(
+                |session| if stays { session.detach(Instant::now(), key) } else { session.unsubscribe(key, None) },
+            );
         }
     }
 }

@@ -89,6 +89,11 @@ impl Inbound {
         }
     }
 
+    /// How many are not done with it.
+    pub(crate) fn holders(&mut self, token: u64) -> u32 {
+        self.entry(token).map_or(0, |entry| entry.holders)
+    }
+
     /// A holder is done with it; false when that is not known of (any more).
     pub(crate) fn done(&mut self, token: u64, reason: ReasonCode) -> bool {
         let Some(entry) = self.entry(token) else { return false };

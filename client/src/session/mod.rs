@@ -153,11 +153,15 @@ impl Session {
     }
 
     /// The stream is gone; the server keeps the subscription. What was not read is not acknowledged.
-    pub(crate) fn detach(&mut self, key: usize) {
-        let max = self.options.inbox.max_unclaimed;
+    pub(crate) fn detach(&mut self, now: Instant, key: usize) {
         for received in self.subscriptions.detach(key) {
-            let unread = self.subscriptions.deliver(received, None, max).unread;
-            self.unread(unread);
+            // Others who got it with this one have it still; nobody gets it twice.
+            match received.token {
+                Some(token) if self.inbound.holders(token) > 1 => {
+                    self.inbound.done(token, ReasonCode::Success);
+                }
+                _ => self.unclaimed(now, received),
+            }
         }
         self.acknowledge();
     }
@@ -282,7 +286,7 @@ impl Session {
         match (self.link, incoming) {
             (Link::Opening, Incoming::ConnAck(ack)) => self.connack(*ack),
             (_, Incoming::Auth(auth)) => self.auth(&auth),
-            (Link::Online, Incoming::Publish(publish)) => self.arrived(&publish),
+            (Link::Online, Incoming::Publish(publish)) => self.arrived(now, &publish),
             (Link::Online, Incoming::Ack(Ack { kind: AckKind::Pubrel, id, .. })) => {
                 self.inbound.released(id, self.options.version, &mut self.journal, &mut self.out);
                 Ok(())
@@ -382,7 +386,7 @@ impl Session {
         Ok(true)
     }
 
-    fn arrived(&mut self, publish: &Publish<'_>) -> Result<(), Over> {
+    fn arrived(&mut self, now: Instant, publish: &Publish<'_>) -> Result<(), Over> {
         let known = self.given_aliases.resolve(publish).map_err(|error| self.broken(error))?;
         let topic = known.as_deref().unwrap_or(publish.topic);
         let token = match publish.packet_id {
@@ -406,15 +410,35 @@ impl Session {
         self.stats.received += 1;
         let received = received(publish, topic, token);
         let id_of = if publish.properties.is_empty() { None } else { only_subscription_id(&received) };
-        let delivered = self.subscriptions.deliver(received, id_of, self.options.inbox.max_unclaimed);
+        let delivered = self.subscriptions.deliver(received, id_of);
         if let Some(token) = token.filter(|_| delivered.holders > 1) {
             self.inbound.held_by(token, delivered.holders);
         }
-        if delivered.unread.is_some() {
-            self.unread(delivered.unread);
-            self.acknowledge();
+        if let Some(received) = delivered.unread {
+            self.unclaimed(now, received);
         }
         Ok(())
+    }
+
+    /// Nobody has it. It is kept for a while: a program that starts may still be subscribing. QoS 0 is not, since it may be
+    /// lost.
+    fn unclaimed(&mut self, now: Instant, received: Received) {
+        if received.token.is_none() {
+            return self.unread(&received);
+        }
+        self.subscriptions.keep(received, &self.options.inbox, now);
+        self.give_up_unclaimed(now);
+    }
+
+    fn give_up_unclaimed(&mut self, now: Instant) {
+        let mut any = false;
+        while let Some(received) = self.subscriptions.give_up(&self.options.inbox, now) {
+            self.unread(&received);
+            any = true;
+        }
+        if any {
+            self.acknowledge();
+        }
     }
 
     /// MQTT 3.1.1 has no Receive Maximum: there the packet identifiers are the limit.
@@ -422,16 +446,11 @@ impl Session {
         if self.options.version.is_v5() { self.options.receive_maximum } else { u16::MAX }
     }
 
-    fn unread(&mut self, received: Option<Received>) {
-        if let Some(received) = received {
-            tracing::debug!(
-                topic = received.topic(),
-                "a message that no subscription of this program matches is dropped"
-            );
-            self.stats.unclaimed += 1;
-            if let Some(token) = received.token {
-                self.inbound.done(token, ReasonCode::Success);
-            }
+    fn unread(&mut self, received: &Received) {
+        tracing::debug!(topic = received.topic(), "a message that no subscription of this program matches is dropped");
+        self.stats.unclaimed += 1;
+        if let Some(token) = received.token {
+            self.inbound.done(token, ReasonCode::Success);
         }
     }
 
@@ -503,6 +522,7 @@ impl Session {
     /// Does what is due.
     pub(crate) fn tick(&mut self, now: Instant) -> Result<(), Over> {
         self.outbox.expire(now, &mut self.journal, &mut self.stats);
+        self.give_up_unclaimed(now);
         if self.link != Link::Online || self.keep_alive.is_zero() {
             return Ok(());
         }
@@ -538,7 +558,7 @@ impl Session {
                 None => self.last_sent.min(self.last_received) + self.keep_alive,
             }
         });
-        outbox.into_iter().chain(ping).min()
+        outbox.into_iter().chain(ping).chain(self.subscriptions.deadline()).min()
     }
 
     /// The connection is over.

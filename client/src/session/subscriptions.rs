@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::task::Waker;
+use std::time::Instant;
 
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::topic;
@@ -13,7 +14,7 @@ use crate::codec::read::SubAck;
 use crate::codec::write;
 use crate::error::SubscribeError;
 use crate::message::Received;
-use crate::options::Subscribe;
+use crate::options::{Inbox, Subscribe};
 use crate::ticket::Teller;
 
 /// Unacknowledged SUBSCRIBEs and UNSUBSCRIBEs at most.
@@ -73,7 +74,7 @@ pub(crate) struct Subscriptions {
     to_ask: bool,
     /// Bytes in all queues.
     bytes: usize,
-    unclaimed: VecDeque<Received>,
+    unclaimed: Unclaimed,
     /// The topic of the last message, and who got it; emptied when a subscription changes.
     last: (String, Vec<usize>),
 }
@@ -85,7 +86,7 @@ impl Subscriptions {
             requests: 0,
             to_ask: false,
             bytes: 0,
-            unclaimed: VecDeque::new(),
+            unclaimed: Unclaimed::default(),
             last: (String::new(), Vec::new()),
         }
     }
@@ -114,14 +115,29 @@ impl Subscriptions {
     /// What waits for a subscription like this one.
     fn claim(&mut self, key: usize) {
         let Some(subscription) = self.all.get_mut(key) else { return };
-        for received in std::mem::take(&mut self.unclaimed) {
+        for (until, received) in self.unclaimed.take() {
             if subscription.matches(received.topic()) {
                 self.bytes += received.size();
                 subscription.queue.push_back(received);
             } else {
-                self.unclaimed.push_back(received);
+                self.unclaimed.push(until, received);
             }
         }
+    }
+
+    /// Keeps a message that nobody has for who subscribes later.
+    pub(crate) fn keep(&mut self, received: Received, limits: &Inbox, now: Instant) {
+        self.unclaimed.push(now.checked_add(limits.unclaimed_for), received);
+    }
+
+    /// A message for which there is no room, or no time, any more.
+    pub(crate) fn give_up(&mut self, limits: &Inbox, now: Instant) -> Option<Received> {
+        self.unclaimed.give_up(limits, now)
+    }
+
+    /// When [`Subscriptions::give_up`] has something to give up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.unclaimed.queue.front().and_then(|(until, _)| *until)
     }
 
     /// The program wants no more of it; the tokens of what it has not read, which are now done with.
@@ -217,13 +233,14 @@ impl Subscriptions {
         unread.iter().filter_map(|received| received.token).collect()
     }
 
-    /// Gives a message to those whom it is for; how many that are.
-    pub(crate) fn deliver(&mut self, received: Received, id_of: Option<u32>, max_unclaimed: usize) -> Delivered {
+    /// Gives a message to those whom it is for.
+    pub(crate) fn deliver(&mut self, received: Received, id_of: Option<u32>) -> Delivered {
         if self.last.0.is_empty() || self.last.0 != received.topic() || id_of.is_some() {
             self.find(received.topic(), id_of);
         }
         let Some((last, others)) = self.last.1.split_last() else {
-            return self.keep_unclaimed(received, max_unclaimed);
+            self.last.0.clear();
+            return Delivered { holders: 0, unread: Some(received) };
         };
         let holders = self.last.1.len() as u32;
         for key in others {
@@ -251,16 +268,6 @@ impl Subscriptions {
             // Sent before the server knew of the identifier.
             keys.extend(matching().map(|(key, _)| key));
         }
-    }
-
-    fn keep_unclaimed(&mut self, received: Received, max: usize) -> Delivered {
-        self.last.0.clear();
-        if received.token.is_none() || max == 0 {
-            return Delivered { holders: 0, unread: Some(received) };
-        }
-        self.unclaimed.push_back(received);
-        let unread = if self.unclaimed.len() > max { self.unclaimed.pop_front() } else { None };
-        Delivered { holders: 1, unread }
     }
 
     /// The next message of a subscription, and whether it is acknowledged by that.
@@ -300,7 +307,6 @@ impl Subscriptions {
 
     /// The server knows of no subscription: those that are held are made anew, those that were to go are gone.
     pub(crate) fn forgotten(&mut self) {
-        self.unclaimed.clear();
         self.all.retain(|_, subscription| {
             if subscription.phase == Phase::Held {
                 subscription.phase = Phase::Wanted;
@@ -330,10 +336,41 @@ impl Subscriptions {
     }
 }
 
+/// QoS 1 and 2 messages that nobody has.
+#[derive(Default)]
+struct Unclaimed {
+    /// Until when each is kept; `None`: for ever.
+    queue: VecDeque<(Option<Instant>, Received)>,
+    bytes: usize,
+}
+
+impl Unclaimed {
+    fn push(&mut self, until: Option<Instant>, received: Received) {
+        self.bytes += received.size();
+        self.queue.push_back((until, received));
+    }
+
+    fn take(&mut self) -> VecDeque<(Option<Instant>, Received)> {
+        self.bytes = 0;
+        std::mem::take(&mut self.queue)
+    }
+
+    fn give_up(&mut self, limits: &Inbox, now: Instant) -> Option<Received> {
+        let (until, _) = self.queue.front()?;
+        let over = self.queue.len() > limits.max_unclaimed || self.bytes > limits.max_bytes;
+        if !over && until.is_none_or(|until| now < until) {
+            return None;
+        }
+        let (_, received) = self.queue.pop_front()?;
+        self.bytes -= received.size();
+        Some(received)
+    }
+}
+
 /// Who has a message now.
 pub(crate) struct Delivered {
     pub(crate) holders: u32,
-    /// A message that nobody will read.
+    /// A message that nobody has.
     pub(crate) unread: Option<Received>,
 }
 

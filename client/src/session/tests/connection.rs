@@ -256,7 +256,7 @@ fn a_client_that_only_receives_keeps_the_connection() {
 
 #[test]
 fn a_program_that_does_not_read_does_not_make_the_server_look_dead() {
-    let mut b = Bench::new(options(V5).keep_alive(S * 10).inbox(crate::Inbox { max_bytes: 100, max_unclaimed: 1 }));
+    let mut b = Bench::new(options(V5).keep_alive(S * 10).inbox(crate::Inbox { max_bytes: 100, ..Default::default() }));
     b.connect(false);
     let key = b.subscribed("t");
     b.receive(&publish(V5, "t", &"x".repeat(100), Q0, 0, false));

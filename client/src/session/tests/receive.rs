@@ -218,6 +218,68 @@ fn properties_reach_the_program() {
     assert_eq!(found.user, [("k".to_owned(), "v".to_owned())]);
 }
 
+#[test]
+fn messages_that_nobody_claims_wait_for_who_subscribes() {
+    let inbox = Inbox { max_unclaimed: 3, ..Inbox::default() };
+    let mut b = Bench::new(options(V5).inbox(inbox));
+    b.connect(true);
+    for n in 1..=5 {
+        b.receive(&publish(V5, if n == 4 { "u" } else { "t" }, &n.to_string(), Q1, n, false));
+    }
+    b.receive(&publish(V5, "t", "zero", Q0, 0, false));
+    // The oldest two make room, and are acknowledged.
+    assert_eq!(b.flush(), [Packet::Ack(PUBACK, 1, 0), Packet::Ack(PUBACK, 2, 0)]);
+    assert_eq!(b.session.stats().unclaimed, 3);
+    let key = b.subscribed(Subscribe::to("t").qos(Q1));
+    assert_eq!(b.payloads(key), ["3", "5"]);
+    assert_eq!(b.flush(), [Packet::Ack(PUBACK, 3, 0)], "4 is not read, 5 waits for it");
+    let key = b.subscribed(Subscribe::to("u").qos(Q1));
+    assert_eq!(b.payloads(key), ["4"]);
+    assert_eq!(b.flush(), [Packet::Ack(PUBACK, 4, 0), Packet::Ack(PUBACK, 5, 0)]);
+}
+
+#[test]
+fn messages_that_nobody_claims_are_bounded_in_bytes() {
+    let inbox = Inbox { max_bytes: 10_000, ..Inbox::default() };
+    let mut b = Bench::new(options(V5).inbox(inbox));
+    b.connect(true);
+    for n in 1..=50 {
+        b.receive(&publish(V5, "t", &"x".repeat(1_000), Q1, n, false));
+    }
+    assert!(b.session.stats().unclaimed > 40, "{:?}", b.session.stats());
+    assert!(!b.session.inbox_is_full(), "nobody could make room");
+}
+
+#[test]
+fn messages_that_nobody_claimed_outlive_the_session() {
+    let mut b = Bench::new(options(V5));
+    b.connect(true);
+    b.receive(&publish(V5, "t", "x", Q1, 1, false));
+    b.lose();
+    b.connect(false);
+    let key = b.subscribed(Subscribe::to("t").qos(Q1));
+    assert_eq!(b.payloads(key), ["x"]);
+    assert!(b.flush().is_empty());
+}
+
+#[test]
+fn a_message_that_nobody_claims_does_not_hold_back_the_others_for_ever() {
+    for version in [V311, V5] {
+        let mut b = Bench::new(options(version));
+        b.connect(true);
+        let key = b.subscribed(Subscribe::to("t").qos(Q1));
+        b.receive(&publish(version, "left/over", "x", Q1, 1, false));
+        b.receive(&publish(version, "t", "x", Q1, 2, false));
+        b.take(key).unwrap();
+        b.wait(S * 9).unwrap();
+        assert!(b.flush().is_empty());
+        assert_eq!(b.session.deadline(), Some(b.now + S));
+        b.wait(S).unwrap();
+        assert_eq!(b.flush(), [Packet::Ack(PUBACK, 1, 0), Packet::Ack(PUBACK, 2, 0)]);
+        assert_eq!(b.session.stats().unclaimed, 1);
+    }
+}
+
 #[cfg(feature = "durable")]
 mod durable {
     use super::*;
