@@ -175,17 +175,8 @@ impl Client {
         // From here on dropping the subscription takes it back.
         let mut subscription =
             Subscription { client: self.clone(), key: Some(key), granted: Vec::with_capacity(filters) };
-        match poll_fn(|cx| told.poll(cx)).await {
-            Ok(granted) => {
-                subscription.granted = granted;
-                Ok(subscription)
-            }
-            Err(error) => {
-                // The session has forgotten it already.
-                subscription.key = None;
-                Err(error)
-            }
-        }
+        subscription.granted = poll_fn(|cx| told.poll(cx)).await?;
+        Ok(subscription)
     }
 
     /// Says that the program is done with a message of a subscription with

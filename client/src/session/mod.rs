@@ -295,10 +295,7 @@ impl Session {
                 self.acked(now, &ack);
                 Ok(())
             }
-            (Link::Online, Incoming::SubAck(ack)) => {
-                self.answered(ack);
-                Ok(())
-            }
+            (Link::Online, Incoming::SubAck(ack)) => self.answered(ack),
             (Link::Online, Incoming::PingResp) => {
                 self.ping_sent = None;
                 Ok(())
@@ -468,11 +465,12 @@ impl Session {
         self.outbox.acked(ack, &mut fill);
     }
 
-    fn answered(&mut self, ack: SubAck) {
-        for token in self.subscriptions.answered(ack) {
+    fn answered(&mut self, ack: SubAck) -> Result<(), Over> {
+        for token in self.subscriptions.answered(ack).map_err(|error| self.broken(error))? {
             self.inbound.done(token, ReasonCode::Success);
         }
         self.acknowledge();
+        Ok(())
     }
 
     /// Puts what may be sent now into `out`; QoS 0 messages in it whose sender waits go to `unwritten`.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::Instant;
 
+use forebay_wire::WireError;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::topic;
 use forebay_wire::types::{PacketId, Version};
@@ -30,6 +31,8 @@ pub(crate) type Granted = Result<Vec<ReasonCode>, SubscribeError>;
 ///    ▲                     │                 │
 ///    └── connection lost ──┴── session lost ─┘
 /// ```
+///
+/// One that was refused keeps its place until the program has heard of it: its key is nobody else's meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Wanted,
@@ -37,6 +40,13 @@ enum Phase {
     Held,
     Unwanted,
     Leaving(PacketId),
+    Refused,
+}
+
+impl Phase {
+    fn is_wanted(self) -> bool {
+        matches!(self, Self::Wanted | Self::Asked(_) | Self::Held)
+    }
 }
 
 struct Subscription {
@@ -58,7 +68,7 @@ impl Subscription {
     }
 
     fn matches(&self, topic: &str) -> bool {
-        !matches!(self.phase, Phase::Unwanted | Phase::Leaving(_))
+        self.phase.is_wanted()
             && self.what.filters.iter().any(|filter| {
                 let plain = topic::split_share(&filter.filter).map_or(filter.filter.as_str(), |shared| shared.filter);
                 topic::matches(plain, topic)
@@ -143,6 +153,10 @@ impl Subscriptions {
     /// The program wants no more of it; the tokens of what it has not read, which are now done with.
     pub(crate) fn remove(&mut self, key: usize, left: Option<Teller<()>>) -> Vec<u64> {
         let Some(subscription) = self.all.get_mut(key) else { return Vec::new() };
+        if subscription.phase == Phase::Refused {
+            self.all.remove(key);
+            return Vec::new();
+        }
         self.last.0.clear();
         self.to_ask = true;
         subscription.phase = Phase::Unwanted;
@@ -171,42 +185,73 @@ impl Subscriptions {
             return;
         }
         self.to_ask = false;
-        for (key, subscription) in &mut self.all {
-            if !matches!(subscription.phase, Phase::Wanted | Phase::Unwanted) {
-                continue;
-            }
-            let Some(id) = free_id(self.requests) else {
-                self.to_ask = true;
-                return;
-            };
-            self.requests |= bit(id);
-            subscription.with_id = with_ids && subscription.needs_id();
-            let what = &subscription.what;
-            if subscription.phase == Phase::Wanted {
-                let subscription_id = subscription.with_id.then_some(key as u32 + 1);
-                write::subscribe(version, id, subscription_id, &what.filters, &what.user_properties, out);
-                subscription.phase = Phase::Asked(id);
-            } else {
-                let filters: Vec<String> = what.filters.iter().map(|filter| filter.filter.clone()).collect();
-                write::unsubscribe(version, id, &filters, out);
-                subscription.phase = Phase::Leaving(id);
+        // What is to go goes first: it may be wanted again.
+        for leave in [true, false] {
+            for key in 0..self.all.capacity() {
+                let phase = self.all.get(key).map(|subscription| subscription.phase);
+                if phase != Some(if leave { Phase::Unwanted } else { Phase::Wanted }) {
+                    continue;
+                }
+                let Some(id) = free_id(self.requests) else {
+                    self.to_ask = true;
+                    return;
+                };
+                let said =
+                    if leave { self.leave(key, id, version, out) } else { self.want(key, id, version, with_ids, out) };
+                if said {
+                    self.requests |= bit(id);
+                }
             }
         }
     }
 
+    fn want(&mut self, key: usize, id: PacketId, version: Version, with_ids: bool, out: &mut Vec<u8>) -> bool {
+        let Some(subscription) = self.all.get_mut(key) else { return false };
+        subscription.phase = Phase::Asked(id);
+        subscription.with_id = with_ids && subscription.needs_id();
+        let subscription_id = subscription.with_id.then_some(key as u32 + 1);
+        let what = &subscription.what;
+        write::subscribe(version, id, subscription_id, &what.filters, &what.user_properties, out)
+    }
+
+    /// For the server there is one subscription for a filter: what another of the program's stands on stays.
+    fn leave(&mut self, key: usize, id: PacketId, version: Version, out: &mut Vec<u8>) -> bool {
+        let Some(subscription) = self.all.get(key) else { return false };
+        let filters: Vec<String> = subscription.what.filters.iter().map(|filter| filter.filter.clone()).collect();
+        let filters: Vec<String> = filters.into_iter().filter(|filter| !self.is_wanted(filter)).collect();
+        if filters.is_empty() {
+            if let Some(left) = self.all.remove(key).left {
+                left.tell(());
+            }
+            return false;
+        }
+        if let Some(subscription) = self.all.get_mut(key) {
+            subscription.phase = Phase::Leaving(id);
+        }
+        write::unsubscribe(version, id, &filters, out)
+    }
+
+    fn is_wanted(&self, filter: &str) -> bool {
+        let wanted = self.all.iter().filter(|(_, subscription)| subscription.phase.is_wanted());
+        wanted.flat_map(|(_, subscription)| &subscription.what.filters).any(|wanted| wanted.filter == filter)
+    }
+
     /// SUBACK or UNSUBACK; the tokens of what nobody will read.
-    pub(crate) fn answered(&mut self, ack: SubAck) -> Vec<u64> {
+    ///
+    /// # Errors
+    /// A SUBACK that does not have a reason code for each filter.
+    pub(crate) fn answered(&mut self, ack: SubAck) -> Result<Vec<u64>, WireError> {
         let asked = |phase: Phase| match phase {
             Phase::Asked(id) => !ack.of_unsubscribe && id == ack.id,
             Phase::Leaving(id) => ack.of_unsubscribe && id == ack.id,
-            Phase::Wanted | Phase::Held | Phase::Unwanted => false,
+            Phase::Wanted | Phase::Held | Phase::Unwanted | Phase::Refused => false,
         };
         let Some(key) = self.all.iter().find(|(_, subscription)| asked(subscription.phase)).map(|(key, _)| key) else {
             // The answer to a request whose subscription is gone.
             if ack.id.get() > PUBLISH_IDS {
                 self.requests &= !bit(ack.id);
             }
-            return Vec::new();
+            return Ok(Vec::new());
         };
         self.requests &= !bit(ack.id);
         self.to_ask |= self.all.iter().any(|(_, s)| matches!(s.phase, Phase::Wanted | Phase::Unwanted));
@@ -214,23 +259,30 @@ impl Subscriptions {
             if let Some(left) = self.all.remove(key).left {
                 left.tell(());
             }
-            return Vec::new();
+            return Ok(Vec::new());
+        }
+        let filters = self.all.get(key).map_or(0, |subscription| subscription.what.filters.len());
+        if ack.reasons.len() != filters {
+            return Err(WireError::protocol("MQTT-3.8.4-5", "SUBACK without a reason code for each filter"));
         }
         let all_refused = !ack.reasons.iter().any(|reason| reason.is_success());
-        let Some(subscription) = self.all.get_mut(key) else { return Vec::new() };
+        let Some(subscription) = self.all.get_mut(key) else { return Ok(Vec::new()) };
         subscription.phase = Phase::Held;
         let teller = subscription.granted.take();
         if !all_refused {
             if let Some(teller) = teller {
                 teller.tell(Ok(ack.reasons));
             }
-            return Vec::new();
+            return Ok(Vec::new());
         }
         tracing::warn!(filters = ?subscription.what.filters, reasons = ?ack.reasons, "a subscription was refused");
-        let Some(teller) = teller else { return Vec::new() };
-        let unread = self.detach(key);
+        let Some(teller) = teller else { return Ok(Vec::new()) };
+        subscription.phase = Phase::Refused;
+        let unread = std::mem::take(&mut subscription.queue);
+        self.bytes -= unread.iter().map(Received::size).sum::<usize>();
+        self.last.0.clear();
         teller.tell(Err(SubscribeError::Refused { reasons: ack.reasons, reason_string: ack.reason_string }));
-        unread.iter().filter_map(|received| received.token).collect()
+        Ok(unread.iter().filter_map(|received| received.token).collect())
     }
 
     /// Gives a message to those whom it is for.
@@ -299,7 +351,7 @@ impl Subscriptions {
             match subscription.phase {
                 Phase::Asked(_) => subscription.phase = Phase::Wanted,
                 Phase::Leaving(_) => subscription.phase = Phase::Unwanted,
-                Phase::Wanted | Phase::Held | Phase::Unwanted => {}
+                Phase::Wanted | Phase::Held | Phase::Unwanted | Phase::Refused => {}
             }
         }
         self.to_ask = true;

@@ -5,6 +5,7 @@ mod outbox;
 mod peer;
 mod publish;
 mod receive;
+mod subscribe;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
