@@ -54,6 +54,9 @@ impl Inbound {
         receive_maximum: u16,
         journal: &Journal,
     ) -> Arrival {
+        if !dup && self.seen_earlier.remove(&id) {
+            tracing::debug!(id = id.get(), "the server has given up a QoS 2 message that it had not released");
+        }
         if qos == QoS::ExactlyOnce && (self.seen.contains(&id) || self.seen_earlier.contains(&id)) {
             // The PUBREC was lost [MQTT5-4.3.3-10]; unless it still waits for the disk.
             if !self.unsafe_yet.iter().any(|(_, kind, other, _)| (*kind, *other) == (AckKind::Pubrec, id)) {

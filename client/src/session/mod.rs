@@ -71,6 +71,9 @@ pub(crate) struct Session {
     client_id: String,
     /// A CONNACK has come at some time: from then on the session is resumed.
     was_connected: bool,
+    /// CONNECT was sent and no CONNACK came: the server may have made a new session of it, which the next CONNACK calls
+    /// present.
+    in_doubt: bool,
     outbox: Outbox,
     inbound: Inbound,
     subscriptions: Subscriptions,
@@ -103,6 +106,7 @@ impl Session {
             link: Link::Offline,
             client_id,
             was_connected: false,
+            in_doubt: false,
             outbox: Outbox::new(options.outbox.clone()),
             inbound: Inbound::default(),
             subscriptions: Subscriptions::new(),
@@ -309,6 +313,8 @@ impl Session {
         if !ack.reason.is_success() {
             let Words { reason_string, server_reference, retry_after_ms } = ack.words;
             let hint = hint(retry_after_ms, &server_reference);
+            // It is over, and made no session.
+            self.link = Link::Offline;
             let error = ConnectError::Refused { reason: ack.reason, reason_string, server_reference };
             return Err(Over::NotConnected(error, hint));
         }
@@ -340,7 +346,10 @@ impl Session {
         if !ack.session_present {
             self.inbound.forget(&mut self.journal);
             self.subscriptions.forgotten();
+        } else if self.in_doubt {
+            self.subscriptions.ask_again();
         }
+        self.in_doubt = false;
         self.stats.connections += 1;
         self.event(Event::Connected(Connected::new(ack, &self.client_id)));
         Ok(())
@@ -562,6 +571,7 @@ impl Session {
     /// The connection is over.
     pub(crate) fn closed(&mut self) {
         let was_online = self.link == Link::Online;
+        self.in_doubt |= self.link == Link::Opening;
         self.link = Link::Offline;
         self.out.clear();
         self.outbox.disconnected();

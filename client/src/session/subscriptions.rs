@@ -357,6 +357,17 @@ impl Subscriptions {
         self.to_ask = true;
     }
 
+    /// Whether the server knows of them is in doubt: asking for what is there changes nothing but that retained messages may
+    /// come once more.
+    pub(crate) fn ask_again(&mut self) {
+        for (_, subscription) in &mut self.all {
+            if subscription.phase == Phase::Held {
+                subscription.phase = Phase::Wanted;
+            }
+        }
+        self.to_ask = true;
+    }
+
     /// The server knows of no subscription: those that are held are made anew, those that were to go are gone.
     pub(crate) fn forgotten(&mut self) {
         self.all.retain(|_, subscription| {

@@ -115,6 +115,25 @@ fn what_was_not_answered_is_asked_again_and_what_was_is_not() {
 }
 
 #[test]
+fn a_session_of_which_only_the_server_knows_that_it_is_new_gets_its_subscriptions() {
+    let mut b = Bench::new(options(V5));
+    b.connect(false);
+    b.subscribed("t");
+    b.lose();
+    // The server has lost the session, makes a new one, and its CONNACK gets lost.
+    b.session.open(b.now).unwrap();
+    b.flush();
+    b.lose();
+    b.connect(true);
+    let sent = b.flush();
+    assert_eq!(asked(&sent), ["+t"]);
+    answer(&mut b, &sent);
+    b.lose();
+    b.connect(true);
+    assert!(b.flush().is_empty());
+}
+
+#[test]
 fn unsubscribing_resolves_with_the_answer_or_with_the_session() {
     for (version, answered) in [(V311, true), (V5, true), (V5, false)] {
         let mut b = Bench::new(options(version));
