@@ -52,10 +52,11 @@ impl Inbound {
         qos: QoS,
         dup: bool,
         receive_maximum: u16,
-        journal: &Journal,
+        journal: &mut Journal,
     ) -> Arrival {
         if !dup && self.seen_earlier.remove(&id) {
             tracing::debug!(id = id.get(), "the server has given up a QoS 2 message that it had not released");
+            journal.log(|| Op::Forget { id });
         }
         if qos == QoS::ExactlyOnce && (self.seen.contains(&id) || self.seen_earlier.contains(&id)) {
             // The PUBREC was lost [MQTT5-4.3.3-10]; unless it still waits for the disk.
@@ -164,9 +165,7 @@ impl Inbound {
 
     /// The server has a new session: what it sent in the old one is never sent again.
     pub(crate) fn forget(&mut self, journal: &mut Journal) {
-        if !self.seen.is_empty() || !self.seen_earlier.is_empty() {
-            journal.log(|| Op::ForgetAll);
-        }
+        journal.log(|| Op::ForgetAll);
         self.current.clear();
         self.earlier.clear();
         self.seen.clear();

@@ -399,7 +399,7 @@ impl Session {
             None => None,
             Some(id) => {
                 let maximum = self.receive_maximum();
-                match self.inbound.arrived(id, publish.qos, publish.dup, maximum, &self.journal) {
+                match self.inbound.arrived(id, publish.qos, publish.dup, maximum, &mut self.journal) {
                     Arrival::New(token) => Some(token),
                     Arrival::Repeated => {
                         self.acknowledge();

@@ -300,6 +300,7 @@ mod durable {
     fn an_identifier_is_on_disk_before_pubrec_and_off_it_before_pubcomp() {
         let mut b = Bench::with_journal(options(V5), Journal::durable());
         b.connect(false);
+        assert_eq!(commit(&mut b), [Op::ForgetAll]);
         let key = b.subscribed(Subscribe::to("t").qos(Q2));
         b.receive(&publish(V5, "t", "x", Q2, 5, false));
         b.take(key).unwrap();
@@ -317,6 +318,7 @@ mod durable {
     fn publish_and_pubrel_wait_for_the_disk() {
         let mut b = Bench::with_journal(options(V5), Journal::durable());
         b.connect(false);
+        assert_eq!(commit(&mut b), [Op::ForgetAll]);
         drop(b.publish(message("t", "x", Q2)));
         assert!(b.flush().is_empty());
         assert!(matches!(commit(&mut b)[..], [Op::Put { number: 1, .. }]));
@@ -333,6 +335,7 @@ mod durable {
     fn a_pubrel_whose_commit_comes_after_the_connection_is_sent_once() {
         let mut b = Bench::with_journal(options(V5), Journal::durable());
         b.connect(false);
+        assert_eq!(commit(&mut b), [Op::ForgetAll]);
         drop(b.publish(message("t", "x", Q2)));
         commit(&mut b);
         let sent = publishes(&b.flush());
