@@ -175,17 +175,8 @@ impl Client {
         // From here on dropping the subscription takes it back.
         let mut subscription =
             Subscription { client: self.clone(), key: Some(key), granted: Vec::with_capacity(filters) };
-        match poll_fn(|cx| told.poll(cx)).await {
-            Ok(granted) => {
-                subscription.granted = granted;
-                Ok(subscription)
-            }
-            Err(error) => {
-                // The session has forgotten it already.
-                subscription.key = None;
-                Err(error)
-            }
-        }
+        subscription.granted = poll_fn(|cx| told.poll(cx)).await?;
+        Ok(subscription)
     }
 
     /// Says that the program is done with a message of a subscription with
@@ -354,7 +345,9 @@ impl Drop for Subscription {
             let stays = shared.options.session_expiry.is_some_and(|expiry| !expiry.is_zero());
             // One that was never granted was cancelled.
             let stays = stays && !self.granted.is_empty();
-            shared.with(|session| if stays { session.detach(key) } else { session.unsubscribe(key, None) });
+            shared.with(
+                |session| if stays { session.detach(Instant::now(), key) } else { session.unsubscribe(key, None) },
+            );
         }
     }
 }

@@ -399,6 +399,11 @@ impl Connection {
                 }
             });
         }
+        self.push(shared, cx)
+    }
+
+    /// Gives the socket what there is.
+    fn push(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Result<Step, Over> {
         let mut step = Step::Blocked;
         while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
             match Pin::new(&mut self.stream).poll_write(cx, rest) {
@@ -429,10 +434,8 @@ impl Connection {
         self.out.clear();
         self.written = 0;
         SPARE.replace(std::mem::take(&mut self.out));
-        if !self.unwritten.is_empty() {
-            let unwritten = std::mem::take(&mut self.unwritten);
-            shared.with_driver(|locked| locked.session.settle_unwritten(unwritten, true));
-        }
+        let unwritten = std::mem::take(&mut self.unwritten);
+        shared.with_driver(|locked| locked.session.settle_unwritten(unwritten, true));
     }
 
     fn lost(&self, reason: LostReason) -> Over {
@@ -450,10 +453,10 @@ impl Connection {
         Over::NotConnected(error, Hint::default())
     }
 
-    /// DISCONNECT with what the server did wrong, if the socket takes it.
+    /// DISCONNECT with what the server did wrong, if the socket takes it. No message more: it would be lost.
     fn last_words(&mut self, shared: &Shared, cx: &mut Context<'_>) {
-        // What was read with the wrong packet may have brought the connection up.
-        let _ = self.write(shared, cx);
+        shared.with_driver(|locked| locked.session.last_words(&mut self.out));
+        let _ = self.push(shared, cx);
     }
 
     /// Closes without waiting long for the server.

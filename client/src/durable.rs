@@ -3,6 +3,8 @@
 //! A publish is accepted when it is committed. A message is sent only after that, under an identifier that follows from its
 //! number, so that a program that comes back repeats it under the same one. PUBREL is sent when it is on disk that PUBREC
 //! came, and PUBREC when the packet identifier of the message is: so QoS 2 is exactly once over a crash of either side.
+//! One gap is left: a program that is killed between a CONNACK that says that the server has lost the session and the commit
+//! of that comes back to the new session with packet identifiers of the old one, and cannot know it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -194,6 +194,9 @@ pub enum LostReason {
     /// The server broke the protocol; it was told why.
     #[error("the server broke the protocol: {0}")]
     Protocol(WireError),
+    /// A re-authentication failed on this side.
+    #[error("authentication failed: {0}")]
+    Authentication(String),
     /// The program ended it.
     #[error("ended by the program")]
     Ended,

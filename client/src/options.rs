@@ -100,10 +100,11 @@ pub enum WhenFull {
     Wait,
     /// `publish` gives the message back.
     Reject,
-    /// The oldest messages that were not sent yet are dropped.
-    DropOldest,
-    /// An unsent message of the same topic is replaced at any time, full or not; when there is none and no room either, the
+    /// The oldest messages that were not sent yet are dropped. When there would be no room then either, nothing is, and the
     /// message is given back.
+    DropOldest,
+    /// An unsent message of the same topic is replaced, in its place, at any time, full or not; when there is none and no
+    /// room either, the message is given back.
     KeepLast,
 }
 
@@ -114,13 +115,17 @@ pub struct Inbox {
     /// for an ack and reads its subscriptions in one task must not let them fill.
     pub max_bytes: usize,
     /// QoS 1 and 2 messages that no subscription of this program matches (left over from an earlier one) which are kept
-    /// for a subscription that is made later. What is over is acknowledged, dropped, counted and logged.
+    /// for a subscription that is made later, and at most `max_bytes` of them. What is over is acknowledged, dropped,
+    /// counted and logged.
     pub max_unclaimed: usize,
+    /// How long they are kept. Acks leave in the order of the messages: until these are claimed, or this time is over, the
+    /// server waits for the acks of all that came after them.
+    pub unclaimed_for: Duration,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self { max_bytes: 16 << 20, max_unclaimed: 100 }
+        Self { max_bytes: 16 << 20, max_unclaimed: usize::from(u16::MAX), unclaimed_for: Duration::from_secs(10) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Counters: what was accepted has been acknowledged, dropped for a reason, or is in the outbox.
+//! Counters: what was accepted or restored has been acknowledged, written, dropped for a reason, or is in the outbox.
 
 use crate::error::Dropped;
 
@@ -8,6 +8,8 @@ use crate::error::Dropped;
 pub struct Stats {
     /// Messages that `publish` accepted.
     pub accepted: u64,
+    /// Messages that an earlier run of the program left in the durable outbox.
+    pub restored: u64,
     /// PUBLISH packets of new messages that were given to the socket.
     pub sent: u64,
     /// PUBLISH packets that were repeated after a session was resumed.
@@ -36,7 +38,8 @@ pub struct Stats {
     pub unclaimed: u64,
     /// Connections made.
     pub connections: u64,
-    /// Messages in the outbox now.
+    /// Messages in the outbox now, and those of QoS 0 that are not written to the socket yet. When the client has ended:
+    /// those that the durable outbox keeps.
     pub outbox_messages: usize,
     /// Bytes in the outbox now.
     pub outbox_bytes: usize,

@@ -144,6 +144,9 @@ fn read_connack<'a>(version: Version, body: &[u8]) -> Result<Incoming<'a>, WireE
     };
     if version.is_v5() && !(r.is_empty() && code < 0x80 && code != 0) {
         ack.reason = reason(code)?;
+        if code != 0 && ack.reason.is_success() {
+            return Err(WireError::malformed("MQTT5-3.2.2-8", "a reason code that CONNACK does not have"));
+        }
         let properties = section(&mut r)?;
         ack.read_properties(properties)?;
     } else {

@@ -37,31 +37,42 @@ pub(crate) struct Inbound {
     earlier: Vec<Entry>,
     /// QoS 2: acknowledged with PUBREC, not released with PUBREL.
     seen: HashSet<PacketId>,
-    /// PUBRECs that wait for the journal.
-    unsafe_yet: VecDeque<(OpNumber, PacketId, ReasonCode)>,
+    /// The same of earlier connections: they do not count against the Receive Maximum of this one [MQTT5-4.9.0-1].
+    seen_earlier: HashSet<PacketId>,
+    /// PUBRECs and PUBCOMPs that wait for the journal.
+    unsafe_yet: VecDeque<(OpNumber, AckKind, PacketId, ReasonCode)>,
     next_token: u64,
 }
 
 impl Inbound {
+    /// PUBLISH came; the caller calls [`Inbound::acknowledge`] then.
     pub(crate) fn arrived(
         &mut self,
         id: PacketId,
         qos: QoS,
+        dup: bool,
         receive_maximum: u16,
-        version: Version,
-        out: &mut Vec<u8>,
+        journal: &mut Journal,
     ) -> Arrival {
-        if qos == QoS::ExactlyOnce && self.seen.contains(&id) {
+        if !dup && self.seen_earlier.remove(&id) {
+            tracing::debug!(id = id.get(), "the server has given up a QoS 2 message that it had not released");
+            journal.log(|| Op::Forget { id });
+        }
+        if qos == QoS::ExactlyOnce && (self.seen.contains(&id) || self.seen_earlier.contains(&id)) {
             // The PUBREC was lost [MQTT5-4.3.3-10]; unless it still waits for the disk.
-            if !self.unsafe_yet.iter().any(|(_, other, _)| *other == id) {
-                write::ack(version, AckKind::Pubrec, id, ReasonCode::Success, out);
+            if !self.unsafe_yet.iter().any(|(_, kind, other, _)| (*kind, *other) == (AckKind::Pubrec, id)) {
+                self.unsafe_yet.push_back((journal.last(), AckKind::Pubrec, id, ReasonCode::Success));
             }
             return Arrival::Repeated;
         }
-        if let Some(at) = self.earlier.iter().position(|entry| entry.id == id && entry.qos == qos) {
+        if let Some(at) = self.earlier.iter().position(|entry| entry.id == id) {
             let entry = self.earlier.remove(at);
-            self.current.push_back(entry);
-            return Arrival::Repeated;
+            if dup && entry.qos == qos {
+                self.current.push_back(entry);
+                return Arrival::Repeated;
+            }
+            // What is repeated has DUP [MQTT-3.3.1-1]. This is another message: the earlier one was given up by the server,
+            // since it expired there, for example.
         }
         if self.current.iter().any(|entry| entry.id == id) {
             return Arrival::Repeated;
@@ -80,6 +91,11 @@ impl Inbound {
         if let Some(entry) = self.entry(token) {
             entry.holders = holders;
         }
+    }
+
+    /// How many are not done with it.
+    pub(crate) fn holders(&mut self, token: u64) -> u32 {
+        self.entry(token).map_or(0, |entry| entry.holders)
     }
 
     /// A holder is done with it; false when that is not known of (any more).
@@ -109,7 +125,7 @@ impl Inbound {
                 QoS::ExactlyOnce if entry.reason.is_success() => {
                     self.seen.insert(entry.id);
                     let op = journal.log(|| Op::Seen { id: entry.id });
-                    self.unsafe_yet.push_back((op, entry.id, entry.reason));
+                    self.unsafe_yet.push_back((op, AckKind::Pubrec, entry.id, entry.reason));
                 }
                 // Refused: the identifier is free again [MQTT5-4.3.3-9].
                 QoS::ExactlyOnce => write::ack(version, AckKind::Pubrec, entry.id, entry.reason, out),
@@ -121,43 +137,45 @@ impl Inbound {
         self.send_safe(version, journal, out);
     }
 
-    /// PUBRECs whose identifiers are on disk.
+    /// PUBRECs whose identifiers are on disk, and PUBCOMPs whose are off it.
     pub(crate) fn send_safe(&mut self, version: Version, journal: &Journal, out: &mut Vec<u8>) {
-        while let Some((_, id, reason)) = self.unsafe_yet.pop_front_where(|(op, _, _)| journal.is_safe(*op)) {
-            write::ack(version, AckKind::Pubrec, id, reason, out);
+        while let Some((_, kind, id, reason)) = self.unsafe_yet.pop_front_where(|(op, ..)| journal.is_safe(*op)) {
+            write::ack(version, kind, id, reason, out);
         }
     }
 
-    /// PUBREL.
+    /// PUBREL. With PUBCOMP the server may use the identifier for another message, which a program that comes back and
+    /// still has it on disk would take for this one.
     pub(crate) fn released(&mut self, id: PacketId, version: Version, journal: &mut Journal, out: &mut Vec<u8>) {
-        let known = self.seen.remove(&id);
+        let known = self.seen.remove(&id) || self.seen_earlier.remove(&id);
         if known {
             journal.log(|| Op::Forget { id });
         }
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
-        write::ack(version, AckKind::Pubcomp, id, reason, out);
+        self.unsafe_yet.push_back((journal.last(), AckKind::Pubcomp, id, reason));
+        self.send_safe(version, journal, out);
     }
 
     /// The connection is over; the session may go on.
     pub(crate) fn disconnected(&mut self) {
         self.earlier.extend(self.current.drain(..));
+        self.seen_earlier.extend(self.seen.drain());
         self.unsafe_yet.clear();
     }
 
     /// The server has a new session: what it sent in the old one is never sent again.
     pub(crate) fn forget(&mut self, journal: &mut Journal) {
-        if !self.seen.is_empty() {
-            journal.log(|| Op::ForgetAll);
-        }
+        journal.log(|| Op::ForgetAll);
         self.current.clear();
         self.earlier.clear();
         self.seen.clear();
+        self.seen_earlier.clear();
         self.unsafe_yet.clear();
     }
 
     #[cfg(feature = "durable")]
     pub(crate) fn restore(&mut self, id: PacketId) {
-        self.seen.insert(id);
+        self.seen_earlier.insert(id);
     }
 }
 

@@ -54,6 +54,11 @@ impl Journal {
         self.next
     }
 
+    /// The last operation so far.
+    pub(crate) fn last(&self) -> OpNumber {
+        self.next
+    }
+
     pub(crate) fn is_safe(&self, number: OpNumber) -> bool {
         number <= self.safe || !self.on
     }
@@ -61,6 +66,11 @@ impl Journal {
     #[cfg(feature = "durable")]
     pub(crate) fn has_ops(&self) -> bool {
         !self.ops.is_empty()
+    }
+
+    #[cfg(all(test, feature = "durable"))]
+    pub(crate) fn safe_number(&self) -> OpNumber {
+        self.safe
     }
 
     /// What is to be committed, and the number to tell [`Journal::committed`] then.

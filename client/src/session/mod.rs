@@ -22,7 +22,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use forebay_wire::WireError;
-use forebay_wire::frame;
 use forebay_wire::publish::Publish;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::QoS;
@@ -72,6 +71,9 @@ pub(crate) struct Session {
     client_id: String,
     /// A CONNACK has come at some time: from then on the session is resumed.
     was_connected: bool,
+    /// CONNECT was sent and no CONNACK came: the server may have made a new session of it, which the next CONNACK calls
+    /// present.
+    in_doubt: bool,
     outbox: Outbox,
     inbound: Inbound,
     subscriptions: Subscriptions,
@@ -95,10 +97,16 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(options: Arc<Options>, journal: Journal, now: Instant) -> Self {
+        let client_id = if options.client_id.is_empty() && !options.version.is_v5() {
+            random_client_id()
+        } else {
+            options.client_id.clone()
+        };
         Self {
             link: Link::Offline,
-            client_id: initial_client_id(&options),
+            client_id,
             was_connected: false,
+            in_doubt: false,
             outbox: Outbox::new(options.outbox.clone()),
             inbound: Inbound::default(),
             subscriptions: Subscriptions::new(),
@@ -149,11 +157,15 @@ impl Session {
     }
 
     /// The stream is gone; the server keeps the subscription. What was not read is not acknowledged.
-    pub(crate) fn detach(&mut self, key: usize) {
-        let max = self.options.inbox.max_unclaimed;
+    pub(crate) fn detach(&mut self, now: Instant, key: usize) {
         for received in self.subscriptions.detach(key) {
-            let unread = self.subscriptions.deliver(received, None, max).unread;
-            self.unread(unread);
+            // Others who got it with this one have it still; nobody gets it twice.
+            match received.token {
+                Some(token) if self.inbound.holders(token) > 1 => {
+                    self.inbound.done(token, ReasonCode::Success);
+                }
+                _ => self.unclaimed(now, received),
+            }
         }
         self.acknowledge();
     }
@@ -190,7 +202,9 @@ impl Session {
         if self.ended.is_some() {
             return;
         }
-        if let Some(reason) = disconnect.filter(|_| self.link == Link::Online) {
+        // In MQTT 3.1.1 DISCONNECT always means that the will is not to be published [MQTT-3.14.4-3].
+        let with_will = |reason| reason == ReasonCode::DisconnectWithWill && !self.options.version.is_v5();
+        if let Some(reason) = disconnect.filter(|reason| self.link == Link::Online && !with_will(*reason)) {
             // Nobody comes back to a session that lives as long as the client.
             let expiry_s = (self.options.session_expiry.is_none() && !self.journal.is_on()).then_some(0);
             write::disconnect(self.options.version, reason, expiry_s, &mut self.out);
@@ -230,9 +244,8 @@ impl Session {
         if self.options.version.is_v5() {
             return !self.was_connected && self.options.first_is_clean();
         }
-        // Clean Session is for the whole session: one that is to be resumed must begin without it. And an identifier of this
-        // run's own is of no use to the next one [MQTT-3.1.3-7].
-        self.options.first_is_clean() || self.options.client_id.is_empty()
+        // Clean Session is for the whole session: one that is to be resumed must begin without it.
+        self.options.first_is_clean()
     }
 
     /// Handles all complete packets; how many bytes they were.
@@ -240,26 +253,26 @@ impl Session {
         let mut at = 0;
         self.last_received = now;
         while let Some(rest) = bytes.get(at..) {
-            let frame = frame::peek(rest, self.options.maximum_packet_size).map_err(|e| self.broken(e))?;
-            // Whoever speaks something else than MQTT is found out by the first byte, not by waiting for the rest.
-            let Some(frame) = frame.or_else(|| self.header_of_a_stranger(rest)) else { break };
-            if self.link == Link::Opening && !matches!(frame.packet_type(), frame::CONNACK | frame::AUTH) {
-                return Err(self.broken(WireError::protocol("MQTT-3.2.0-1", "its first packet is not CONNACK")));
-            }
-            let Some(packet) = rest.get(..frame.total()) else { break };
+            let frame =
+                forebay_wire::frame::peek(rest, self.options.maximum_packet_size).map_err(|e| self.broken(e))?;
+            let Some(frame) = frame else { break };
             let version = self.options.version;
-            let incoming =
-                frame.check(version).and_then(|()| read(version, &frame, packet)).map_err(|e| self.broken(e))?;
+            // What is not MQTT is known by its first bytes; the rest of what they announce may never come.
+            frame.check(version).and_then(|()| self.expected(&frame)).map_err(|e| self.broken(e))?;
+            let Some(packet) = rest.get(..frame.total()) else { break };
+            let incoming = read(version, &frame, packet).map_err(|e| self.broken(e))?;
             self.handle(now, incoming)?;
             at += frame.total();
         }
         Ok(at)
     }
 
-    fn header_of_a_stranger(&self, bytes: &[u8]) -> Option<frame::Frame> {
-        let first_byte = *bytes.first().filter(|_| self.link == Link::Opening)?;
-        let is_one = !matches!(first_byte >> 4, frame::CONNACK | frame::AUTH);
-        is_one.then_some(frame::Frame { first_byte, header_len: 1, remaining_len: 0 })
+    fn expected(&self, frame: &forebay_wire::frame::Frame) -> Result<(), WireError> {
+        use forebay_wire::frame::{AUTH, CONNACK};
+        if self.link == Link::Online || matches!(frame.packet_type(), CONNACK | AUTH) {
+            return Ok(());
+        }
+        Err(WireError::protocol("MQTT-3.2.0-1", "a packet before CONNACK"))
     }
 
     /// The server broke the protocol: it is told why, where the protocol allows it.
@@ -277,7 +290,7 @@ impl Session {
         match (self.link, incoming) {
             (Link::Opening, Incoming::ConnAck(ack)) => self.connack(*ack),
             (_, Incoming::Auth(auth)) => self.auth(&auth),
-            (Link::Online, Incoming::Publish(publish)) => self.arrived(&publish),
+            (Link::Online, Incoming::Publish(publish)) => self.arrived(now, &publish),
             (Link::Online, Incoming::Ack(Ack { kind: AckKind::Pubrel, id, .. })) => {
                 self.inbound.released(id, self.options.version, &mut self.journal, &mut self.out);
                 Ok(())
@@ -286,10 +299,7 @@ impl Session {
                 self.acked(now, &ack);
                 Ok(())
             }
-            (Link::Online, Incoming::SubAck(ack)) => {
-                self.answered(ack);
-                Ok(())
-            }
+            (Link::Online, Incoming::SubAck(ack)) => self.answered(ack),
             (Link::Online, Incoming::PingResp) => {
                 self.ping_sent = None;
                 Ok(())
@@ -303,6 +313,8 @@ impl Session {
         if !ack.reason.is_success() {
             let Words { reason_string, server_reference, retry_after_ms } = ack.words;
             let hint = hint(retry_after_ms, &server_reference);
+            // It is over, and made no session.
+            self.link = Link::Offline;
             let error = ConnectError::Refused { reason: ack.reason, reason_string, server_reference };
             return Err(Over::NotConnected(error, hint));
         }
@@ -334,7 +346,10 @@ impl Session {
         if !ack.session_present {
             self.inbound.forget(&mut self.journal);
             self.subscriptions.forgotten();
+        } else if self.in_doubt {
+            self.subscriptions.ask_again();
         }
+        self.in_doubt = false;
         self.stats.connections += 1;
         self.event(Event::Connected(Connected::new(ack, &self.client_id)));
         Ok(())
@@ -348,7 +363,15 @@ impl Session {
             return Err(self.broken(WireError::protocol("MQTT5-4.12.0-5", "AUTH with another authentication method")));
         }
         let data = auth.data.as_deref().unwrap_or_default();
-        let failed = |error: String| Over::NotConnected(ConnectError::Authentication(error), Hint::default());
+        let online = self.link == Link::Online;
+        let failed = |error: String| match online {
+            true => Over::Lost(LostReason::Authentication(error), Hint::default()),
+            false => Over::NotConnected(ConnectError::Authentication(error), Hint::default()),
+        };
+        if !online && auth.reason != ReasonCode::ContinueAuthentication {
+            // [MQTT5-4.12.0-4]: CONNACK says that it is satisfied.
+            return Err(self.broken(WireError::protocol("MQTT5-4.12.0-2", "AUTH that is no step before CONNACK")));
+        }
         if auth.reason == ReasonCode::ContinueAuthentication {
             let answer = authenticator.answer(data).map_err(failed)?;
             write::auth(ReasonCode::ContinueAuthentication, authenticator.method(), &answer, &mut self.out);
@@ -369,14 +392,14 @@ impl Session {
         Ok(true)
     }
 
-    fn arrived(&mut self, publish: &Publish<'_>) -> Result<(), Over> {
+    fn arrived(&mut self, now: Instant, publish: &Publish<'_>) -> Result<(), Over> {
         let known = self.given_aliases.resolve(publish).map_err(|error| self.broken(error))?;
         let topic = known.as_deref().unwrap_or(publish.topic);
         let token = match publish.packet_id {
             None => None,
             Some(id) => {
-                let (version, maximum) = (self.options.version, self.receive_maximum());
-                match self.inbound.arrived(id, publish.qos, maximum, version, &mut self.out) {
+                let maximum = self.receive_maximum();
+                match self.inbound.arrived(id, publish.qos, publish.dup, maximum, &mut self.journal) {
                     Arrival::New(token) => Some(token),
                     Arrival::Repeated => {
                         self.acknowledge();
@@ -393,15 +416,35 @@ impl Session {
         self.stats.received += 1;
         let received = received(publish, topic, token);
         let id_of = if publish.properties.is_empty() { None } else { only_subscription_id(&received) };
-        let delivered = self.subscriptions.deliver(received, id_of, self.options.inbox.max_unclaimed);
+        let delivered = self.subscriptions.deliver(received, id_of);
         if let Some(token) = token.filter(|_| delivered.holders > 1) {
             self.inbound.held_by(token, delivered.holders);
         }
-        if delivered.unread.is_some() {
-            self.unread(delivered.unread);
-            self.acknowledge();
+        if let Some(received) = delivered.unread {
+            self.unclaimed(now, received);
         }
         Ok(())
+    }
+
+    /// Nobody has it. It is kept for a while: a program that starts may still be subscribing. QoS 0 is not, since it may be
+    /// lost.
+    fn unclaimed(&mut self, now: Instant, received: Received) {
+        if received.token.is_none() {
+            return self.unread(&received);
+        }
+        self.subscriptions.keep(received, &self.options.inbox, now);
+        self.give_up_unclaimed(now);
+    }
+
+    fn give_up_unclaimed(&mut self, now: Instant) {
+        let mut any = false;
+        while let Some(received) = self.subscriptions.give_up(&self.options.inbox, now) {
+            self.unread(&received);
+            any = true;
+        }
+        if any {
+            self.acknowledge();
+        }
     }
 
     /// MQTT 3.1.1 has no Receive Maximum: there the packet identifiers are the limit.
@@ -409,16 +452,11 @@ impl Session {
         if self.options.version.is_v5() { self.options.receive_maximum } else { u16::MAX }
     }
 
-    fn unread(&mut self, received: Option<Received>) {
-        if let Some(received) = received {
-            tracing::debug!(
-                topic = received.topic(),
-                "a message that no subscription of this program matches is dropped"
-            );
-            self.stats.unclaimed += 1;
-            if let Some(token) = received.token {
-                self.inbound.done(token, ReasonCode::Success);
-            }
+    fn unread(&mut self, received: &Received) {
+        tracing::debug!(topic = received.topic(), "a message that no subscription of this program matches is dropped");
+        self.stats.unclaimed += 1;
+        if let Some(token) = received.token {
+            self.inbound.done(token, ReasonCode::Success);
         }
     }
 
@@ -436,11 +474,12 @@ impl Session {
         self.outbox.acked(ack, &mut fill);
     }
 
-    fn answered(&mut self, ack: SubAck) {
-        for token in self.subscriptions.answered(ack) {
+    fn answered(&mut self, ack: SubAck) -> Result<(), Over> {
+        for token in self.subscriptions.answered(ack).map_err(|error| self.broken(error))? {
             self.inbound.done(token, ReasonCode::Success);
         }
         self.acknowledge();
+        Ok(())
     }
 
     /// Puts what may be sent now into `out`; QoS 0 messages in it whose sender waits go to `unwritten`.
@@ -465,6 +504,11 @@ impl Session {
         self.outbox.fill(&mut fill);
     }
 
+    /// What is still to be said on a connection that is over: why, and no message more.
+    pub(crate) fn last_words(&mut self, out: &mut Vec<u8>) {
+        out.append(&mut self.out);
+    }
+
     /// Bytes were written to the socket.
     pub(crate) fn wrote(&mut self, now: Instant) {
         self.last_sent = now;
@@ -472,22 +516,26 @@ impl Session {
 
     /// QoS 0 messages were written, or lost with the connection.
     pub(crate) fn settle_unwritten(&mut self, unwritten: Vec<Teller<Outcome>>, written: bool) {
+        // Not every message has somebody who waits for it.
+        let messages = self.outbox.settle_unwritten();
+        let counter = if written { &mut self.stats.written } else { &mut self.stats.lost_unwritten };
+        *counter += messages;
+        let done = crate::ticket::Acked { reason: ReasonCode::Success };
         for teller in unwritten {
-            if written {
-                self.stats.written += 1;
-                teller.tell(Ok(crate::ticket::Acked { reason: ReasonCode::Success }));
-            } else {
-                self.stats.count(&Dropped::ConnectionLost);
-                teller.tell(Err(Dropped::ConnectionLost));
-            }
+            teller.tell(if written { Ok(done) } else { Err(Dropped::ConnectionLost) });
         }
     }
 
     /// Does what is due.
     pub(crate) fn tick(&mut self, now: Instant) -> Result<(), Over> {
         self.outbox.expire(now, &mut self.journal, &mut self.stats);
+        self.give_up_unclaimed(now);
         if self.link != Link::Online || self.keep_alive.is_zero() {
             return Ok(());
+        }
+        if self.inbox_is_full() {
+            // It is this side that does not read: PINGRESP may wait in the socket. The server must hear of it all the same.
+            self.last_received = now;
         }
         if let Some(sent) = self.ping_sent.filter(|sent| self.last_received <= *sent) {
             if now >= sent + self.patience() {
@@ -517,12 +565,13 @@ impl Session {
                 None => self.last_sent.min(self.last_received) + self.keep_alive,
             }
         });
-        outbox.into_iter().chain(ping).min()
+        outbox.into_iter().chain(ping).chain(self.subscriptions.deadline()).min()
     }
 
     /// The connection is over.
     pub(crate) fn closed(&mut self) {
         let was_online = self.link == Link::Online;
+        self.in_doubt |= self.link == Link::Opening;
         self.link = Link::Offline;
         self.out.clear();
         self.outbox.disconnected();
@@ -551,9 +600,9 @@ impl Session {
         self.outbox.is_roomy()
     }
 
-    /// Nothing waits to be sent or acknowledged.
+    /// Nothing waits to be sent, written or acknowledged.
     pub(crate) fn is_drained(&self) -> bool {
-        self.outbox.len() == 0 && self.out.is_empty()
+        self.outbox.len() == 0 && self.outbox.unwritten() == 0 && self.out.is_empty()
     }
 
     pub(crate) fn event(&mut self, event: Event) {
@@ -574,7 +623,7 @@ impl Session {
 
     pub(crate) fn stats(&self) -> Stats {
         Stats {
-            outbox_messages: self.outbox.len(),
+            outbox_messages: self.outbox.len() + self.outbox.unwritten() as usize + self.outbox.kept(),
             outbox_bytes: self.outbox.bytes(),
             in_flight: self.outbox.in_flight(),
             ..self.stats.clone()
@@ -610,6 +659,7 @@ impl Session {
     /// What an earlier run left.
     #[cfg(feature = "durable")]
     pub(crate) fn restore(&mut self, number: u64, frame: Frame, expires: Option<Instant>, released: bool) {
+        self.stats.restored += 1;
         self.outbox.restore(number, frame, expires, released);
     }
 
@@ -619,13 +669,11 @@ impl Session {
     }
 }
 
-/// MQTT 5 lets the server give one. Before it, an empty one is not allowed (3.1), or not taken everywhere (3.1.1).
-fn initial_client_id(options: &Options) -> String {
-    if options.client_id.is_empty() && !options.version.is_v5() {
-        let random = RandomState::new().hash_one(0u8);
-        return format!("forebay-{random:015x}").chars().take(23).collect();
-    }
-    options.client_id.clone()
+/// MQTT 3.1 knows no empty one, and in 3.1.1 a session needs one [MQTT-3.1.3-7]; 23 letters and digits go everywhere
+/// [MQTT-3.1.3-5].
+fn random_client_id() -> String {
+    let random = RandomState::new();
+    format!("forebay{:016x}", random.hash_one(0u8))
 }
 
 fn server_left(reason: ReasonCode, words: Words) -> Over {

@@ -88,6 +88,10 @@ pub(crate) struct Outbox {
     window: usize,
     window_was_full: bool,
     bytes: usize,
+    /// QoS 0 messages that were given to the socket's buffer and are not written yet.
+    unwritten: u64,
+    /// Messages that the file kept when the client ended.
+    kept: usize,
     next_number: u64,
     /// For keep-last: the unsent message of each topic.
     by_topic: HashMap<Box<[u8]>, u64>,
@@ -108,6 +112,8 @@ impl Outbox {
             window: 0,
             window_was_full: false,
             bytes: 0,
+            unwritten: 0,
+            kept: 0,
             next_number: 1,
             by_topic: HashMap::new(),
             next_expiry: None,
@@ -118,6 +124,19 @@ impl Outbox {
 
     pub(crate) fn len(&self) -> usize {
         self.queue.len() + self.flight.len()
+    }
+
+    pub(crate) fn unwritten(&self) -> u64 {
+        self.unwritten
+    }
+
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// What was in the socket's buffer is written, or lost; how many messages of QoS 0 that were.
+    pub(crate) fn settle_unwritten(&mut self) -> u64 {
+        std::mem::take(&mut self.unwritten)
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -150,39 +169,64 @@ impl Outbox {
         if size > self.limits.max_bytes || self.limits.max_messages == 0 {
             return Err((NoRoom::TooLarge, frame));
         }
-        if self.limits.when_full == WhenFull::KeepLast {
-            self.replace(frame.topic(), journal, stats);
+        let replaced = self.unsent_of(frame.topic());
+        let room = match replaced.and_then(|at| self.queue.get(at)) {
+            Some(old) => self.bytes - old.frame.size() + size <= self.limits.max_bytes,
+            None => self.make_room(size, journal, stats),
+        };
+        if !room {
+            return Err((NoRoom::Full, frame));
         }
-        while !self.has_room(size) {
-            if self.limits.when_full != WhenFull::DropOldest || !self.drop_front(Dropped::Evicted, journal, stats) {
-                return Err((NoRoom::Full, frame));
-            }
-        }
-        let number = self.next_number;
-        self.next_number += 1;
+        let number = replaced.and_then(|at| self.queue.get(at)).map_or(self.next_number, |old| old.number);
+        let mut new = Waiting { number, frame, expires, op: 0, teller: Some(teller) };
         self.bytes += size;
         stats.accepted += 1;
-        if self.limits.when_full == WhenFull::KeepLast {
-            self.by_topic.insert(frame.topic().into(), number);
+        self.expires_at(expires);
+        match replaced.and_then(|at| self.queue.get_mut(at)) {
+            // In its place: a topic that changes all the time would never come to the front.
+            Some(old) => {
+                std::mem::swap(old, &mut new);
+                self.drop_one(new, Dropped::Replaced, journal, stats);
+            }
+            None => {
+                if self.limits.when_full == WhenFull::KeepLast {
+                    self.by_topic.insert(new.frame.topic().into(), number);
+                }
+                self.next_number += 1;
+                self.queue.push_back(new);
+            }
         }
-        self.next_expiry = self.next_expiry.into_iter().chain(expires).min();
-        let op = if frame.qos() == QoS::AtMostOnce {
-            0
-        } else {
-            journal.log(|| Op::Put { number, frame: frame.clone(), expires_unix_ms: expires.map(super::unix_ms) })
-        };
-        self.queue.push_back(Waiting { number, frame, expires, op, teller: Some(teller) });
-        Ok(op)
+        let at = replaced.unwrap_or(self.queue.len() - 1);
+        Ok(self.queue.get_mut(at).map_or(0, |new| log_put(new, journal)))
     }
 
-    /// Drops the unsent message of this topic.
-    fn replace(&mut self, topic: &[u8], journal: &mut Journal, stats: &mut Stats) {
-        if let Some(number) = self.by_topic.remove(topic)
-            && let Ok(at) = self.queue.binary_search_by_key(&number, |waiting| waiting.number)
-            && let Some(waiting) = self.queue.remove(at)
-        {
-            self.drop_one(waiting, Dropped::Replaced, journal, stats);
+    /// For keep-last: where the unsent message of this topic is.
+    fn unsent_of(&self, topic: &[u8]) -> Option<usize> {
+        let number = self.by_topic.get(topic)?;
+        self.queue.binary_search_by_key(number, |waiting| waiting.number).ok()
+    }
+
+    /// Drops the oldest, if that is the policy, and if there is room then.
+    fn make_room(&mut self, size: usize, journal: &mut Journal, stats: &mut Stats) -> bool {
+        if self.has_room(size) {
+            return true;
         }
+        if self.limits.when_full != WhenFull::DropOldest {
+            return false;
+        }
+        let (mut messages, mut bytes, mut oldest) = (self.len(), self.bytes + size, 0);
+        while messages >= self.limits.max_messages || bytes > self.limits.max_bytes {
+            let Some(waiting) = self.queue.get(oldest) else { return false };
+            (messages, bytes, oldest) = (messages - 1, bytes - waiting.frame.size(), oldest + 1);
+        }
+        for _ in 0..oldest {
+            self.drop_front(Dropped::Evicted, journal, stats);
+        }
+        true
+    }
+
+    fn expires_at(&mut self, at: Option<Instant>) {
+        self.next_expiry = self.next_expiry.into_iter().chain(at).min();
     }
 
     fn drop_front(&mut self, why: Dropped, journal: &mut Journal, stats: &mut Stats) -> bool {
@@ -225,7 +269,10 @@ impl Outbox {
         }
         for flight in std::mem::take(&mut self.flight).into_iter().rev() {
             match flight.stage {
-                Stage::Sent => self.queue.push_front(flight.of),
+                Stage::Sent => {
+                    self.expires_at(flight.of.expires);
+                    self.queue.push_front(flight.of);
+                }
                 // The server took it over with PUBREC [MQTT-4.3.3]: its end of the hand-over is gone, the message is not.
                 Stage::Released(_) => {
                     stats.acked += 1;
@@ -259,15 +306,12 @@ impl Outbox {
                 self.drop_front(why, fill.journal, fill.stats);
                 continue;
             }
-            if self.must_wait(next, fill) {
+            if self.must_wait(next, fill.journal) {
                 break;
             }
             let Some(mut next) = self.queue.pop_front() else { break };
             self.left_queue(&next);
-            let alias = fill.aliases.of(next.frame.topic());
-            // An alias that is set for the first time makes the packet larger.
-            let alias =
-                if next.frame.packet_len() + 8 > fill.takes.maximum_packet_size as usize { Alias::None } else { alias };
+            let alias = alias_of(&next.frame, fill);
             let expiry_s = next.expires.map(|at| whole_seconds(at.saturating_duration_since(fill.now)));
             let id = (next.frame.qos() != QoS::AtMostOnce).then(|| packet_id(next.number));
             next.frame.put(fill.out, id, false, expiry_s, alias);
@@ -279,18 +323,30 @@ impl Outbox {
                 self.window_was_full = self.flight.len() >= self.window;
             } else {
                 fill.unwritten.extend(next.teller.take().filter(Teller::is_heard));
+                self.unwritten += 1;
                 self.bytes = self.bytes.saturating_sub(next.frame.size());
             }
         }
     }
 
-    fn must_wait(&self, next: &Waiting, fill: &Fill<'_>) -> bool {
-        if self.paused_until.is_some() || !fill.journal.is_safe(next.op) {
+    fn must_wait(&self, next: &Waiting, journal: &Journal) -> bool {
+        if self.paused_until.is_some() || !journal.is_safe(next.op) {
             return true;
         }
-        let oldest = self.flight.front().map_or(next.number, |flight| flight.of.number);
-        next.frame.qos() != QoS::AtMostOnce
-            && (!self.window_is_open() || next.number.abs_diff(oldest) >= u64::from(PUBLISH_IDS))
+        next.frame.qos() != QoS::AtMostOnce && !(self.window_is_open() && self.id_is_free(next.number))
+    }
+
+    /// Whether no other message in flight has the same packet identifier: they follow from the numbers, so those of one
+    /// round of them are apart.
+    fn id_is_free(&self, number: u64) -> bool {
+        self.flight.front().is_none_or(|oldest| number.abs_diff(oldest.of.number) < u64::from(PUBLISH_IDS))
+    }
+
+    /// Whether the next message that is to be repeated may be. What a durable outbox gave back was not all in flight: it may
+    /// be more than a window, or than there are packet identifiers.
+    fn may_repeat(&self) -> bool {
+        let next = self.flight.get(self.on_wire).filter(|_| self.on_wire < self.window);
+        next.is_some_and(|flight| self.id_is_free(flight.of.number))
     }
 
     /// A window that was full opens again when a quarter of it is free: one write for many messages, where acks come one by
@@ -311,14 +367,21 @@ impl Outbox {
 
     /// DUP, in order, within the window; only after a resumed session.
     fn repeat(&mut self, fill: &mut Fill<'_>) {
-        while self.on_wire < self.flight.len() && self.on_wire < self.window && fill.out.len() < OUT_FULL {
+        while self.may_repeat() && fill.out.len() < OUT_FULL {
             let Some(flight) = self.flight.get(self.on_wire) else { break };
             let id = packet_id(flight.of.number);
             match flight.stage {
                 Stage::Sent => {
+                    if let Some(why) = not_taken(&flight.of.frame, &fill.takes) {
+                        // Another server, or another limit: this would end every connection anew.
+                        if let Some(flight) = self.flight.remove(self.on_wire) {
+                            self.drop_one(flight.of, why, fill.journal, fill.stats);
+                        }
+                        continue;
+                    }
                     let expires = flight.of.expires;
                     let expiry_s = expires.map(|at| whole_seconds(at.saturating_duration_since(fill.now)));
-                    let alias = fill.aliases.of(flight.of.frame.topic());
+                    let alias = alias_of(&flight.of.frame, fill);
                     flight.of.frame.put(fill.out, Some(id), true, expiry_s, alias);
                     fill.stats.repeated += 1;
                 }
@@ -407,6 +470,7 @@ impl Outbox {
         self.refusals = self.refusals.saturating_add(1);
         fill.stats.refused_for_now += 1;
         self.paused_until = self.paused_until.max(Some(fill.now + wait));
+        self.expires_at(waiting.expires);
         let at = self.queue.partition_point(|other| other.number < waiting.number);
         self.queue.insert(at, waiting);
     }
@@ -426,8 +490,10 @@ impl Outbox {
         (at < self.on_wire && id.get() <= PUBLISH_IDS).then_some(at)
     }
 
-    /// Drops what has expired; messages in flight are the server's already.
+    /// Does what is due: drops what has expired. Messages in flight are the server's already.
     pub(crate) fn expire(&mut self, now: Instant, journal: &mut Journal, stats: &mut Stats) {
+        // Also while the socket is full and nothing is filled: a time in the past would be due at once, for ever.
+        self.paused_until = self.paused_until.filter(|until| now < *until);
         if self.next_expiry.is_none_or(|at| now < at) {
             return;
         }
@@ -452,12 +518,9 @@ impl Outbox {
     /// Whether [`Outbox::fill`] would find something.
     pub(crate) fn wants_to_send(&self, journal: &Journal) -> bool {
         if self.on_wire < self.flight.len() {
-            return self.on_wire < self.window;
+            return self.may_repeat();
         }
-        self.queue.front().is_some_and(|next| {
-            let room = next.frame.qos() == QoS::AtMostOnce || self.window_is_open();
-            room && self.paused_until.is_none() && journal.is_safe(next.op)
-        })
+        self.queue.front().is_some_and(|next| !self.must_wait(next, journal))
     }
 
     /// The client ends: what was not acknowledged is told so. A durable outbox keeps it.
@@ -466,6 +529,8 @@ impl Outbox {
         for waiting in flight.chain(std::mem::take(&mut self.queue)) {
             if !journal.is_on() || waiting.frame.qos() == QoS::AtMostOnce {
                 stats.count(why);
+            } else {
+                self.kept += 1;
             }
             if let Some(teller) = waiting.teller {
                 teller.tell(Err(why.clone()));
@@ -487,8 +552,26 @@ impl Outbox {
     }
 }
 
+fn log_put(waiting: &mut Waiting, journal: &mut Journal) -> OpNumber {
+    let Waiting { number, frame, expires, .. } = waiting;
+    if frame.qos() != QoS::AtMostOnce {
+        let expires_unix_ms = expires.map(super::unix_ms);
+        waiting.op = journal.log(|| Op::Put { number: *number, frame: frame.clone(), expires_unix_ms });
+    }
+    waiting.op
+}
+
 fn packet_id(number: u64) -> PacketId {
     PacketId::new((number % u64::from(PUBLISH_IDS)) as u16 + 1).unwrap_or(PacketId::MIN)
+}
+
+/// An alias that is set makes the packet larger. Whether there is room for that is asked first: one that was given and not
+/// sent would be used the next time.
+fn alias_of(frame: &Frame, fill: &mut Fill<'_>) -> Alias {
+    if frame.packet_len() + 8 > fill.takes.maximum_packet_size as usize {
+        return Alias::None;
+    }
+    fill.aliases.of(frame.topic())
 }
 
 fn not_taken(frame: &Frame, takes: &Takes) -> Option<Dropped> {

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::task::Waker;
+use std::time::Instant;
 
+use forebay_wire::WireError;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::topic;
 use forebay_wire::types::{PacketId, Version};
@@ -13,7 +15,7 @@ use crate::codec::read::SubAck;
 use crate::codec::write;
 use crate::error::SubscribeError;
 use crate::message::Received;
-use crate::options::Subscribe;
+use crate::options::{Inbox, Subscribe};
 use crate::ticket::Teller;
 
 /// Unacknowledged SUBSCRIBEs and UNSUBSCRIBEs at most.
@@ -29,6 +31,8 @@ pub(crate) type Granted = Result<Vec<ReasonCode>, SubscribeError>;
 ///    ▲                     │                 │
 ///    └── connection lost ──┴── session lost ─┘
 /// ```
+///
+/// One that was refused keeps its place until the program has heard of it: its key is nobody else's meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Wanted,
@@ -36,6 +40,13 @@ enum Phase {
     Held,
     Unwanted,
     Leaving(PacketId),
+    Refused,
+}
+
+impl Phase {
+    fn is_wanted(self) -> bool {
+        matches!(self, Self::Wanted | Self::Asked(_) | Self::Held)
+    }
 }
 
 struct Subscription {
@@ -57,7 +68,7 @@ impl Subscription {
     }
 
     fn matches(&self, topic: &str) -> bool {
-        !matches!(self.phase, Phase::Unwanted | Phase::Leaving(_))
+        self.phase.is_wanted()
             && self.what.filters.iter().any(|filter| {
                 let plain = topic::split_share(&filter.filter).map_or(filter.filter.as_str(), |shared| shared.filter);
                 topic::matches(plain, topic)
@@ -73,7 +84,7 @@ pub(crate) struct Subscriptions {
     to_ask: bool,
     /// Bytes in all queues.
     bytes: usize,
-    unclaimed: VecDeque<Received>,
+    unclaimed: Unclaimed,
     /// The topic of the last message, and who got it; emptied when a subscription changes.
     last: (String, Vec<usize>),
 }
@@ -85,7 +96,7 @@ impl Subscriptions {
             requests: 0,
             to_ask: false,
             bytes: 0,
-            unclaimed: VecDeque::new(),
+            unclaimed: Unclaimed::default(),
             last: (String::new(), Vec::new()),
         }
     }
@@ -114,19 +125,38 @@ impl Subscriptions {
     /// What waits for a subscription like this one.
     fn claim(&mut self, key: usize) {
         let Some(subscription) = self.all.get_mut(key) else { return };
-        for received in std::mem::take(&mut self.unclaimed) {
+        for (until, received) in self.unclaimed.take() {
             if subscription.matches(received.topic()) {
                 self.bytes += received.size();
                 subscription.queue.push_back(received);
             } else {
-                self.unclaimed.push_back(received);
+                self.unclaimed.push(until, received);
             }
         }
+    }
+
+    /// Keeps a message that nobody has for who subscribes later.
+    pub(crate) fn keep(&mut self, received: Received, limits: &Inbox, now: Instant) {
+        self.unclaimed.push(now.checked_add(limits.unclaimed_for), received);
+    }
+
+    /// A message for which there is no room, or no time, any more.
+    pub(crate) fn give_up(&mut self, limits: &Inbox, now: Instant) -> Option<Received> {
+        self.unclaimed.give_up(limits, now)
+    }
+
+    /// When [`Subscriptions::give_up`] has something to give up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.unclaimed.queue.front().and_then(|(until, _)| *until)
     }
 
     /// The program wants no more of it; the tokens of what it has not read, which are now done with.
     pub(crate) fn remove(&mut self, key: usize, left: Option<Teller<()>>) -> Vec<u64> {
         let Some(subscription) = self.all.get_mut(key) else { return Vec::new() };
+        if subscription.phase == Phase::Refused {
+            self.all.remove(key);
+            return Vec::new();
+        }
         self.last.0.clear();
         self.to_ask = true;
         subscription.phase = Phase::Unwanted;
@@ -155,42 +185,73 @@ impl Subscriptions {
             return;
         }
         self.to_ask = false;
-        for (key, subscription) in &mut self.all {
-            if !matches!(subscription.phase, Phase::Wanted | Phase::Unwanted) {
-                continue;
-            }
-            let Some(id) = free_id(self.requests) else {
-                self.to_ask = true;
-                return;
-            };
-            self.requests |= bit(id);
-            subscription.with_id = with_ids && subscription.needs_id();
-            let what = &subscription.what;
-            if subscription.phase == Phase::Wanted {
-                let subscription_id = subscription.with_id.then_some(key as u32 + 1);
-                write::subscribe(version, id, subscription_id, &what.filters, &what.user_properties, out);
-                subscription.phase = Phase::Asked(id);
-            } else {
-                let filters: Vec<String> = what.filters.iter().map(|filter| filter.filter.clone()).collect();
-                write::unsubscribe(version, id, &filters, out);
-                subscription.phase = Phase::Leaving(id);
+        // What is to go goes first: it may be wanted again.
+        for leave in [true, false] {
+            for key in 0..self.all.capacity() {
+                let phase = self.all.get(key).map(|subscription| subscription.phase);
+                if phase != Some(if leave { Phase::Unwanted } else { Phase::Wanted }) {
+                    continue;
+                }
+                let Some(id) = free_id(self.requests) else {
+                    self.to_ask = true;
+                    return;
+                };
+                let said =
+                    if leave { self.leave(key, id, version, out) } else { self.want(key, id, version, with_ids, out) };
+                if said {
+                    self.requests |= bit(id);
+                }
             }
         }
     }
 
+    fn want(&mut self, key: usize, id: PacketId, version: Version, with_ids: bool, out: &mut Vec<u8>) -> bool {
+        let Some(subscription) = self.all.get_mut(key) else { return false };
+        subscription.phase = Phase::Asked(id);
+        subscription.with_id = with_ids && subscription.needs_id();
+        let subscription_id = subscription.with_id.then_some(key as u32 + 1);
+        let what = &subscription.what;
+        write::subscribe(version, id, subscription_id, &what.filters, &what.user_properties, out)
+    }
+
+    /// For the server there is one subscription for a filter: what another of the program's stands on stays.
+    fn leave(&mut self, key: usize, id: PacketId, version: Version, out: &mut Vec<u8>) -> bool {
+        let Some(subscription) = self.all.get(key) else { return false };
+        let filters: Vec<String> = subscription.what.filters.iter().map(|filter| filter.filter.clone()).collect();
+        let filters: Vec<String> = filters.into_iter().filter(|filter| !self.is_wanted(filter)).collect();
+        if filters.is_empty() {
+            if let Some(left) = self.all.remove(key).left {
+                left.tell(());
+            }
+            return false;
+        }
+        if let Some(subscription) = self.all.get_mut(key) {
+            subscription.phase = Phase::Leaving(id);
+        }
+        write::unsubscribe(version, id, &filters, out)
+    }
+
+    fn is_wanted(&self, filter: &str) -> bool {
+        let wanted = self.all.iter().filter(|(_, subscription)| subscription.phase.is_wanted());
+        wanted.flat_map(|(_, subscription)| &subscription.what.filters).any(|wanted| wanted.filter == filter)
+    }
+
     /// SUBACK or UNSUBACK; the tokens of what nobody will read.
-    pub(crate) fn answered(&mut self, ack: SubAck) -> Vec<u64> {
+    ///
+    /// # Errors
+    /// A SUBACK that does not have a reason code for each filter.
+    pub(crate) fn answered(&mut self, ack: SubAck) -> Result<Vec<u64>, WireError> {
         let asked = |phase: Phase| match phase {
             Phase::Asked(id) => !ack.of_unsubscribe && id == ack.id,
             Phase::Leaving(id) => ack.of_unsubscribe && id == ack.id,
-            Phase::Wanted | Phase::Held | Phase::Unwanted => false,
+            Phase::Wanted | Phase::Held | Phase::Unwanted | Phase::Refused => false,
         };
         let Some(key) = self.all.iter().find(|(_, subscription)| asked(subscription.phase)).map(|(key, _)| key) else {
             // The answer to a request whose subscription is gone.
             if ack.id.get() > PUBLISH_IDS {
                 self.requests &= !bit(ack.id);
             }
-            return Vec::new();
+            return Ok(Vec::new());
         };
         self.requests &= !bit(ack.id);
         self.to_ask |= self.all.iter().any(|(_, s)| matches!(s.phase, Phase::Wanted | Phase::Unwanted));
@@ -198,32 +259,40 @@ impl Subscriptions {
             if let Some(left) = self.all.remove(key).left {
                 left.tell(());
             }
-            return Vec::new();
+            return Ok(Vec::new());
+        }
+        let filters = self.all.get(key).map_or(0, |subscription| subscription.what.filters.len());
+        if ack.reasons.len() != filters {
+            return Err(WireError::protocol("MQTT-3.8.4-5", "SUBACK without a reason code for each filter"));
         }
         let all_refused = !ack.reasons.iter().any(|reason| reason.is_success());
-        let Some(subscription) = self.all.get_mut(key) else { return Vec::new() };
+        let Some(subscription) = self.all.get_mut(key) else { return Ok(Vec::new()) };
         subscription.phase = Phase::Held;
         let teller = subscription.granted.take();
         if !all_refused {
             if let Some(teller) = teller {
                 teller.tell(Ok(ack.reasons));
             }
-            return Vec::new();
+            return Ok(Vec::new());
         }
         tracing::warn!(filters = ?subscription.what.filters, reasons = ?ack.reasons, "a subscription was refused");
-        let Some(teller) = teller else { return Vec::new() };
-        let unread = self.detach(key);
+        let Some(teller) = teller else { return Ok(Vec::new()) };
+        subscription.phase = Phase::Refused;
+        let unread = std::mem::take(&mut subscription.queue);
+        self.bytes -= unread.iter().map(Received::size).sum::<usize>();
+        self.last.0.clear();
         teller.tell(Err(SubscribeError::Refused { reasons: ack.reasons, reason_string: ack.reason_string }));
-        unread.iter().filter_map(|received| received.token).collect()
+        Ok(unread.iter().filter_map(|received| received.token).collect())
     }
 
-    /// Gives a message to those whom it is for; how many that are.
-    pub(crate) fn deliver(&mut self, received: Received, id_of: Option<u32>, max_unclaimed: usize) -> Delivered {
+    /// Gives a message to those whom it is for.
+    pub(crate) fn deliver(&mut self, received: Received, id_of: Option<u32>) -> Delivered {
         if self.last.0.is_empty() || self.last.0 != received.topic() || id_of.is_some() {
             self.find(received.topic(), id_of);
         }
         let Some((last, others)) = self.last.1.split_last() else {
-            return self.keep_unclaimed(received, max_unclaimed);
+            self.last.0.clear();
+            return Delivered { holders: 0, unread: Some(received) };
         };
         let holders = self.last.1.len() as u32;
         for key in others {
@@ -251,16 +320,6 @@ impl Subscriptions {
             // Sent before the server knew of the identifier.
             keys.extend(matching().map(|(key, _)| key));
         }
-    }
-
-    fn keep_unclaimed(&mut self, received: Received, max: usize) -> Delivered {
-        self.last.0.clear();
-        if received.token.is_none() || max == 0 {
-            return Delivered { holders: 0, unread: Some(received) };
-        }
-        self.unclaimed.push_back(received);
-        let unread = if self.unclaimed.len() > max { self.unclaimed.pop_front() } else { None };
-        Delivered { holders: 1, unread }
     }
 
     /// The next message of a subscription, and whether it is acknowledged by that.
@@ -292,7 +351,18 @@ impl Subscriptions {
             match subscription.phase {
                 Phase::Asked(_) => subscription.phase = Phase::Wanted,
                 Phase::Leaving(_) => subscription.phase = Phase::Unwanted,
-                Phase::Wanted | Phase::Held | Phase::Unwanted => {}
+                Phase::Wanted | Phase::Held | Phase::Unwanted | Phase::Refused => {}
+            }
+        }
+        self.to_ask = true;
+    }
+
+    /// Whether the server knows of them is in doubt: asking for what is there changes nothing but that retained messages may
+    /// come once more.
+    pub(crate) fn ask_again(&mut self) {
+        for (_, subscription) in &mut self.all {
+            if subscription.phase == Phase::Held {
+                subscription.phase = Phase::Wanted;
             }
         }
         self.to_ask = true;
@@ -300,7 +370,6 @@ impl Subscriptions {
 
     /// The server knows of no subscription: those that are held are made anew, those that were to go are gone.
     pub(crate) fn forgotten(&mut self) {
-        self.unclaimed.clear();
         self.all.retain(|_, subscription| {
             if subscription.phase == Phase::Held {
                 subscription.phase = Phase::Wanted;
@@ -330,10 +399,41 @@ impl Subscriptions {
     }
 }
 
+/// QoS 1 and 2 messages that nobody has.
+#[derive(Default)]
+struct Unclaimed {
+    /// Until when each is kept; `None`: for ever.
+    queue: VecDeque<(Option<Instant>, Received)>,
+    bytes: usize,
+}
+
+impl Unclaimed {
+    fn push(&mut self, until: Option<Instant>, received: Received) {
+        self.bytes += received.size();
+        self.queue.push_back((until, received));
+    }
+
+    fn take(&mut self) -> VecDeque<(Option<Instant>, Received)> {
+        self.bytes = 0;
+        std::mem::take(&mut self.queue)
+    }
+
+    fn give_up(&mut self, limits: &Inbox, now: Instant) -> Option<Received> {
+        let (until, _) = self.queue.front()?;
+        let over = self.queue.len() > limits.max_unclaimed || self.bytes > limits.max_bytes;
+        if !over && until.is_none_or(|until| now < until) {
+            return None;
+        }
+        let (_, received) = self.queue.pop_front()?;
+        self.bytes -= received.size();
+        Some(received)
+    }
+}
+
 /// Who has a message now.
 pub(crate) struct Delivered {
     pub(crate) holders: u32,
-    /// A message that nobody will read.
+    /// A message that nobody has.
     pub(crate) unread: Option<Received>,
 }
 
