@@ -1,4 +1,4 @@
-//! `forebay pub` and `forebay sub`, the real program, against this repository's broker and mosquitto.
+//! `forebay pub`, `forebay sub` and `forebay demo`, the real program, against this repository's broker and mosquitto.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -30,6 +30,7 @@ fn main() {
     add("wrong_arguments_never_open_a_connection", None, wrong_arguments_never_open_a_connection);
     add("sub_comes_back_after_the_broker_does", None, sub_comes_back_after_the_broker_does);
     add("completions_and_manual_pages", None, completions_and_manual_pages);
+    add("the_demo_ends_by_itself_with_nothing_lost", None, the_demo_ends_by_itself_with_nothing_lost);
     add("with_mosquittos_tools", no_mosquitto.as_deref(), with_mosquittos_tools);
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -344,6 +345,20 @@ fn completions_and_manual_pages() {
         let text = std::fs::read_to_string(scratch.path().join("man1").join(page)).unwrap();
         assert!(text.contains(".SH"), "{page}");
     }
+}
+
+fn the_demo_ends_by_itself_with_nothing_lost() {
+    let output = output(forebay(&["demo", "--devices", "40", "--seconds", "8", "--rate", "300"]));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", words(&output));
+    assert!(said.contains("nothing was lost") && said.contains("kill -9"), "{said}");
+    let figure = |name: &str| -> u64 {
+        let line = said.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let published = figure("published by the devices");
+    assert!(published > 1_000, "{said}");
+    assert_eq!((figure("acknowledged by the broker"), figure("arrived at the upstream")), (published, published));
 }
 
 /// One of ours and one of theirs, both ways, on their broker.
