@@ -166,6 +166,7 @@ impl Session {
         let delta = collected.delta;
         if delta.ended {
             persist.ended_told = false;
+            self.want(Urgency::Now);
             return;
         }
         persist.record |= delta.record.is_some();

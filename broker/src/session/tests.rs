@@ -6,7 +6,7 @@ use std::sync::Arc;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
 
-use super::{Cx, Delivery, Durability, Link, Outcome, Policy, Received, Session, Settings};
+use super::{Cx, Delivery, Durability, Link, Outcome, Policy, Received, Session, Settings, Urgency};
 use crate::codec::AckKind;
 use crate::message::{Message, Parts, Time};
 use crate::store::{DropReason, NEVER_S, QueueState, RecoveredSession, SessionNo, SessionRecord};
@@ -267,4 +267,17 @@ fn a_backlog_longer_than_the_packet_identifiers_is_sent_a_window_at_a_time() {
     }
     session.pump(cx);
     assert_eq!(first_bytes(&mut session), [0x32; 5], "the next five, not one");
+}
+
+#[test]
+fn an_end_whose_commit_failed_is_in_the_next() {
+    let mut session = connected(&settings(Policy::Reject, 100), 10);
+    session.end();
+    session.take_urgency();
+    let ended = session.collect(Time(0)).0.unwrap();
+    assert!(ended.delta.ended);
+    assert!(session.collect(Time(0)).0.is_none(), "once");
+    session.not_committed(ended);
+    assert_eq!(session.take_urgency(), Urgency::Now, "the writer hears of it");
+    assert!(session.collect(Time(0)).0.unwrap().delta.ended);
 }
