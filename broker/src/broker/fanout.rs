@@ -178,7 +178,9 @@ impl Broker {
         }
         for group in &route.groups {
             for at in 0..run.len() {
-                if let (Some(target), Some(one)) = (pick(group), run.get_mut(at..=at)) {
+                let Some(one) = run.get_mut(at..=at) else { return };
+                let qos = one.first().map_or(0, |staged| staged.source.qos);
+                if let Some(target) = pick(group, qos) {
                     to_slot(self, target, batch.origin, one, true, cx);
                 }
             }
@@ -258,7 +260,7 @@ impl Broker {
     /// Gives a message to one member of one shared subscription.
     pub(crate) fn publish_to_group(&self, group: &Group<Arc<Slot>>, message: &Arc<Message>) {
         let mut staged = Staged::of(message, message.retain, Durability::Interval);
-        if let Some(target) = pick(group) {
+        if let Some(target) = pick(group, message.qos) {
             to_slot(self, target, None, std::slice::from_mut(&mut staged), true, self.cx());
         }
     }
@@ -270,12 +272,14 @@ fn room(route: &Route<Arc<Slot>>) -> Fill {
     route.targets.iter().chain(members).map(|t| t.subscriber.fill()).max().unwrap_or(Fill::Roomy)
 }
 
-fn pick(group: &Group<Arc<Slot>>) -> Option<&Target<Arc<Slot>>> {
-    group.pick(|slot| match (slot.online(), slot.full()) {
-        (true, false) => Readiness::Ready,
-        (true, true) => Readiness::Busy,
-        (false, _) => Readiness::Offline,
-    })
+/// Whoever has room first: a queue that is full takes no more than it must.
+fn pick(group: &Group<Arc<Slot>>, qos: u8) -> Option<&Target<Arc<Slot>>> {
+    let ready = |slot: &Arc<Slot>| match slot.online() {
+        true => Readiness::Ready,
+        false => Readiness::Offline,
+    };
+    let with_room = |slot: &Arc<Slot>| if qos > 0 && slot.full() { Readiness::Never } else { ready(slot) };
+    group.pick(with_room).or_else(|| group.pick(ready))
 }
 
 /// The frames of a run, if all of them may be sent on as they are and lie side by side.
