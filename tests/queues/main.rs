@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, clippy::wildcard_enum_match_arm)]
 
 mod age;
+mod dead_member;
 mod million;
 mod policies;
 mod withheld;

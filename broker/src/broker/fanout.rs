@@ -176,13 +176,12 @@ impl Broker {
         for target in &route.targets {
             self.to_target(target, batch, run, frames, cx);
         }
-        for group in &route.groups {
-            for at in 0..run.len() {
-                let Some(one) = run.get_mut(at..=at) else { return };
-                let qos = one.first().map_or(0, |staged| staged.source.qos);
-                if let Some(target) = pick(group, qos) {
-                    to_slot(self, target, batch.origin, one, true, cx);
-                }
+        // A message that one session gets through several groups lies side by side in its queue.
+        for at in 0..if route.groups.is_empty() { 0 } else { run.len() } {
+            let Some(one) = run.get_mut(at..=at) else { return };
+            let qos = one.first().map_or(0, |staged| staged.source.qos);
+            for target in route.groups.iter().filter_map(|group| pick(group, qos)) {
+                to_slot(self, target, batch.origin, one, true, cx);
             }
         }
     }
@@ -257,9 +256,9 @@ impl Broker {
         self.run_with_room(&route, batch, std::slice::from_mut(&mut staged), self.cx());
     }
 
-    /// Gives a message to one member of one shared subscription.
-    pub(crate) fn publish_to_group(&self, group: &Group<Arc<Slot>>, message: &Arc<Message>) {
-        let mut staged = Staged::of(message, message.retain, Durability::Interval);
+    /// Gives a message that another member had to one member of a shared subscription.
+    pub(crate) fn move_to_group(&self, group: &Group<Arc<Slot>>, message: &Arc<Message>, durability: Durability) {
+        let mut staged = Staged::of(message, message.retain, durability);
         if let Some(target) = pick(group, message.qos) {
             to_slot(self, target, None, std::slice::from_mut(&mut staged), true, self.cx());
         }

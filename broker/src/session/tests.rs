@@ -6,10 +6,10 @@ use std::sync::Arc;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
 
-use super::{Cx, Delivery, Durability, Link, Outcome, Policy, Received, Session, Settings, Urgency};
+use super::{Cx, Delivery, Durability, Fate, Link, Outcome, Policy, Received, Session, Settings, Urgency};
 use crate::codec::AckKind;
 use crate::message::{Message, Parts, Time};
-use crate::store::{DropReason, NEVER_S, QueueState, RecoveredSession, SessionNo, SessionRecord};
+use crate::store::{DropReason, NEVER_S, QueueState, RecoveredSession, SessionNo, SessionRecord, StoredSubscription};
 
 const NOW: Time = Time(5_000);
 
@@ -50,6 +50,16 @@ fn message(payload: u8, qos: u8) -> Arc<Message> {
 }
 
 fn deliver(session: &mut Session, payload: u8, qos: u8, cx: Cx<'_>) -> (Outcome, Arc<Message>) {
+    deliver_as(session, payload, qos, Durability::Commit, cx)
+}
+
+fn deliver_as(
+    session: &mut Session,
+    payload: u8,
+    qos: u8,
+    durability: Durability,
+    cx: Cx<'_>,
+) -> (Outcome, Arc<Message>) {
     let shared = message(payload, qos);
     let delivery = Delivery {
         topic: b"t",
@@ -57,10 +67,10 @@ fn deliver(session: &mut Session, payload: u8, qos: u8, cx: Cx<'_>) -> (Outcome,
         payload: &[payload],
         qos,
         retain: false,
-        shared: false,
+        shared: true,
         subscription_ids: &[],
         expires_at: None,
-        durability: Durability::Commit,
+        durability,
     };
     (session.deliver(&delivery, &mut || shared.clone(), cx), shared)
 }
@@ -269,6 +279,22 @@ fn a_backlog_longer_than_the_packet_identifiers_is_sent_a_window_at_a_time() {
     assert_eq!(first_bytes(&mut session), [0x32; 5], "the next five, not one");
 }
 
+/// It is deleted elsewhere in that commit.
+#[test]
+fn what_moves_here_is_in_the_next_commit_however_young() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    deliver(&mut session, 1, 1, cx);
+    let (young, left) = session.collect(Time(0));
+    assert!(young.is_none() && left, "its subscriber may yet make the write needless");
+    deliver_as(&mut session, 2, 1, Durability::Moved, cx);
+    deliver(&mut session, 3, 1, cx);
+    let (collected, left) = session.collect(Time(0));
+    let places: Vec<u64> = collected.unwrap().delta.enqueued.iter().map(|entry| entry.seq).collect();
+    assert_eq!((places, left), (vec![0, 1], true));
+}
+
 #[test]
 fn an_end_whose_commit_failed_is_in_the_next() {
     let mut session = connected(&settings(Policy::Reject, 100), 10);
@@ -280,4 +306,37 @@ fn an_end_whose_commit_failed_is_in_the_next() {
     session.not_committed(ended);
     assert_eq!(session.take_urgency(), Urgency::Now, "the writer hears of it");
     assert!(session.collect(Time(0)).0.unwrap().delta.ended);
+}
+
+#[test]
+fn a_queue_is_given_up_page_by_page_each_after_the_commit_of_the_one_before() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 2);
+    session.subscribe(StoredSubscription {
+        filter: "$share/g/t".to_owned(),
+        qos: 1,
+        no_local: false,
+        retain_as_published: false,
+        subscription_id: 0,
+    });
+    let mut stored = Vec::new();
+    for payload in 0..6 {
+        deliver(&mut session, payload, 1, cx);
+    }
+    let collected = session.collect(Time(u64::MAX)).0.unwrap();
+    stored.extend(collected.delta.enqueued.iter().cloned());
+    session.committed(&collected, cx);
+    session.disconnect(session.epoch(), cx);
+    assert_eq!(session.leave(cx).unwrap().len(), 2, "those in flight");
+    for place in [2, 4] {
+        assert_eq!(session.wants_page(cx), None, "the commit comes first");
+        commit(&mut session, cx);
+        assert_eq!(session.wants_page(cx).unwrap().from, place as u64);
+        let page = session.leaving_page(place as u64, stored[place..place + 2].to_vec(), cx).unwrap();
+        assert!(page.messages.iter().all(|(_, _, fate)| matches!(fate, Fate::Give(_))));
+        assert_eq!(session.left(&page, 2), place == 4);
+    }
+    let (ledger, queued) = session.ledger();
+    assert_eq!((ledger.dropped[DropReason::SessionEnded as usize], queued), (6, 0));
 }

@@ -4,6 +4,7 @@
 
 mod client;
 mod model;
+mod shared;
 mod taken_over;
 mod world;
 
@@ -110,9 +111,8 @@ fn play(world: &mut World) {
     model::check(world);
 }
 
-/// False: it failed, and said how to see it again.
-fn run(seed: u64) -> bool {
-    let mut world = World::new(seed);
+/// Plays a world of this seed; when it fails it says how to see it again.
+fn run(mut world: World, play: fn(&mut World), seed: u64) {
     let passed = catch_unwind(AssertUnwindSafe(|| play(&mut world))).is_ok();
     if !passed {
         let from = world
@@ -125,20 +125,23 @@ fn run(seed: u64) -> bool {
         eprintln!("policy {:?}", world.policy);
         eprintln!("again: FOREBAY_SEED={seed} cargo test -p forebay --test simulation");
     }
-    passed
+    assert!(passed, "seed {seed}");
 }
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 
+fn seeds() -> std::ops::Range<u64> {
+    match variable("FOREBAY_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..variable("FOREBAY_SEEDS").unwrap_or(1500),
+    }
+}
+
 #[test]
 fn what_is_acknowledged_arrives_in_order_and_is_counted() {
-    if let Some(seed) = variable("FOREBAY_SEED") {
-        assert!(run(seed), "seed {seed}");
-        return;
-    }
-    for seed in 0..variable("FOREBAY_SEEDS").unwrap_or(1500) {
-        assert!(run(seed), "seed {seed}");
+    for seed in seeds() {
+        run(World::new(seed), play, seed);
     }
 }

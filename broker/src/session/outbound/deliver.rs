@@ -17,7 +17,7 @@ impl Session {
     /// How much room there is (policy `reject`; the others always have some).
     #[must_use]
     pub fn room(&self, cx: Cx<'_>) -> Fill {
-        if cx.settings.policy != Policy::Reject {
+        if cx.settings.policy != Policy::Reject || self.leaving() {
             return Fill::Roomy;
         }
         let o = &self.outbound;
@@ -178,13 +178,16 @@ impl Session {
         } else {
             o.flow.pending.push_back(entry);
         }
+        if d.durability == Durability::Moved {
+            o.flow.moved_to = seq + 1;
+        }
         if durable {
             o.flow.scan.note(expires);
             self.want(match d.durability {
                 // QoS 2 is sent only once it is committed: nothing can make that write needless.
                 Durability::Commit if d.qos == 2 || !in_memory => Urgency::Now,
                 Durability::Commit => Urgency::Elidable,
-                Durability::Interval => Urgency::Lazy,
+                Durability::Interval | Durability::Moved => Urgency::Lazy,
                 Durability::Memory if in_memory => Urgency::None,
                 Durability::Memory => Urgency::Lazy,
             });

@@ -14,18 +14,22 @@
 
 mod acks;
 mod deliver;
+mod leave;
 mod paging;
 mod send;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use forebay_wire::types::PacketId;
+
+pub(crate) use leave::Leaving;
+pub use leave::{Fate, LeavingPage, Orphan};
 
 use super::Cx;
 use super::lazy::{Blank, Lazy};
 use super::scan::Scan;
-use crate::message::{Message, Time};
+use crate::message::Time;
 use crate::store::{DropReason, Ledger, QueueEntry};
 
 /// How many places may lie between the oldest message in flight and the next: packet identifiers must differ.
@@ -52,6 +56,8 @@ pub enum Durability {
     Interval,
     /// At once; written only when a queue must page to disk.
     Memory,
+    /// It comes from another queue of the store, and leaves that one in the commit in which it enters this one.
+    Moved,
 }
 
 /// A message on its way into a session. It is borrowed: only a session that must keep it asks for the shared one.
@@ -201,6 +207,8 @@ pub(crate) struct Flow {
     head_stays: bool,
     /// keep-last: the newest place of each topic (by hash), for messages that may still be replaced.
     pub(crate) newest: Option<Box<Newest>>,
+    /// Places below have moved here from another queue: they are in the next commit, however young they are.
+    pub(crate) moved_to: u64,
     pub(crate) scan: Scan,
 }
 
@@ -395,24 +403,18 @@ impl Outbound {
         }
     }
 
-    /// Everything goes: the session has ended. Returns what came through shared subscriptions at QoS 1.
-    pub(crate) fn end(&mut self) -> Vec<Arc<Message>> {
+    /// Everything goes: the session has ended. Returns what came through shared subscriptions, but for what was sent at
+    /// QoS 2.
+    pub(crate) fn end(&mut self) -> Vec<Orphan> {
         let mut orphans = Vec::new();
-        let mut settle = |item: QueueEntry, awaiting: bool, sent_qos2: bool| {
-            if item.shared && !sent_qos2 {
-                orphans.push(item.message.clone());
-            }
-            if awaiting {
-                item.message.settle();
-            }
-        };
         for flight in std::mem::take(&mut self.flow.inflight) {
             if let (true, Some(item)) = (flight.live(), flight.item) {
-                settle(item, flight.awaiting, flight.qos == 2);
+                leave::give_up(item, flight.awaiting, flight.qos == 2, &mut orphans);
             }
         }
         for entry in std::mem::take(&mut self.flow.queue).into_iter().chain(std::mem::take(&mut self.flow.pending)) {
-            settle(entry.item, entry.awaiting, entry.released);
+            let sent_qos2 = entry.released || entry.dup && entry.item.qos == 2;
+            leave::give_up(entry.item, entry.awaiting, sent_qos2, &mut orphans);
         }
         let rest = std::mem::take(&mut self.queued);
         self.queued_bytes = 0;

@@ -8,6 +8,9 @@ use crate::store::{DropReason, QueueEntry};
 impl Session {
     /// The page that should be read now, if any: asked once, then [`Session::page_in`] follows.
     pub fn wants_page(&mut self, cx: Cx<'_>) -> Option<PageWanted> {
+        if let Some(leaving) = self.leaving {
+            return self.wants_leaving_page(leaving);
+        }
         let o = &mut self.outbound;
         let over = !self.connected
             && !o.flow.head_stays
@@ -87,7 +90,7 @@ impl Session {
 
     /// The whole queue is in memory. What should be in it and was not on disk, between what was or behind it, is counted as
     /// damaged.
-    fn miss(&mut self) {
+    pub(super) fn miss(&mut self) {
         let o = &mut self.outbound;
         let in_memory = o.flow.inflight.iter().filter(|f| f.live()).count() + o.flow.queue.len() + o.flow.pending.len();
         let lost = o.queued.saturating_sub(in_memory as u64 + u64::from(self.out.qos0));
