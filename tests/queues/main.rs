@@ -3,9 +3,9 @@
 #![allow(clippy::print_stderr, clippy::wildcard_enum_match_arm)]
 
 mod age;
-mod dead_member;
 mod million;
 mod policies;
+mod shared;
 mod withheld;
 
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! A session ends with a long queue of a shared subscription on disk: all of it goes to another member, in order, with little
-//! in memory, and over a `kill -9` in the middle.
+//! Queues of the members of a shared subscription: who takes what when one is full, and when one is dead.
 
 use forebay_tests::broker::Broker;
 use forebay_tests::bulk;
@@ -7,7 +6,7 @@ use forebay_tests::packet::Version;
 use forebay_tests::peer::{Connect, Peer, publish};
 use forebay_tests::sys::{Sys, figure};
 
-use crate::{crash, settled, tcp};
+use crate::{broker, crash, settled, tcp};
 
 const COUNT: u64 = 200_000;
 const SIZE: usize = 200;
@@ -20,6 +19,7 @@ fn member(broker: &Broker, client: &str) {
     member.leave();
 }
 
+/// All of it goes to another member, in order, with little in memory, and over a `kill -9` in the middle.
 #[test]
 fn a_long_queue_of_a_dead_member() {
     let mut broker = Broker::with_config("sys_interval = \"1s\"\n");
@@ -56,4 +56,19 @@ fn the_queue_of_the_last_member() {
     Peer::open(&tcp(&broker), &Connect::clean(Version::V4, "dead")).0.leave();
     let figures = settled(&broker, 0);
     assert_eq!(figure(&figures, "ledger/dropped/session_ended"), 5000, "nobody is left to take them");
+}
+
+/// One is there and acknowledges nothing, the other is away: both limits hold, and then it is refused.
+#[test]
+fn a_full_member_is_passed_over() {
+    let broker = broker("max_messages = 10");
+    member(&broker, "away");
+    let (mut slow, _) = Peer::open(&tcp(&broker), &Connect::kept(Version::V5, "slow"));
+    assert_eq!(slow.subscribe(&[("$share/group/dead", 1)]), [1]);
+    let (mut publisher, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "publisher"));
+    for n in 0..20 {
+        assert_eq!(publisher.publish(n + 1, "dead", b"x").0, 0, "message {n}");
+    }
+    assert_eq!(publisher.publish(21, "dead", b"x").0, 0x97);
+    settled(&broker, 20);
 }
