@@ -60,7 +60,8 @@ impl Session {
         if cx.settings.policy == Policy::KeepLast {
             self.outbound.replace(d.topic, seq, size);
         }
-        if !durable && self.idle_window(cx) && d.qos > 0 {
+        // What another member of a shared subscription may have to take is kept until it is acknowledged.
+        if !durable && !d.shared && self.idle_window(cx) && d.qos > 0 {
             self.send_now(d, seq, size, cx);
             return Outcome::Taken;
         }

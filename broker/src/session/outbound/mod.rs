@@ -156,7 +156,8 @@ pub(crate) struct InFlight {
     pub(crate) awaiting: bool,
     qos: u8,
     size: u32,
-    /// Kept for a session that may resume, until PUBREC says that it is not needed any more.
+    /// Kept for a session that may resume, or for another member of a shared subscription, until PUBREC says that it is
+    /// not needed any more.
     pub(crate) item: Option<QueueEntry>,
 }
 
