@@ -57,6 +57,8 @@ pub struct Staged<'a> {
     pub message: Option<Arc<Message>>,
     /// Somebody must have it safe before the ack.
     pub waits: bool,
+    /// It has gone at QoS 2 to somebody who does not need it on disk.
+    pub sent_once: bool,
     /// What became of it.
     pub verdict: Verdict,
     /// When its ack may leave.
@@ -67,7 +69,8 @@ impl<'a> Staged<'a> {
     /// Freshly parsed.
     #[must_use]
     pub fn new(source: Source<'a>, durability: Durability) -> Self {
-        Self { source, frame: None, ack: None, message: None, waits: false, verdict: Verdict::Open, durability }
+        let verdict = Verdict::Open;
+        Self { source, frame: None, ack: None, message: None, waits: false, sent_once: false, verdict, durability }
     }
 
     /// A message that is shared already.
@@ -334,4 +337,5 @@ fn deliver(
     if outcome == Outcome::Waiting {
         staged.waits = true;
     }
+    staged.sent_once |= delivery.qos == 2 && !session.durable();
 }

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use super::writer::RetainedWork;
+use super::writer::{RetainedWork, Waiting};
 use crate::message::{Message, Time};
 use crate::router::{Limits, Retained};
+use crate::session::Refused;
 use crate::store::RetainedChange;
 
 struct State {
     messages: Retained<Arc<Message>>,
     dirty: HashMap<String, Option<Arc<Message>>>,
-    waiting: Vec<Arc<Message>>,
+    waiting: Vec<Waiting>,
 }
 
 /// See the module.
@@ -53,19 +54,17 @@ impl RetainedStore {
     pub fn set(&self, message: &Arc<Message>, wait: bool) -> Result<(), NoRoom> {
         let mut state = self.state.lock();
         let topic = message.topic();
-        let kept = if message.payload().is_empty() {
-            if state.messages.remove(topic).is_none() {
-                return Ok(());
-            }
-            None
+        let (kept, replaced) = if message.payload().is_empty() {
+            let Some(removed) = state.messages.remove(topic) else { return Ok(()) };
+            (None, Some(removed))
         } else {
-            state.messages.set(topic, message.clone(), message.size()).map_err(|_| NoRoom)?;
-            Some(message.clone())
+            let replaced = state.messages.set(topic, message.clone(), message.size()).map_err(|_| NoRoom)?;
+            (Some(message.clone()), replaced)
         };
         state.dirty.insert(topic.to_owned(), kept);
         if wait {
             message.await_one();
-            state.waiting.push(message.clone());
+            state.waiting.push(Waiting { message: message.clone(), replaced });
         }
         Ok(())
     }
@@ -115,12 +114,42 @@ impl RetainedStore {
         (changes, std::mem::take(&mut state.waiting))
     }
 
-    pub(crate) fn uncollect(&self, changes: Vec<RetainedChange>, mut waiting: Vec<Arc<Message>>) {
+    /// The commit failed. What was refused is not retained: what was there before it is again.
+    pub(crate) fn uncollect(&self, changes: Vec<RetainedChange>, mut waiting: Vec<Waiting>, refused: &Refused) {
         let mut state = self.state.lock();
         for change in changes {
             state.dirty.entry(change.topic).or_insert(change.message);
         }
         waiting.append(&mut state.waiting);
-        state.waiting = waiting;
+        let (gone, kept) = waiting.into_iter().partition(|waiting| refused.holds(&waiting.message));
+        state.waiting = kept;
+        let mut gone: Vec<Waiting> = gone;
+        // The newest first: it may have replaced another that was refused.
+        while let Some(waiting) = gone.pop() {
+            waiting.message.settle();
+            state.put_back(waiting);
+        }
+    }
+}
+
+impl State {
+    fn put_back(&mut self, Waiting { message, replaced }: Waiting) {
+        let is_it = |other: &Arc<Message>| Arc::ptr_eq(other, &message);
+        for newer in &mut self.waiting {
+            if newer.replaced.as_ref().is_some_and(is_it) {
+                newer.replaced.clone_from(&replaced);
+            }
+        }
+        let topic = message.topic();
+        if !self.messages.get(topic).map_or(message.payload().is_empty(), is_it) {
+            return;
+        }
+        match &replaced {
+            // It was there, so there is room, unless others have taken it meanwhile.
+            Some(before) => drop(self.messages.set(topic, before.clone(), before.size())),
+            None => drop(self.messages.remove(topic)),
+        }
+        // Nobody knows which of the two the store has.
+        self.dirty.insert(topic.to_owned(), replaced);
     }
 }

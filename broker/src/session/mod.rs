@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use forebay_wire::types::Version;
 
-pub use inbound::Received;
-pub use outbound::{Delivery, Durability, Fate, Fill, LeavingPage, Orphan, Outcome, PageWanted};
+pub use inbound::{Awaited, Received};
+pub use outbound::{Delivery, Durability, Fate, Fill, LeavingPage, Orphan, Outcome, PageWanted, Refused};
 pub use persist::Collected;
 
 use crate::message::Time;

@@ -61,8 +61,8 @@ pub struct Client {
     pub taken: Vec<Taken>,
     /// Acknowledged numbers of this publisher, by topic and QoS, in the order of their acks.
     pub acknowledged: Vec<Taken>,
-    /// Refused with a reason code: not to be expected anywhere.
-    pub refused: Vec<Taken>,
+    /// Refused with a reason code: to be published again.
+    again: Vec<Taken>,
     /// Numbers that were sent more than once.
     pub repeated: BTreeSet<u32>,
     /// It reads nothing for this many turns.
@@ -86,7 +86,7 @@ impl Client {
             open: BTreeSet::new(),
             taken: Vec::new(),
             acknowledged: Vec::new(),
-            refused: Vec::new(),
+            again: Vec::new(),
             repeated: BTreeSet::new(),
             asleep: 0,
             log: Vec::new(),
@@ -142,6 +142,13 @@ impl Client {
     pub fn begin_anew(&mut self) {
         self.anew = true;
         self.held.clear();
+    }
+
+    /// Publishes what was refused.
+    pub fn try_again(&mut self) {
+        for (topic, number, qos) in std::mem::take(&mut self.again) {
+            self.publish(&topic, number, qos);
+        }
     }
 
     pub fn publish(&mut self, topic: &str, number: u32, qos: u8) {
@@ -257,8 +264,13 @@ impl Client {
     fn finished(&mut self, id: u16, qos: u8, refused: bool) {
         let Some(at) = self.outbox.iter().position(|sent| sent.id == id && sent.qos == qos) else { return };
         let done = self.outbox.remove(at).unwrap();
-        let list = if refused { &mut self.refused } else { &mut self.acknowledged };
-        list.push((done.topic, done.number, done.qos));
+        if refused {
+            // To everybody the next try is another message.
+            self.repeated.insert(done.number);
+            self.again.push((done.topic, done.number, done.qos));
+        } else {
+            self.acknowledged.push((done.topic, done.number, done.qos));
+        }
     }
 
     fn arrived(&mut self, first: u8, body: &[u8]) {
@@ -296,6 +308,10 @@ impl Client {
 
     /// Nothing is under way in either direction.
     pub fn idle(&self) -> bool {
-        self.greeted && self.outbox.is_empty() && self.held.is_empty() && self.output.is_empty()
+        self.greeted
+            && self.outbox.is_empty()
+            && self.again.is_empty()
+            && self.held.is_empty()
+            && self.output.is_empty()
     }
 }

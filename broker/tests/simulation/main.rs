@@ -33,11 +33,12 @@ fn calm_turn(world: &mut World) {
         if world.clients[at].stream.is_none() {
             world.connect(at);
         }
+        world.clients[at].try_again();
         world.carry(at, 4096);
     }
     world.run(3);
     world.advance(1);
-    world.commit(false);
+    assert!(world.commit(false), "the store is well");
     world.page();
     world.check_ledger();
 }
@@ -56,7 +57,16 @@ fn turn(world: &mut World, next: &mut u32) {
         4..=6 => world.connect(at),
         7..=8 => world.clients[at].asleep = 30,
         9..=16 => publish(world, at, next),
-        17..=21 => world.commit(true),
+        17..=21 => {
+            // What those were told who waited for it must be true after a crash.
+            if !world.commit(true) && world.seed.one_in(2) {
+                for at in 0..world.clients.len() {
+                    world.run(2);
+                    world.carry(at, 4096);
+                }
+                world.crash();
+            }
+        }
         22..=24 => world.page(),
         25 => world.advance(200),
         26..=29 => world.run(2),
@@ -78,6 +88,7 @@ fn turn(world: &mut World, next: &mut u32) {
 
 fn publish(world: &mut World, at: usize, next: &mut u32) {
     let client = &mut world.clients[at];
+    client.try_again();
     if !client.plan.filters.is_empty() || client.outbox.len() > 20 {
         return;
     }

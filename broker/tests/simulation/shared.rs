@@ -128,7 +128,8 @@ fn check(world: &World, ends: u64) {
 
 #[test]
 fn what_a_dead_member_had_goes_to_others_once() {
-    for seed in seeds() {
+    // A third of them: each run is longer than the others'.
+    for seed in seeds().step_by(3) {
         crate::run(World::with_group(seed), play, seed);
     }
 }

@@ -193,19 +193,21 @@ impl World {
         });
     }
 
-    /// One commit, which may fail.
-    pub fn commit(&mut self, may_fail: bool) {
+    /// One commit, which may fail: then false.
+    pub fn commit(&mut self, may_fail: bool) -> bool {
         if may_fail && self.seed.one_in(20) {
-            let failure = if self.seed.one_in(2) { Failure::Lost } else { Failure::Unknown };
+            let failure =
+                [Failure::Lost, Failure::Unknown, Failure::Full][usize::try_from(self.seed.below(3)).unwrap()];
             self.note(format!("commit fails: {failure:?}"));
             self.disk.fail(failure);
         }
         let broker = self.broker();
         let wait = self.seed.below(20);
         let cutoff = if may_fail { Time(broker.clock.now().0.saturating_sub(wait)) } else { Time(u64::MAX) };
-        broker.writer.round(&broker, &mut self.disk.clone(), cutoff);
+        let done = broker.writer.round(&broker, &mut self.disk.clone(), cutoff);
         self.note("commit");
         self.disk.fail(Failure::None);
+        done
     }
 
     /// Serves the pages that were asked for until now.

@@ -16,6 +16,7 @@ mod acks;
 mod deliver;
 mod leave;
 mod paging;
+mod refused;
 mod send;
 
 use std::collections::VecDeque;
@@ -25,6 +26,7 @@ use forebay_wire::types::PacketId;
 
 pub(crate) use leave::Leaving;
 pub use leave::{Fate, LeavingPage, Orphan};
+pub use refused::Refused;
 
 use super::Cx;
 use super::lazy::{Blank, Lazy};
