@@ -9,7 +9,7 @@ use forebay_wire::types::{PacketId, Version};
 use super::{Broker, Slot};
 use crate::codec::AckKind;
 use crate::message::{Message, Origin, Parts, Time};
-use crate::router::{Group, Readiness, Route, RouteCache, Target};
+use crate::router::{Group, Readiness, Route, RouteCache, Target, Terms};
 use crate::session::{Cx, Delivery, Durability, Fill, Outcome, Session, Urgency};
 
 /// The borrowed parts of a message on its way.
@@ -184,7 +184,7 @@ impl Broker {
             let Some(one) = run.get_mut(at..=at) else { return };
             let qos = one.first().map_or(0, |staged| staged.source.qos);
             for target in route.groups.iter().filter_map(|group| pick(group, qos)) {
-                to_slot(self, target, batch.origin, one, true, cx);
+                to_member(self, target, batch.origin, one, cx);
             }
         }
     }
@@ -236,10 +236,8 @@ impl Broker {
         cx: Cx<'_>,
     ) {
         let slot = &target.subscriber;
-        if target.options.no_local && batch.origin.is_some_and(|o| Arc::ptr_eq(o, slot)) {
-            return;
-        }
-        if let (Some(frames), true) = (frames, target.subscription_ids.is_empty()) {
+        let Some(terms) = target.terms(|| batch.origin.is_some_and(|o| Arc::ptr_eq(o, slot))) else { return };
+        if let (Some(frames), true) = (frames, terms.subscription_ids.is_empty()) {
             let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
             let whole =
                 |s: &mut Session| s.version().is_v5() == batch.version.is_v5() && s.deliver_frames(frames, count, cx);
@@ -248,7 +246,7 @@ impl Broker {
                 return;
             }
         }
-        to_slot(self, target, batch.origin, run, false, cx);
+        to_slot(self, slot, terms, batch.origin, run, false, cx);
     }
 
     /// Publishes a message that no client is sending now: a will (then `origin` is its session), or `$SYS`.
@@ -263,7 +261,7 @@ impl Broker {
     pub(crate) fn move_to_group(&self, group: &Group<Arc<Slot>>, message: &Arc<Message>, durability: Durability) {
         let mut staged = Staged::of(message, message.retain, durability);
         if let Some(target) = pick(group, message.qos) {
-            to_slot(self, target, None, std::slice::from_mut(&mut staged), true, self.cx());
+            to_member(self, target, None, std::slice::from_mut(&mut staged), self.cx());
         }
     }
 }
@@ -295,18 +293,31 @@ fn whole_frames<'b>(bytes: &'b [u8], run: &[Staged<'_>]) -> Option<&'b [u8]> {
     bytes.get(first.start..end)
 }
 
-fn to_slot(
+/// To a member of a shared subscription, which is never No Local [MQTT5-3.8.3-4].
+fn to_member(
     broker: &Broker,
     target: &Target<Arc<Slot>>,
+    origin: Option<&Arc<Slot>>,
+    run: &mut [Staged<'_>],
+    cx: Cx<'_>,
+) {
+    if let Some(terms) = target.terms(|| false) {
+        to_slot(broker, &target.subscriber, terms, origin, run, true, cx);
+    }
+}
+
+fn to_slot(
+    broker: &Broker,
+    slot: &Arc<Slot>,
+    terms: Terms<'_>,
     origin: Option<&Arc<Slot>>,
     run: &mut [Staged<'_>],
     shared: bool,
     cx: Cx<'_>,
 ) {
-    let slot = &target.subscriber;
     slot.with(broker, |session| {
         for staged in run.iter_mut().filter(|s| s.verdict != Verdict::Full) {
-            deliver(session, target, staged, origin, shared, cx);
+            deliver(session, terms, staged, origin, shared, cx);
         }
     });
     slot.wake();
@@ -314,7 +325,7 @@ fn to_slot(
 
 fn deliver(
     session: &mut Session,
-    target: &Target<Arc<Slot>>,
+    terms: Terms<'_>,
     staged: &mut Staged<'_>,
     origin: Option<&Arc<Slot>>,
     shared: bool,
@@ -325,11 +336,11 @@ fn deliver(
         topic: source.topic.as_bytes(),
         properties: source.properties,
         payload: source.payload,
-        qos: source.qos.min(target.options.qos),
+        qos: source.qos.min(terms.options.qos),
         // To an established subscription RETAIN is 0 [MQTT-3.3.1-9], unless it asks for the flag [MQTT5-3.3.1-13].
-        retain: source.retain && target.options.retain_as_published,
+        retain: source.retain && terms.options.retain_as_published,
         shared,
-        subscription_ids: &target.subscription_ids,
+        subscription_ids: terms.subscription_ids,
         expires_at: source.expires_at,
         durability: staged.durability,
     };
