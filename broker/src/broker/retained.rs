@@ -11,8 +11,13 @@ use crate::router::{Limits, Retained};
 use crate::session::Refused;
 use crate::store::RetainedChange;
 
+/// Topics of the broker's own: no client publishes to them, they count for no limit, and are in no store.
+const OWN: &str = "$SYS/";
+
 struct State {
     messages: Retained<Arc<Message>>,
+    /// Those on topics of the broker's own; there are as many as it makes.
+    own: Retained<Arc<Message>>,
     dirty: HashMap<String, Option<Arc<Message>>>,
     waiting: Vec<Waiting>,
 }
@@ -31,7 +36,8 @@ impl RetainedStore {
     #[must_use]
     pub fn new(messages_max: usize, bytes_max: usize) -> Self {
         let messages = Retained::new(Limits { messages_max, bytes_max });
-        Self { state: Mutex::new(State { messages, dirty: HashMap::new(), waiting: Vec::new() }) }
+        let own = Retained::new(Limits { messages_max: usize::MAX, bytes_max: usize::MAX });
+        Self { state: Mutex::new(State { messages, own, dirty: HashMap::new(), waiting: Vec::new() }) }
     }
 
     /// What the store had.
@@ -54,6 +60,9 @@ impl RetainedStore {
     pub fn set(&self, message: &Arc<Message>, wait: bool) -> Result<(), NoRoom> {
         let mut state = self.state.lock();
         let topic = message.topic();
+        if topic.starts_with(OWN) {
+            return state.own.set(topic, message.clone(), message.size()).map(drop).map_err(|_| NoRoom);
+        }
         let (kept, replaced) = if message.payload().is_empty() {
             let Some(removed) = state.messages.remove(topic) else { return Ok(()) };
             (None, Some(removed))
@@ -69,7 +78,7 @@ impl RetainedStore {
         Ok(())
     }
 
-    /// Whether there would be room for the message.
+    /// How many there are that count for the limits, and their bytes.
     #[must_use]
     pub fn count(&self) -> (usize, usize) {
         let state = self.state.lock();
@@ -80,11 +89,17 @@ impl RetainedStore {
     #[must_use]
     pub fn matching(&self, filter: &str, now: Time) -> Vec<Arc<Message>> {
         let mut found = Vec::new();
-        self.state.lock().messages.matching(filter, &mut |_, message| {
+        let state = self.state.lock();
+        let mut add = |_: &str, message: &Arc<Message>| {
             if !message.expired(now) {
                 found.push(message.clone());
             }
-        });
+        };
+        state.messages.matching(filter, &mut add);
+        if filter.starts_with(OWN) {
+            state.own.matching(filter, &mut add);
+        }
+        drop(state);
         found
     }
 
@@ -92,7 +107,8 @@ impl RetainedStore {
     pub fn expire(&self, now: Time) -> usize {
         let mut state = self.state.lock();
         let mut gone = Vec::new();
-        for filter in ["#", "$SYS/#"] {
+        // `#` is for no topic that begins with `$`; a client's own may.
+        for filter in ["#", "$SYS"] {
             state.messages.matching(filter, &mut |topic, message| {
                 if message.expired(now) {
                     gone.push(topic.to_owned());
@@ -110,8 +126,7 @@ impl RetainedStore {
         let mut state = self.state.lock();
         let changes =
             std::mem::take(&mut state.dirty).into_iter().map(|(topic, message)| RetainedChange { topic, message });
-        let changes = changes.filter(|c| !c.topic.starts_with("$SYS/")).collect();
-        (changes, std::mem::take(&mut state.waiting))
+        (changes.collect(), std::mem::take(&mut state.waiting))
     }
 
     /// The commit failed. What was refused is not retained: what was there before it is again.
