@@ -9,7 +9,9 @@ use forebay_wire::types::{PacketId, Version};
 use super::{Cx, Delivery, Durability, Fate, Link, Outcome, Policy, Received, Session, Settings, Urgency};
 use crate::codec::AckKind;
 use crate::message::{Message, Parts, Time};
-use crate::store::{DropReason, NEVER_S, QueueState, RecoveredSession, SessionNo, SessionRecord, StoredSubscription};
+use crate::store::{
+    DropReason, NEVER_S, QueueEntry, QueueState, RecoveredSession, SessionNo, SessionRecord, StoredSubscription,
+};
 
 const NOW: Time = Time(5_000);
 
@@ -207,10 +209,10 @@ fn drop_newest_counts_what_it_drops() {
     assert_eq!((ledger.accepted, queued, ledger.dropped[DropReason::Newest as usize]), (3, 2, 1));
 }
 
-/// Over its limit, with a head that was sent before a restart and so must stay: no page can help, and none is asked for
-/// again and again.
+/// Over its limit, with a head that was sent before a restart and so must stay: what is behind it goes, and no page is asked
+/// for again and again.
 #[test]
-fn an_absent_client_whose_head_must_stay_asks_for_no_page_for_ever() {
+fn an_absent_client_keeps_what_was_sent_and_asks_for_no_page_for_ever() {
     let settings = settings(Policy::DropOldest, 2);
     let cx = Cx { now: NOW, settings: &settings };
     let record = SessionRecord {
@@ -223,21 +225,27 @@ fn an_absent_client_whose_head_must_stay_asks_for_no_page_for_ever() {
     let state = QueueState { next_seq: 4, sent: 1, queued: 4, queued_bytes: 8, ..QueueState::default() };
     let found = RecoveredSession { no: SessionNo(1), record: Some(record.clone()), subscriptions: Vec::new(), state };
     let mut session = Session::recover(&found, &record, NOW);
+    let entry = |seq: u64| QueueEntry {
+        seq,
+        qos: 1,
+        retain: false,
+        shared: false,
+        subscription_ids: smallvec::SmallVec::new(),
+        message: message(0, 1),
+    };
     let mut asked = 0;
     while let Some(page) = session.wants_page(cx) {
         asked += 1;
         assert!(asked < 10, "the same page is read for ever");
-        let entry = |seq: u64| crate::store::QueueEntry {
-            seq,
-            qos: 1,
-            retain: false,
-            shared: false,
-            subscription_ids: smallvec::SmallVec::new(),
-            message: message(0, 1),
-        };
         session.page_in(page.from, Ok((page.from..4).map(entry).collect()), cx);
     }
-    assert_eq!(session.ledger().1, 4, "nothing that was sent, and nothing behind it, is dropped");
+    let (ledger, queued) = session.ledger();
+    assert_eq!((queued, ledger.dropped[DropReason::Oldest as usize]), (2, 2));
+    commit(&mut session, cx);
+    session.connect(link(NEVER_S, 10), cx);
+    let page = session.wants_page(cx).unwrap();
+    session.page_in(page.from, Ok((page.from..4).map(entry).collect()), cx);
+    assert_eq!(first_bytes(&mut session), [0x3A, 0x32], "what was sent, and the newest");
 }
 
 /// Its ack frees no place of the window, or more would be in flight than the client takes.
@@ -339,4 +347,38 @@ fn a_queue_is_given_up_page_by_page_each_after_the_commit_of_the_one_before() {
     }
     let (ledger, queued) = session.ledger();
     assert_eq!((ledger.dropped[DropReason::SessionEnded as usize], queued), (6, 0));
+}
+
+/// Its oldest messages are on disk only; the newest find room at once.
+#[test]
+fn drop_oldest_keeps_an_absent_client_within_its_limit() {
+    let mut settings = settings(Policy::DropOldest, 12);
+    settings.memory_messages = 8;
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    session.disconnect(session.epoch(), cx);
+    let mut disk: Vec<QueueEntry> = Vec::new();
+    for payload in 0..100 {
+        deliver(&mut session, payload, 1, cx);
+        assert!(session.ledger().1 <= 12, "{payload}: {} are queued", session.ledger().1);
+        let collected = session.collect(Time(u64::MAX)).0.unwrap();
+        disk.extend(collected.delta.enqueued.iter().cloned());
+        session.committed(&collected, cx);
+        // The pager is two messages late.
+        if payload % 3 == 2
+            && let Some(page) = session.wants_page(cx)
+        {
+            let from = disk.partition_point(|entry| entry.seq < page.from);
+            session.page_in(page.from, Ok(disk[from..].iter().take(5).cloned().collect()), cx);
+        }
+    }
+    let (ledger, queued) = session.ledger();
+    assert_eq!((queued, ledger.dropped[DropReason::Oldest as usize]), (12, 88));
+    session.connect(link(NEVER_S, 20), cx);
+    while let Some(page) = session.wants_page(cx) {
+        let from = disk.partition_point(|entry| entry.seq < page.from);
+        session.page_in(page.from, Ok(disk[from..].iter().take(5).cloned().collect()), cx);
+    }
+    assert_eq!(session.ledger().1, 12);
+    assert_eq!(first_bytes(&mut session), [0x32; 12]);
 }

@@ -112,7 +112,7 @@ impl Session {
             }
             Policy::DropOldest | Policy::KeepLast => {
                 while self.outbound.full(cx, self.durable()) {
-                    if !self.outbound.drop_oldest() {
+                    if !self.outbound.drop_oldest(cx.now) {
                         break;
                     }
                 }

@@ -69,6 +69,7 @@ impl Session {
         self.expiry_s = 0;
         self.record_changed(true);
         self.outbound.flow.scan = Scan::default();
+        self.outbound.flow.ahead = None;
         self.leaving = Some(Leaving { mark: 0, waits: false });
         self.leave_after_commit();
         Some(self.outbound.give_up_flights())

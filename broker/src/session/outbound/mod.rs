@@ -13,6 +13,7 @@
 //! New messages join the queue while disk and pending are empty and the queue has room, else pending.
 
 mod acks;
+mod ahead;
 mod deliver;
 mod leave;
 mod paging;
@@ -206,8 +207,8 @@ pub(crate) struct Flow {
     /// In flight from this index on: to be sent again on the resumed connection.
     resend_from: Option<usize>,
     pub(crate) paging: bool,
-    /// The oldest on disk was sent before a restart: it stays until the client comes, and what is behind it as well.
-    head_stays: bool,
+    /// What of the queue's beginning on disk may go when room is needed.
+    ahead: Option<Box<ahead::Ahead>>,
     /// keep-last: the newest place of each topic (by hash), for messages that may still be replaced.
     pub(crate) newest: Option<Box<Newest>>,
     /// Places below have moved here from another queue: they are in the next commit, however young they are.
@@ -313,7 +314,7 @@ impl Outbound {
         self.flow.resend_from = (!self.flow.inflight.is_empty()).then_some(0);
         self.flow.unacked = 0;
         self.flow.paging = false;
-        self.flow.head_stays = false;
+        self.flow.ahead = None;
         self.flow.scan.stop();
     }
 
@@ -456,13 +457,13 @@ impl Outbound {
         Entry { item, awaiting: false, dup, released }
     }
 
-    /// Drops the oldest message that is not in flight and is in memory. False: the oldest is on disk.
-    fn drop_oldest(&mut self) -> bool {
+    /// Drops the oldest message that is not in flight. False: it is on disk, and has not been read yet.
+    fn drop_oldest(&mut self, now: Time) -> bool {
         let entry = if let Some(entry) = self.flow.queue.pop_front() {
             self.flow.queue_bytes -= entry.item.message.size();
             Some(entry)
         } else if self.on_disk() {
-            None
+            return self.drop_ahead(now);
         } else {
             self.flow.pending.pop_front()
         };
