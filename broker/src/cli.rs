@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{ListenUrl, LogLevel, Overrides};
 
@@ -93,6 +94,18 @@ pub enum Log {
 }
 
 impl Cli {
+    /// Itself, unless it says what makes no sense.
+    ///
+    /// # Errors
+    /// An option of the broker beside a command that is no broker.
+    pub fn checked(self) -> Result<Self, clap::Error> {
+        if self.command.is_some() && !self.listen.is_empty() {
+            let why = "--listen is for the broker; what it is given with does not listen";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, why));
+        }
+        Ok(self)
+    }
+
     /// What it says about the configuration.
     #[must_use]
     pub fn overrides(&self) -> Overrides {
@@ -113,8 +126,6 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

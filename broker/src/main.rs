@@ -23,7 +23,7 @@ const USAGE: u8 = 2;
 const BAD_CONFIG: u8 = 3;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse().checked().unwrap_or_else(|error| error.exit());
     // A tool is no broker: it reads no configuration.
     #[cfg(feature = "tools")]
     match &cli.command {
