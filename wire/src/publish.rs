@@ -56,6 +56,23 @@ impl<'a> Publish<'a> {
         body: &'a [u8],
         topic_levels_max: usize,
     ) -> Result<Self, WireError> {
+        let publish = Self::parse_head(version, from, first_byte, body, topic_levels_max)?;
+        publish.check_payload()?;
+        Ok(publish)
+    }
+
+    /// The same for a body whose payload may be cut off: `payload` is what there is of it, and is not checked.
+    ///
+    /// # Errors
+    /// What is wrong, with its reason code; the body ends before the payload begins.
+    #[inline]
+    pub fn parse_head(
+        version: Version,
+        from: From,
+        first_byte: u8,
+        body: &'a [u8],
+        topic_levels_max: usize,
+    ) -> Result<Self, WireError> {
         let (dup, retain) = (first_byte & 0x08 != 0, first_byte & 0x01 != 0);
         let qos = QoS::try_from(first_byte >> 1 & 3)
             .map_err(|_| WireError::malformed("MQTT-3.3.1-4", "QoS 3 does not exist"))?;
@@ -118,6 +135,11 @@ impl<'a> Publish<'a> {
             }
         }
         self.filtered |= self.expiry_s.is_some() || self.topic_alias.is_some();
+        Ok(())
+    }
+
+    #[inline]
+    fn check_payload(&self) -> Result<(), WireError> {
         if self.payload_is_utf8 && core::str::from_utf8(self.payload).is_err() {
             return Err(WireError::new(
                 ReasonCode::PayloadFormatInvalid,
