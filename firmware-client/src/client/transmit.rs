@@ -1,0 +1,346 @@
+//! What goes to the server, and in which order.
+
+use super::{Client, NEVER, Phase};
+use crate::arena::{BACKLOG, DUE, Head, LIVE, NUMBERED, RETAIN, State};
+use crate::event::Pressure;
+use crate::inbound::Entry;
+use crate::message::{CLASSES, DropReason};
+use crate::options::Order;
+
+/// The packet that is being sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Nothing,
+    Connect,
+    Disconnect,
+    Ping,
+    Answer(Entry),
+    /// The record that has the ticket, as its state says.
+    Record,
+}
+
+/// The packet that is being sent, and how much of it is gone. What would change in the middle is decided once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tx {
+    pub(super) what: What,
+    pub(super) ticket: u32,
+    pub(super) done: usize,
+    pub(super) expiry_s: Option<u32>,
+    /// How many lost messages this one tells of.
+    pub(super) lost: u32,
+    pub(super) alias: u16,
+    /// The alias stands for the topic.
+    pub(super) known: bool,
+    pub(super) dup: bool,
+}
+
+impl Tx {
+    pub(super) const NOTHING: Self =
+        Self { what: What::Nothing, ticket: 0, done: 0, expiry_s: None, lost: 0, alias: 0, known: false, dup: false };
+
+    pub(super) fn is_nothing(&self) -> bool {
+        matches!(self.what, What::Nothing)
+    }
+
+    /// Whether this record is on its way.
+    pub(super) fn is_record(&self, ticket: u32) -> bool {
+        matches!(self.what, What::Record) && self.ticket == ticket
+    }
+}
+
+const NONE: usize = usize::MAX;
+
+/// What one pass over the outbox finds: places of records, or `NONE`.
+struct Survey {
+    /// Messages that wait for an acknowledgement on this connection.
+    window: usize,
+    /// What was in flight before this connection and is first in order, or a PUBREL.
+    due: usize,
+    /// A request to subscribe or unsubscribe.
+    request: usize,
+    /// The next message of each class.
+    next: [usize; CLASSES],
+}
+
+impl Client<'_> {
+    /// Fills `out` with what is to be sent, and says with how many bytes; 0 is nothing for now. They count as sent: write
+    /// all of them to the transport (and flush it when this answers 0), or call [`disconnected`](Self::disconnected). Any
+    /// length of `out` will do; a packet that does not fit is continued by the next call.
+    pub fn poll_transmit(&mut self, now: u64, out: &mut [u8]) -> usize {
+        self.set_time(now);
+        let mut len = 0usize;
+        while let Some(room) = out.get_mut(len..).filter(|room| !room.is_empty()) {
+            if self.tx.is_nothing() && !self.choose() {
+                break;
+            }
+            let Some((written, complete)) = self.emit(room) else {
+                // Only a server that answers what it does not have yet gets here.
+                self.phase = Phase::Done;
+                break;
+            };
+            len = len.wrapping_add(written);
+            self.tx.done = self.tx.done.wrapping_add(written);
+            if complete {
+                self.sent();
+            }
+        }
+        if len > 0 {
+            self.last_tx = self.clock.now();
+        }
+        len
+    }
+
+    /// Chooses the next packet, if there is one.
+    fn choose(&mut self) -> bool {
+        self.tx = Tx::NOTHING;
+        self.tx.what = match self.phase {
+            Phase::Connect => What::Connect,
+            Phase::Leaving => What::Disconnect,
+            Phase::Up => return self.choose_online(),
+            Phase::Down | Phase::ConnAck | Phase::Done => return false,
+        };
+        true
+    }
+
+    fn choose_online(&mut self) -> bool {
+        if let Some(entry) = self.inbound.take() {
+            self.tx.what = What::Answer(entry);
+            return true;
+        }
+        if self.ping_due() <= self.clock.now() {
+            self.tx.what = What::Ping;
+            return true;
+        }
+        loop {
+            let survey = self.survey();
+            let at = if survey.due != NONE {
+                survey.due
+            } else if survey.request != NONE {
+                survey.request
+            } else {
+                self.next_message(&survey)
+            };
+            let Some((at, head)) = self.arena.find(at, LIVE) else { return false };
+            let window = usize::from(self.options.in_flight_max.min(self.peer.receive_maximum));
+            if head.state == State::InFlight && survey.window >= window {
+                return false;
+            }
+            match self.start(at, head) {
+                Some(started) => return started,
+                // It was dropped.
+                None => {}
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn survey(&self) -> Survey {
+        let mut survey = Survey { window: 0, due: NONE, request: NONE, next: [NONE; CLASSES] };
+        let (mut at, mut oldest) = (0, u16::MAX);
+        let mut live = 0u8;
+        while let Some((here, head)) = self.arena.find(at, LIVE) {
+            at = here.wrapping_add(head.len);
+            match head.state {
+                State::InFlight | State::Released if head.has(DUE) => {
+                    // Identifiers are given in order, so the first is the one that is farthest behind.
+                    let age = head.id.wrapping_sub(self.next_id);
+                    if age <= oldest {
+                        oldest = age;
+                        survey.due = here;
+                    }
+                }
+                State::InFlight | State::Released if head.qos() > 0 => {
+                    survey.window = survey.window.wrapping_add(1);
+                }
+                State::Queued => {
+                    let class = head.class() as usize;
+                    let is_live = self.options.order == Order::LiveFirst && !head.has(BACKLOG);
+                    let first_live = is_live && live & 1 << class == 0;
+                    if let Some(next) = survey.next.get_mut(class).filter(|next| **next == NONE || first_live) {
+                        *next = here;
+                    }
+                    if first_live {
+                        live |= 1 << class;
+                    }
+                }
+                State::SubWanted | State::UnsubWanted if survey.request == NONE => survey.request = here,
+                State::Dead
+                | State::InFlight
+                | State::Released
+                | State::SubWanted
+                | State::SubSent
+                | State::SubGranted
+                | State::UnsubWanted
+                | State::UnsubSent => {}
+            }
+        }
+        survey
+    }
+
+    /// The first message, by class, that may be sent.
+    fn next_message(&mut self, survey: &Survey) -> usize {
+        self.refill();
+        if self.options.rate_per_s > 0 && self.tokens < TOKEN {
+            return NONE;
+        }
+        for (class, at) in survey.next.iter().enumerate() {
+            if *at != NONE && !self.is_held(class) && self.may_send(class, *at, survey.window) {
+                return *at;
+            }
+        }
+        NONE
+    }
+
+    fn may_send(&self, class: usize, at: usize, window: usize) -> bool {
+        if class > 0 && self.options.yield_to_pressure && self.peer.pressure == Pressure::Critical {
+            return false;
+        }
+        let Some((_, head)) = self.arena.find(at, LIVE) else { return false };
+        let most = usize::from(self.options.in_flight_max.min(self.peer.receive_maximum));
+        // The last place is for alarms.
+        let most = if class > 0 && most > 1 { most.wrapping_sub(1) } else { most };
+        head.qos() == 0 || (window < most && self.arena.find_id(self.next_id, NUMBERED).is_none())
+    }
+
+    fn refill(&mut self) {
+        let rate = u32::from(self.options.rate_per_s);
+        if rate == 0 {
+            return;
+        }
+        let now = self.clock.now();
+        let passed = u32::try_from(now.saturating_sub(self.tokens_at)).unwrap_or(u32::MAX);
+        let most = u32::from(self.options.burst.max(1)).saturating_mul(TOKEN);
+        self.tokens = self.tokens.saturating_add(passed.saturating_mul(rate)).min(most);
+        self.tokens_at = now;
+    }
+
+    /// When a message that waits in the outbox can be sent, if nothing else happens.
+    pub(super) fn publish_due(&self) -> u64 {
+        let now = self.clock.now();
+        let survey = self.survey();
+        if survey.request != NONE || self.inbound.any_due() || !self.tx.is_nothing() {
+            return now;
+        }
+        let window = usize::from(self.options.in_flight_max.min(self.peer.receive_maximum));
+        if survey.due != NONE {
+            return if survey.window < window { now } else { NEVER };
+        }
+        let rate = u32::from(self.options.rate_per_s);
+        let rated = if rate == 0 || self.tokens >= TOKEN {
+            0
+        } else {
+            let wait = TOKEN.wrapping_sub(self.tokens).wrapping_add(rate).wrapping_sub(1) / rate;
+            self.tokens_at.saturating_add(u64::from(wait))
+        };
+        let mut due = NEVER;
+        for (class, at) in survey.next.iter().enumerate() {
+            if *at != NONE && self.may_send(class, *at, survey.window) {
+                due = due.min(self.hold_until(class).max(rated).max(now));
+            }
+        }
+        due
+    }
+
+    /// Starts to send a record. `Some(false)`: not now. `None`: it was dropped, since this server cannot take it.
+    fn start(&mut self, at: usize, mut head: Head) -> Option<bool> {
+        self.tx.what = What::Record;
+        self.tx.ticket = head.ticket;
+        match head.state {
+            State::Queued => {
+                if head.qos() > self.peer.maximum_qos || (head.has(RETAIN) && !self.peer.retains) {
+                    return self.cannot_send(at, &head, DropReason::NotSupported);
+                }
+                head.state = State::InFlight;
+                if head.qos() > 0 {
+                    head.id = self.take_id();
+                }
+                self.tokens = self.tokens.saturating_sub(TOKEN);
+            }
+            State::InFlight => self.tx.dup = true,
+            State::SubWanted | State::UnsubWanted => {
+                // Every identifier is taken: only by a server that leaves one unanswered for 65,535 others.
+                if self.arena.find_id(self.next_id, NUMBERED).is_some() {
+                    self.tx = Tx::NOTHING;
+                    return Some(false);
+                }
+                head.id = self.take_id();
+                head.state = if head.state == State::SubWanted { State::SubSent } else { State::UnsubSent };
+            }
+            State::Dead | State::Released | State::SubSent | State::SubGranted | State::UnsubSent => {}
+        }
+        head.flags &= !DUE;
+        self.arena.set(at, &head);
+        if head.state == State::InFlight && self.v5() {
+            self.tx.expiry_s = self.remaining_s(&head);
+            self.choose_alias(at, &head);
+            self.tell_lost(&head);
+            if self.frame_len() > self.peer.maximum_packet_size as usize {
+                self.tx.lost = 0;
+                if self.frame_len() > self.peer.maximum_packet_size as usize {
+                    return self.cannot_send(at, &head, DropReason::TooLarge);
+                }
+            }
+        }
+        Some(true)
+    }
+
+    fn cannot_send(&mut self, at: usize, head: &Head, reason: DropReason) -> Option<bool> {
+        self.drop_record(at, head, reason);
+        self.tx = Tx::NOTHING;
+        None
+    }
+
+    /// The next packet identifier. They are given in order, and none passes one that is still in use: so their order is the
+    /// order of sending.
+    fn take_id(&mut self) -> u16 {
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1).max(1);
+        id
+    }
+
+    fn choose_alias(&mut self, at: usize, head: &Head) {
+        let topic = self.arena.parts(at, head).topic;
+        let aliases = self.options.topic_aliases.iter().take(usize::from(self.peer.topic_aliases));
+        if let Some(index) = aliases.enumerate().find(|(_, alias)| alias.as_bytes() == topic).map(|(index, _)| index) {
+            self.tx.alias = (index as u16).wrapping_add(1);
+            self.tx.known = self.peer.told & 1 << index != 0;
+        }
+    }
+
+    fn tell_lost(&mut self, head: &Head) {
+        let lost = &mut self.lost;
+        if self.options.tell_lost && lost.told == 0 && lost.untold > 0 {
+            (lost.ticket, lost.told) = (head.ticket, lost.untold);
+        }
+        if lost.told > 0 && lost.ticket == head.ticket {
+            self.tx.lost = lost.told;
+        }
+    }
+
+    /// A packet is with the transport.
+    fn sent(&mut self) {
+        let (now, tx) = (self.clock.now(), self.tx);
+        self.tx = Tx::NOTHING;
+        match tx.what {
+            What::Connect => {
+                self.phase = Phase::ConnAck;
+                self.asked_at = now;
+            }
+            What::Disconnect => self.phase = Phase::Done,
+            What::Ping => self.ping_at = now,
+            What::Record => {
+                if tx.alias > 0 {
+                    self.peer.told |= 1 << (tx.alias.wrapping_sub(1) & 31);
+                }
+                match self.arena.find_ticket(tx.ticket) {
+                    Some((at, head)) if head.state == State::InFlight && head.qos() == 0 => self.complete(at, &head),
+                    Some(_) | None => self.asked_at = self.asked_at.min(now),
+                }
+            }
+            What::Nothing | What::Answer(_) => {}
+        }
+    }
+}
+
+/// What a message costs, in thousandths of itself.
+const TOKEN: u32 = 1_000;
