@@ -31,6 +31,11 @@ impl Owed {
     fn is_due(self) -> bool {
         matches!(self, Self::Ack | Self::Rec | Self::Comp | Self::Rel)
     }
+
+    /// Of a QoS 2 message.
+    fn is_open(self) -> bool {
+        matches!(self, Self::RecLater | Self::Rec | Self::Nothing | Self::Comp)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +92,14 @@ impl Inbound {
 
     /// The open QoS 2 message with this identifier.
     pub(crate) fn open(&mut self, id: u16) -> Option<&mut Entry> {
-        let open = |owed| matches!(owed, Owed::RecLater | Owed::Rec | Owed::Nothing | Owed::Comp);
-        self.all_mut().iter_mut().find(|entry| entry.id == id && open(entry.owed))
+        self.all_mut().iter_mut().find(|entry| entry.id == id && entry.owed.is_open())
+    }
+
+    /// The open message with this identifier is none any more.
+    pub(crate) fn forget(&mut self, id: u16) {
+        if let Some(at) = self.all().iter().position(|entry| entry.id == id && entry.owed.is_open()) {
+            self.remove(at);
+        }
     }
 
     /// The application has handled what it was given.

@@ -64,6 +64,8 @@ struct Peer {
     retains: bool,
     /// It says `critical` on `$SYS/broker/pressure`, or less.
     pressure: Pressure,
+    /// The session may be another than the one that was left, see `Client::doubt`.
+    doubtful: bool,
     /// Aliases that it has been told: a bit each.
     told: u32,
 }
@@ -77,6 +79,7 @@ impl Peer {
         maximum_qos: 2,
         retains: true,
         pressure: Pressure::Normal,
+        doubtful: false,
         told: 0,
     };
 }
@@ -98,6 +101,9 @@ pub struct Client<'a> {
     memory: Memory,
     /// The application has asked for the end.
     stopped: bool,
+    /// A CONNECT was sent that no CONNACK answered: if the server has lost the session, this device was not told, and the
+    /// one that is present next is another.
+    doubt: bool,
     /// The next connection follows at once.
     at_once: bool,
     /// Why DISCONNECT is sent.
@@ -150,6 +156,7 @@ impl<'a> Client<'a> {
             phase: Phase::Down,
             memory: Memory::Unknown,
             stopped: false,
+            doubt: false,
             at_once: false,
             leave: ReasonCode::Success,
             fault: None,

@@ -237,8 +237,13 @@ impl Client<'_> {
                     // The identifier is free once the PUBCOMP is sent.
                     return Ok(Step::Idle);
                 }
-                entry.owed = Owed::Rec;
-                stream = Stream { id: 0, state: Streaming::Past, ..stream };
+                if publish.dup || !self.peer.doubtful {
+                    entry.owed = Owed::Rec;
+                    stream = Stream { id: 0, state: Streaming::Past, ..stream };
+                } else {
+                    // A message that comes for the first time, in a session that is not the one this identifier is of.
+                    self.inbound.forget(id);
+                }
             }
         }
         if stream.id != 0 && self.inbound.in_flight() >= self.receive_maximum() {

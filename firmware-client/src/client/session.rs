@@ -1,7 +1,7 @@
 //! Connections begin and end; the session goes on, or is lost.
 
 use super::receive::Stream;
-use super::transmit::Tx;
+use super::transmit::{Tx, What};
 use super::{Client, Memory, NEVER, Peer, Phase};
 use crate::arena::{BACKLOG, DUE, LIVE, State};
 use crate::backoff::Rung;
@@ -37,8 +37,8 @@ impl Client<'_> {
             None => self.climb(),
         };
         self.connect_at = now.saturating_add(u64::from(wait));
-        self.phase = Phase::Down;
         self.forget_transport();
+        self.phase = Phase::Down;
     }
 
     /// The next wait on the ladder of the last failure.
@@ -61,6 +61,8 @@ impl Client<'_> {
 
     /// What belonged to the connection is gone with it.
     fn forget_transport(&mut self) {
+        let asked = !matches!(self.phase, Phase::Down | Phase::Connect) || self.tx.what == What::Connect;
+        self.doubt |= asked && self.up_at == NEVER;
         self.tx = Tx::NOTHING;
         self.stream = Stream::NOTHING;
         self.peer = Peer::UNKNOWN;
@@ -121,7 +123,12 @@ impl Client<'_> {
         };
         if !ack.session_present {
             self.start_over();
+        } else if self.doubt {
+            // Subscribing to what is subscribed to changes nothing.
+            self.subscribe_again();
         }
+        self.peer.doubtful = self.doubt;
+        self.doubt = false;
         self.memory = if self.options.keeps_session() { Memory::Kept } else { Memory::Clean };
         Ok(Some(session))
     }
@@ -130,6 +137,7 @@ impl Client<'_> {
     /// published. A message of QoS 2 whose PUBREC came is the server's, and done.
     fn start_over(&mut self) {
         self.inbound.clear();
+        self.subscribe_again();
         let mut at = 0;
         while let Some((here, mut head)) = self.arena.find(at, LIVE) {
             at = here.wrapping_add(head.len);
@@ -139,17 +147,23 @@ impl Client<'_> {
                     self.requeue(here, &mut head);
                 }
                 State::Released => self.complete(here, &head),
-                State::SubGranted => {
-                    head.state = State::SubWanted;
-                    self.arena.set(here, &head);
-                }
                 State::Dead
+                | State::SubGranted
                 | State::Queued
                 | State::SubWanted
                 | State::SubSent
                 | State::UnsubWanted
                 | State::UnsubSent => {}
             }
+        }
+    }
+
+    fn subscribe_again(&mut self) {
+        let mut at = 0;
+        while let Some((here, mut head)) = self.arena.find(at, State::SubGranted.bit()) {
+            at = here.wrapping_add(head.len);
+            head.state = State::SubWanted;
+            self.arena.set(here, &head);
         }
     }
 
