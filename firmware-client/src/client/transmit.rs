@@ -113,24 +113,28 @@ impl Client<'_> {
         }
         loop {
             let survey = self.survey();
-            let at = if survey.due != NONE {
-                survey.due
-            } else if survey.request != NONE {
-                survey.request
-            } else {
-                self.next_message(&survey)
-            };
-            let Some((at, head)) = self.arena.find(at, LIVE) else { return false };
-            let window = usize::from(self.options.in_flight_max.min(self.peer.receive_maximum));
-            if head.state == State::InFlight && survey.window >= window {
-                return false;
+            let mut at = self.first_of(&survey);
+            if at == NONE && survey.due == NONE {
+                at = self.next_message(&survey);
             }
-            match self.start(at, head) {
-                Some(started) => return started,
-                // It was dropped.
-                None => {}
+            let Some((at, head)) = self.arena.find(at, LIVE) else { return false };
+            // Otherwise it was dropped, and there may be another.
+            if let Some(started) = self.start(at, head) {
+                return started;
             }
         }
+    }
+
+    /// What goes before new messages: what was in flight, as far as the window allows, and requests.
+    fn first_of(&self, survey: &Survey) -> usize {
+        let waits = matches!(self.arena.find(survey.due, LIVE), Some((_, head)) if head.state == State::InFlight)
+            && survey.window >= self.window();
+        if survey.due != NONE && !waits { survey.due } else { survey.request }
+    }
+
+    /// How many messages may wait for their acknowledgement.
+    fn window(&self) -> usize {
+        usize::from(self.options.in_flight_max.min(self.peer.receive_maximum).max(1))
     }
 
     #[inline(never)]
@@ -196,7 +200,7 @@ impl Client<'_> {
             return false;
         }
         let Some((_, head)) = self.arena.find(at, LIVE) else { return false };
-        let most = usize::from(self.options.in_flight_max.min(self.peer.receive_maximum));
+        let most = self.window();
         // The last place is for alarms.
         let most = if class > 0 && most > 1 { most.wrapping_sub(1) } else { most };
         head.qos() == 0 || (window < most && self.arena.find_id(self.next_id, NUMBERED).is_none())
@@ -218,12 +222,11 @@ impl Client<'_> {
     pub(super) fn publish_due(&self) -> u64 {
         let now = self.clock.now();
         let survey = self.survey();
-        if survey.request != NONE || self.inbound.any_due() || !self.tx.is_nothing() {
+        if self.first_of(&survey) != NONE || self.inbound.any_due() || !self.tx.is_nothing() {
             return now;
         }
-        let window = usize::from(self.options.in_flight_max.min(self.peer.receive_maximum));
         if survey.due != NONE {
-            return if survey.window < window { now } else { NEVER };
+            return NEVER;
         }
         let rate = u32::from(self.options.rate_per_s);
         let rated = if rate == 0 || self.tokens >= TOKEN {

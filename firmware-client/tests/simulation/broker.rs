@@ -96,6 +96,8 @@ pub struct Broker {
     pub connects: Vec<u64>,
     pub refused_until: u64,
     pub pings: u32,
+    /// How many messages it had no room for.
+    pub no_room: u32,
     /// The device's clock jumps, so it cannot keep a time.
     pub wrong_clock: bool,
     session: Option<Session>,
@@ -117,6 +119,7 @@ impl Broker {
             connects: Vec::new(),
             refused_until: 0,
             pings: 0,
+            no_room: 0,
             wrong_clock: false,
             session: None,
             connection: None,
@@ -444,6 +447,7 @@ impl Broker {
         assert!(publish.dup || !session.open.contains(&id), "an identifier of QoS 2 that was not released");
         let known = publish.qos == QoS::ExactlyOnce && session.open.contains(&id);
         if self.v5 && self.now < self.mood.full_until && !known {
+            self.no_room += 1;
             connection.seen.remove(&taken.payload);
             connection.unacknowledged.remove(&id);
             let retry_after_ms = (self.mood.full_until - self.now) as u32;
