@@ -215,7 +215,14 @@ impl<'m> Arena<'m> {
         let head = match State::from_bits(word >> 26) {
             // What is left of a record may be shorter than a header.
             State::Dead => Head { len: word as usize & LEN_MAX, ..Head::subscription(0, State::Dead) },
-            _ => Head::read(rest.first_chunk::<HEAD>()?),
+            State::Queued
+            | State::InFlight
+            | State::Released
+            | State::SubWanted
+            | State::SubSent
+            | State::SubGranted
+            | State::UnsubWanted
+            | State::UnsubSent => Head::read(rest.first_chunk::<HEAD>()?),
         };
         // Never true for what was written here, but what was imported must not hang the walk.
         if head.len == 0 { None } else { Some(head) }
@@ -420,6 +427,11 @@ impl<'m> Arena<'m> {
 pub(crate) fn parse(raw: &[u8]) -> Option<Head> {
     let head = Head::read(raw.first_chunk::<HEAD>()?);
     (parse_fits(&head, raw.len()) && head.len == raw.len()).then_some(head)
+}
+
+/// Writes a changed header into a record that lies elsewhere.
+pub(crate) fn rewrite(raw: &mut [u8], head: &Head) {
+    bytes::copy(raw, &head.write());
 }
 
 fn parse_fits(head: &Head, room: usize) -> bool {

@@ -77,6 +77,18 @@ impl Backoff {
         asked_ms.saturating_add(self.roll(asked_ms / 4))
     }
 
+    /// All of it, for a sleep.
+    pub(crate) fn state(&self) -> [u32; 4] {
+        let [a, b, c] = self.last_ms;
+        [a, b, c, self.dice]
+    }
+
+    pub(crate) fn set_state(&mut self, state: &[u32; 4]) {
+        let [a, b, c, dice] = *state;
+        self.last_ms = [a, b, c];
+        self.dice = dice | 1;
+    }
+
     /// A connection held.
     pub(crate) fn reset(&mut self) {
         self.last_ms = [0; 3];

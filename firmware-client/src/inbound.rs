@@ -45,6 +45,13 @@ pub(crate) struct Entry {
     pub(crate) reason: ReasonCode,
 }
 
+impl Entry {
+    /// A message of QoS 2 that was delivered: the server will ask for its identifier again.
+    pub(crate) fn outlives_connection(&self) -> bool {
+        matches!(self.owed, Owed::RecLater | Owed::Rec | Owed::Nothing) && self.reason.is_success()
+    }
+}
+
 const EMPTY: Entry = Entry { id: 0, owed: Owed::Nothing, reason: ReasonCode::Success };
 
 /// In the order of arrival, which is the order of the acknowledgements [MQTT-4.6.0-2], [MQTT-4.6.0-3].
@@ -151,7 +158,7 @@ impl Inbound {
     pub(crate) fn disconnected(&mut self) {
         let mut at = 0;
         while let Some(entry) = self.all().get(at).copied() {
-            if matches!(entry.owed, Owed::RecLater | Owed::Rec | Owed::Nothing) && entry.reason.is_success() {
+            if entry.outlives_connection() {
                 if let Some(entry) = self.entries.get_mut(at) {
                     entry.owed = Owed::Nothing;
                 }

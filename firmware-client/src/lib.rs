@@ -14,11 +14,12 @@ mod decode;
 mod event;
 mod inbound;
 mod input;
+pub mod mailbox;
 mod message;
 mod options;
 mod write;
 
-pub use client::{Client, ENDED_MAX};
+pub use client::{Client, ENDED_MAX, EXPORT_OVERHEAD, ImportError, Waiting};
 pub use event::{Event, Farewell, Pressure, Received, Session};
 pub use forebay_wire::ReasonCode;
 pub use forebay_wire::property::{Properties, Property};

@@ -254,7 +254,7 @@ impl core::fmt::Display for PublishError {
 impl core::error::Error for PublishError {}
 
 /// What was taken and what became of it, in messages since the client was made or imported:
-/// `accepted = sent + acknowledged + dropped with a ticket + in the outbox`, at any moment.
+/// `accepted = sent + acknowledged + dropped with a ticket + in the outbox + spilled`, at any moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Counters {
@@ -264,6 +264,8 @@ pub struct Counters {
     pub sent: u32,
     /// QoS 1 and 2: acknowledged.
     pub acknowledged: u32,
+    /// Now in a store behind the outbox.
+    pub spilled: u32,
     pub(crate) dropped: [u32; DROP_REASONS],
 }
 
@@ -279,5 +281,20 @@ impl Counters {
     pub fn dropped_with_ticket(&self) -> u32 {
         let refused = self.dropped(DropReason::Full).wrapping_add(self.dropped(DropReason::Mailbox));
         self.dropped.iter().fold(0, |sum: u32, count| sum.wrapping_add(*count)).wrapping_sub(refused)
+    }
+
+    pub(crate) fn all(&self) -> [u32; 4 + DROP_REASONS] {
+        let mut all = [self.accepted, self.sent, self.acknowledged, self.spilled, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for (to, count) in all.iter_mut().skip(4).zip(self.dropped) {
+            *to = count;
+        }
+        all
+    }
+
+    pub(crate) fn set_all(&mut self, all: &[u32; 4 + DROP_REASONS]) {
+        [self.accepted, self.sent, self.acknowledged, self.spilled, ..] = *all;
+        for (count, from) in self.dropped.iter_mut().zip(all.iter().skip(4)) {
+            *count = *from;
+        }
     }
 }

@@ -4,6 +4,8 @@ mod encode;
 mod outbox;
 mod receive;
 mod session;
+mod snapshot;
+mod spill;
 mod subscribe;
 mod timer;
 mod transmit;
@@ -20,6 +22,8 @@ use timer::Clock;
 use transmit::Tx;
 
 pub use outbox::ENDED_MAX;
+pub use snapshot::{EXPORT_OVERHEAD, ImportError};
+pub use spill::Waiting;
 
 pub(crate) const QOS2: bool = cfg!(feature = "qos2");
 pub(crate) const NEVER: u64 = u64::MAX;

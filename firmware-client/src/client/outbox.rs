@@ -200,7 +200,7 @@ impl Client<'_> {
         self.count_drop(Dropped { reason, class: head.class(), ticket: Some(Ticket(head.ticket)) });
     }
 
-    pub(super) fn count_drop(&mut self, dropped: Dropped) {
+    pub(crate) fn count_drop(&mut self, dropped: Dropped) {
         if let Some(count) = self.counters.dropped.get_mut(dropped.reason as usize) {
             *count = count.wrapping_add(1);
         }

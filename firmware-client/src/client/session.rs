@@ -60,9 +60,8 @@ impl Client<'_> {
     }
 
     /// What belonged to the connection is gone with it.
-    fn forget_transport(&mut self) {
-        let asked = !matches!(self.phase, Phase::Down | Phase::Connect) || self.tx.what == What::Connect;
-        self.doubt |= asked && self.up_at == NEVER;
+    pub(super) fn forget_transport(&mut self) {
+        self.doubt |= self.asked_in_vain();
         self.tx = Tx::NOTHING;
         self.stream = Stream::NOTHING;
         self.peer = Peer::UNKNOWN;
@@ -87,6 +86,12 @@ impl Client<'_> {
             }
             self.arena.set(here, &head);
         }
+    }
+
+    /// Whether a CONNECT was sent and no CONNACK has come.
+    pub(super) fn asked_in_vain(&self) -> bool {
+        let asked = !matches!(self.phase, Phase::Down | Phase::Connect) || self.tx.what == What::Connect;
+        asked && self.up_at == NEVER
     }
 
     /// The server has accepted the connection. `None`: only to throw away what it had, and the next one counts.

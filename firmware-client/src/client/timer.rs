@@ -6,7 +6,7 @@ use crate::message::DropReason;
 use forebay_wire::ReasonCode;
 
 /// A tick of message times is 64 milliseconds: 32 bits of them are eight years.
-const TICK_SHIFT: u32 = 6;
+pub(super) const TICK_SHIFT: u32 = 6;
 
 /// Milliseconds as whole ticks, rounded up.
 pub(super) const fn ticks(ms: u32) -> u32 {

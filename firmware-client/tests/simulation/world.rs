@@ -19,7 +19,6 @@ fn on_drop(dropped: Dropped) {
 /// A message of the device, and what was heard of it.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    pub ticket: Ticket,
     pub number: u32,
     pub class: Class,
     pub qos: QoS,
@@ -124,7 +123,7 @@ impl World {
         self.next += 1;
         self.note_drops();
         if let Ok(ticket) = taken {
-            let sent = Sent { ticket, number, class, qos, acknowledged: false, dropped: None };
+            let sent = Sent { number, class, qos, acknowledged: false, dropped: None };
             self.by_ticket.insert(ticket, number);
             self.sent.insert(number, sent);
         }
