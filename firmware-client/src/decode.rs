@@ -1,6 +1,6 @@
 //! What a server says, beside PUBLISH.
 
-use forebay_wire::property::{Place, Properties, Property};
+use forebay_wire::property::{Place, Properties, id};
 use forebay_wire::read::Reader;
 use forebay_wire::{ReasonCode, WireError};
 
@@ -48,17 +48,19 @@ pub(crate) fn reason(code: u8) -> Result<ReasonCode, ReasonCode> {
 pub(crate) fn properties<'i>(reader: &mut Reader<'i>, place: Place) -> Result<Said<'i>, WireError> {
     let mut said = Said::SILENT;
     let len = reader.varint()?;
-    for item in Properties::new(reader.bytes(len as usize)?, place) {
-        #[allow(clippy::wildcard_enum_match_arm, reason = "what is left changes nothing for a client")]
-        match item?.property {
-            Property::UserProperty("retry-after-ms", value) => said.retry_after_ms = number(value),
-            Property::ServerReference(text) | Property::AssignedClientIdentifier(text) => said.text = Some(text),
-            Property::ServerKeepAlive(seconds) => said.server_keep_alive_s = Some(seconds),
-            Property::ReceiveMaximum(value) => said.receive_maximum = value,
-            Property::TopicAliasMaximum(value) => said.topic_alias_maximum = value,
-            Property::MaximumPacketSize(value) => said.maximum_packet_size = value,
-            Property::MaximumQoS(value) => said.maximum_qos = value,
-            Property::RetainAvailable(value) => said.retains = value == 1,
+    let mut properties = Properties::new(reader.bytes(len as usize)?, place);
+    while let Some(item) = properties.next_raw() {
+        let raw = item?;
+        match raw.id {
+            id::USER_PROPERTY if raw.text == "retry-after-ms" => said.retry_after_ms = number(raw.value),
+            id::SERVER_REFERENCE | id::ASSIGNED_CLIENT_IDENTIFIER => said.text = Some(raw.text),
+            id::SERVER_KEEP_ALIVE => said.server_keep_alive_s = Some(raw.number as u16),
+            id::RECEIVE_MAXIMUM => said.receive_maximum = raw.number as u16,
+            id::TOPIC_ALIAS_MAXIMUM => said.topic_alias_maximum = raw.number as u16,
+            id::MAXIMUM_PACKET_SIZE => said.maximum_packet_size = raw.number,
+            id::MAXIMUM_QOS => said.maximum_qos = raw.number as u8,
+            id::RETAIN_AVAILABLE => said.retains = raw.number == 1,
+            // What is left changes nothing for a client.
             _ => {}
         }
     }
@@ -128,7 +130,7 @@ pub(crate) struct Answer {
 /// PUBACK, PUBREC, PUBREL and PUBCOMP.
 pub(crate) fn ack(body: &[u8], v5: bool) -> Result<Answer, ReasonCode> {
     let mut reader = Reader::new(body);
-    let mut answer = Answer { id: id(&mut reader)?, reason: ReasonCode::Success, retry_after_ms: None };
+    let mut answer = Answer { id: packet_id(&mut reader)?, reason: ReasonCode::Success, retry_after_ms: None };
     if v5 && !reader.is_empty() {
         answer.reason = reason(reader.u8().map_err(code_of)?)?;
         if !reader.is_empty() {
@@ -142,7 +144,7 @@ pub(crate) fn ack(body: &[u8], v5: bool) -> Result<Answer, ReasonCode> {
 /// SUBACK and UNSUBACK for one filter.
 pub(crate) fn suback(body: &[u8], v5: bool, has_code: bool) -> Result<Answer, ReasonCode> {
     let mut reader = Reader::new(body);
-    let id = id(&mut reader)?;
+    let id = packet_id(&mut reader)?;
     if v5 {
         properties(&mut reader, Place::SubAck).map_err(code_of)?;
     }
@@ -166,7 +168,7 @@ pub(crate) fn disconnect(body: &[u8]) -> Result<(ReasonCode, Said<'_>), ReasonCo
     Ok((code, said))
 }
 
-fn id(reader: &mut Reader<'_>) -> Result<u16, ReasonCode> {
+fn packet_id(reader: &mut Reader<'_>) -> Result<u16, ReasonCode> {
     match reader.u16() {
         Ok(id) if id != 0 => Ok(id),
         Ok(_) | Err(_) => Err(ReasonCode::MalformedPacket),

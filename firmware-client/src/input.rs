@@ -73,11 +73,9 @@ impl<'b> Input<'b> {
         self.start == 0 && self.end == self.memory.len()
     }
 
-    /// At most `len` bytes are handled; how many that was.
-    pub(crate) fn consume(&mut self, len: usize) -> usize {
-        let from = self.start;
+    /// At most `len` bytes are handled.
+    pub(crate) fn consume(&mut self, len: usize) {
         self.start = self.start.saturating_add(len).min(self.end);
-        self.start.wrapping_sub(from)
     }
 
     /// Bytes that were handled and not moved yet.

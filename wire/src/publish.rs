@@ -1,6 +1,6 @@
 //! PUBLISH, borrowed from the buffer that it was read into.
 
-use crate::property::{Place, Properties, Property, Spanned};
+use crate::property::{Place, Properties, Property, Spanned, id};
 use crate::read::Reader;
 use crate::types::{PacketId, QoS, Version};
 use crate::{ReasonCode, WireError, topic};
@@ -120,17 +120,19 @@ impl<'a> Publish<'a> {
     }
 
     fn read_properties(&mut self, from: From) -> Result<(), WireError> {
-        for item in Properties::new(self.properties, Place::Publish) {
-            #[allow(clippy::wildcard_enum_match_arm, reason = "what is left is forwarded as it is")]
-            match item?.property {
-                Property::MessageExpiryInterval(s) => self.expiry_s = Some(s),
-                Property::TopicAlias(alias) => self.topic_alias = Some(alias),
-                Property::UserProperty(..) => self.user_properties += 1,
-                Property::PayloadFormatIndicator(format) => self.payload_is_utf8 = format == 1,
-                Property::SubscriptionIdentifier(_) if from == From::Client => {
+        let mut properties = Properties::new(self.properties, Place::Publish);
+        while let Some(item) = properties.next_raw() {
+            let raw = item?;
+            match raw.id {
+                id::MESSAGE_EXPIRY_INTERVAL => self.expiry_s = Some(raw.number),
+                id::TOPIC_ALIAS => self.topic_alias = Some(raw.number as u16),
+                id::USER_PROPERTY => self.user_properties += 1,
+                id::PAYLOAD_FORMAT_INDICATOR => self.payload_is_utf8 = raw.number == 1,
+                id::SUBSCRIPTION_IDENTIFIER if from == From::Client => {
                     return Err(WireError::protocol("MQTT5-3.3.4-6", "a client sent a subscription identifier"));
                 }
-                Property::SubscriptionIdentifier(_) => self.filtered = true,
+                id::SUBSCRIPTION_IDENTIFIER => self.filtered = true,
+                // What is left is forwarded as it is.
                 _ => {}
             }
         }

@@ -36,9 +36,6 @@ impl Stream {
     pub(super) const NOTHING: Self = Self { left: 0, id: 0, qos: 0, state: Streaming::No, reason: ReasonCode::Success };
 }
 
-/// Where a text lies in the input.
-type Place = (usize, usize);
-
 /// What one step comes to. It borrows nothing, so that steps can follow each other.
 enum Step {
     /// Nothing more for now.
@@ -46,27 +43,44 @@ enum Step {
     /// Handled, without a word.
     Again,
     Event(Event<'static>),
-    Connected(Session, Place),
+    /// The rest is in `Found`.
+    Connected(Session),
     Farewell {
         refused: bool,
         reason: ReasonCode,
         retry_after_ms: Option<u32>,
-        text: Place,
     },
-    Message {
-        start: bool,
-        shape: Shape,
-    },
-    Chunk(usize, usize),
+    Message,
+    MessageStart,
+    MessageChunk,
 }
 
-/// Where the parts of a PUBLISH lie in the input.
-struct Shape {
+/// Where what an event borrows lies in the input.
+struct Found {
+    /// Where it begins.
+    at: usize,
+    /// Bytes of a text, or of the topic or the piece.
+    len: usize,
     first_byte: u8,
-    topic: Place,
-    properties: Place,
-    payload: Place,
+    /// Where the payload begins; the properties end there.
+    payload_at: usize,
+    properties_len: usize,
     payload_len: u32,
+}
+
+impl Found {
+    const NOTHING: Self = Self { at: 0, len: 0, first_byte: 0, payload_at: 0, properties_len: 0, payload_len: 0 };
+
+    fn text<'i>(&self, input: &'i Input<'_>) -> Option<&'i str> {
+        core::str::from_utf8(input.part(self.at, self.len)).ok().filter(|text| !text.is_empty())
+    }
+
+    /// A text among the pending bytes.
+    fn set_text(&mut self, input: &Input<'_>, text: Option<&str>) {
+        let text = text.unwrap_or_default();
+        let before = (text.as_ptr() as usize).wrapping_sub(input.pending().as_ptr() as usize);
+        (self.at, self.len) = (input.position().wrapping_add(before), text.len());
+    }
 }
 
 impl Client<'_> {
@@ -78,11 +92,12 @@ impl Client<'_> {
     pub fn poll_event<'i>(&mut self, now: u64, input: &'i mut Input<'_>) -> Option<Event<'i>> {
         self.set_time(now);
         self.inbound.release();
+        let mut found = Found::NOTHING;
         let step = loop {
             if let Some(fault) = self.fault.take() {
                 return Some(Event::Fault(fault));
             }
-            match self.step(input) {
+            match self.step(input, &mut found) {
                 Ok(Step::Idle) => return None,
                 Ok(Step::Again) => {}
                 Ok(step) => break step,
@@ -91,23 +106,25 @@ impl Client<'_> {
         };
         Some(match step {
             Step::Event(event) => event,
-            Step::Chunk(at, len) => Event::MessageChunk(input.part(at, len)),
-            Step::Connected(session, text) => Event::Connected { session, assigned_client_id: text_at(input, text) },
-            Step::Farewell { refused, reason, retry_after_ms, text } => {
-                let farewell = Farewell { reason, server_reference: text_at(input, text), retry_after_ms };
+            Step::MessageChunk => Event::MessageChunk(input.part(found.at, found.len)),
+            Step::Connected(session) => Event::Connected { session, assigned_client_id: found.text(input) },
+            Step::Farewell { refused, reason, retry_after_ms } => {
+                let farewell = Farewell { reason, server_reference: found.text(input), retry_after_ms };
                 if refused { Event::Refused(farewell) } else { Event::Disconnected(farewell) }
             }
-            Step::Message { start, shape } => {
+            Step::Message | Step::MessageStart => {
+                let whole = matches!(step, Step::Message);
+                let properties_at = found.payload_at.wrapping_sub(found.properties_len);
                 let received = Received {
-                    topic: text_at(input, shape.topic).unwrap_or_default(),
-                    qos: QoS::try_from(shape.first_byte >> 1 & 3).unwrap_or(QoS::AtMostOnce),
-                    retain: shape.first_byte & 1 != 0,
-                    dup: shape.first_byte & 8 != 0,
-                    payload_len: shape.payload_len,
-                    payload: input.part(shape.payload.0, shape.payload.1),
-                    properties: input.part(shape.properties.0, shape.properties.1),
+                    topic: found.text(input).unwrap_or_default(),
+                    qos: QoS::try_from(found.first_byte >> 1 & 3).unwrap_or(QoS::AtMostOnce),
+                    retain: found.first_byte & 1 != 0,
+                    dup: found.first_byte & 8 != 0,
+                    payload_len: found.payload_len,
+                    payload: input.part(found.payload_at, if whole { found.payload_len as usize } else { 0 }),
+                    properties: input.part(properties_at, found.properties_len),
                 };
-                if start { Event::MessageStart(received) } else { Event::Message(received) }
+                if whole { Event::Message(received) } else { Event::MessageStart(received) }
             }
             Step::Idle | Step::Again => return None,
         })
@@ -127,12 +144,12 @@ impl Client<'_> {
     }
 
     #[inline(never)]
-    fn step(&mut self, input: &mut Input<'_>) -> Result<Step, ReasonCode> {
+    fn step(&mut self, input: &mut Input<'_>, found: &mut Found) -> Result<Step, ReasonCode> {
         if !matches!(self.phase, Phase::ConnAck | Phase::Up) {
             return Ok(Step::Idle);
         }
         if self.stream.state != Streaming::No {
-            return Ok(self.step_stream(input));
+            return Ok(self.step_stream(input, found));
         }
         if !self.inbound.has_room() {
             return Ok(Step::Idle);
@@ -149,28 +166,28 @@ impl Client<'_> {
             return Err(ReasonCode::ProtocolError);
         }
         if kind == frame::PUBLISH {
-            return self.on_publish(frame, input);
+            return self.on_publish(frame, input, found);
         }
         let Some(body) = bytes.get(frame.header_len..frame.total()) else {
             let fits = frame.total() <= input.capacity();
             return if fits { Ok(Step::Idle) } else { Err(ReasonCode::PacketTooLarge) };
         };
-        let step = self.on_packet(kind, body, input)?;
+        let step = self.on_packet(kind, body, input, found)?;
         self.heard(input, frame.total());
         Ok(step)
     }
 
     /// The server is there.
-    fn heard(&mut self, input: &mut Input<'_>, len: usize) -> usize {
+    fn heard(&mut self, input: &mut Input<'_>, len: usize) {
         self.last_rx = self.clock.now();
         self.asked_at = NEVER;
-        input.consume(len)
+        input.consume(len);
     }
 
-    fn on_packet(&mut self, kind: u8, body: &[u8], input: &Input<'_>) -> Result<Step, ReasonCode> {
+    fn on_packet(&mut self, kind: u8, body: &[u8], input: &Input<'_>, found: &mut Found) -> Result<Step, ReasonCode> {
         let v5 = self.v5();
         match kind {
-            frame::CONNACK => self.on_connack(body, input),
+            frame::CONNACK => self.on_connack(body, input, found),
             frame::PUBACK => self.on_puback(decode::ack(body, v5)?),
             frame::PUBREC if QOS2 => self.on_pubrec(decode::ack(body, v5)?),
             frame::PUBREL if QOS2 => Ok(self.on_pubrel(decode::ack(body, v5)?)),
@@ -185,25 +202,25 @@ impl Client<'_> {
             frame::DISCONNECT if v5 => {
                 let (reason, said) = decode::disconnect(body)?;
                 self.on_farewell(reason, said.retry_after_ms);
-                let text = place(input, said.text.unwrap_or_default());
-                Ok(Step::Farewell { refused: false, reason, retry_after_ms: said.retry_after_ms, text })
+                found.set_text(input, said.text);
+                Ok(Step::Farewell { refused: false, reason, retry_after_ms: said.retry_after_ms })
             }
             // What only a client sends; and AUTH, since no method was proposed [MQTT5-4.12.0-6].
             _ => Err(ReasonCode::ProtocolError),
         }
     }
 
-    fn on_connack(&mut self, body: &[u8], input: &Input<'_>) -> Result<Step, ReasonCode> {
+    fn on_connack(&mut self, body: &[u8], input: &Input<'_>, found: &mut Found) -> Result<Step, ReasonCode> {
         let ack = decode::connack(body, self.v5())?;
-        let text = place(input, ack.said.text.unwrap_or_default());
+        found.set_text(input, ack.said.text);
         if ack.reason == ReasonCode::Success {
-            return Ok(self.on_accepted(&ack)?.map_or(Step::Again, |session| Step::Connected(session, text)));
+            return Ok(self.on_accepted(&ack)?.map_or(Step::Again, Step::Connected));
         }
         self.on_farewell(ack.reason, ack.said.retry_after_ms);
-        Ok(Step::Farewell { refused: true, reason: ack.reason, retry_after_ms: ack.said.retry_after_ms, text })
+        Ok(Step::Farewell { refused: true, reason: ack.reason, retry_after_ms: ack.said.retry_after_ms })
     }
 
-    fn on_publish(&mut self, frame: Frame, input: &mut Input<'_>) -> Result<Step, ReasonCode> {
+    fn on_publish(&mut self, frame: Frame, input: &mut Input<'_>, found: &mut Found) -> Result<Step, ReasonCode> {
         let bytes = input.pending();
         let whole = bytes.len() >= frame.total();
         if !whole && frame.total() <= input.capacity() {
@@ -251,26 +268,38 @@ impl Client<'_> {
             let wait = !self.v5() && self.inbound.any_due();
             return if wait { Ok(Step::Idle) } else { Err(ReasonCode::ReceiveMaximumExceeded) };
         }
-        if stream.state == Streaming::Past || refused || !whole {
-            let again = stream.state == Streaming::Past;
-            stream.state = if again || refused { Streaming::Past } else { Streaming::Yes };
-            if refused && self.v5() {
-                stream.reason = ReasonCode::QuotaExceeded;
-            }
-            self.stream = stream;
-            let shape = shape(input, frame.first_byte, &publish, payload_len, false);
-            self.heard(input, head_len);
-            return Ok(match (again, refused) {
-                (true, _) => Step::Again,
-                (false, true) => Step::Event(Event::MessageRefused { payload_len }),
-                (false, false) => Step::Message { start: true, shape },
-            });
+        let position = input.position();
+        *found = Found {
+            at: position.wrapping_add(frame.header_len).wrapping_add(2),
+            len: publish.topic.len(),
+            first_byte: frame.first_byte,
+            payload_at: position.wrapping_add(head_len),
+            properties_len: publish.properties.len(),
+            payload_len,
+        };
+        if stream.state == Streaming::No && whole && !refused {
+            self.note_pressure(publish.topic, publish.payload);
+            self.owe(&stream);
+            self.heard(input, frame.total());
+            return Ok(Step::Message);
         }
-        self.note_pressure(publish.topic, publish.payload);
-        let shape = shape(input, frame.first_byte, &publish, payload_len, true);
-        self.owe(&stream);
-        self.heard(input, frame.total());
-        Ok(Step::Message { start: false, shape })
+        let step = match stream.state {
+            Streaming::Past => Step::Again,
+            _ if refused => {
+                stream.state = Streaming::Past;
+                if self.v5() {
+                    stream.reason = ReasonCode::QuotaExceeded;
+                }
+                Step::Event(Event::MessageRefused { payload_len })
+            }
+            Streaming::No | Streaming::Yes => {
+                stream.state = Streaming::Yes;
+                Step::MessageStart
+            }
+        };
+        self.stream = stream;
+        self.heard(input, head_len);
+        Ok(step)
     }
 
     /// How many messages the server may have in flight.
@@ -286,16 +315,16 @@ impl Client<'_> {
         }
     }
 
-    fn step_stream(&mut self, input: &mut Input<'_>) -> Step {
+    fn step_stream(&mut self, input: &mut Input<'_>, found: &mut Found) -> Step {
         if self.stream.left > 0 {
-            let at = input.position();
-            let len = input.consume(self.stream.left as usize);
-            if len == 0 {
+            found.at = input.position();
+            found.len = input.pending().len().min(self.stream.left as usize);
+            if found.len == 0 {
                 return Step::Idle;
             }
-            self.heard(input, 0);
-            self.stream.left = self.stream.left.wrapping_sub(len as u32);
-            return if self.stream.state == Streaming::Yes { Step::Chunk(at, len) } else { Step::Again };
+            self.heard(input, found.len);
+            self.stream.left = self.stream.left.wrapping_sub(found.len as u32);
+            return if self.stream.state == Streaming::Yes { Step::MessageChunk } else { Step::Again };
         }
         let stream = self.stream;
         self.stream = Stream::NOTHING;
@@ -310,10 +339,10 @@ impl Client<'_> {
     /// What the server says of itself, for whoever subscribes to it.
     fn note_pressure(&mut self, topic: &str, payload: &[u8]) {
         if topic == "$SYS/broker/pressure" {
-            self.peer.pressure = match payload {
-                b"critical" => Pressure::Critical,
-                b"high" => Pressure::High,
-                _ => Pressure::Normal,
+            self.peer.pressure = match payload.first() {
+                Some(b'c') => Pressure::Critical,
+                Some(b'h') => Pressure::High,
+                Some(_) | None => Pressure::Normal,
             };
         }
     }
@@ -412,29 +441,5 @@ impl Client<'_> {
         self.forget_granted(at, &head);
         self.arena.kill(at, &head);
         Ok(Step::Event(Event::Unsubscribed { ticket: Ticket(head.ticket), reason: answer.reason }))
-    }
-}
-
-/// Where a part of the pending bytes lies.
-fn place(input: &Input<'_>, text: &str) -> Place {
-    place_of(input, text.as_bytes())
-}
-
-fn place_of(input: &Input<'_>, part: &[u8]) -> Place {
-    let before = (part.as_ptr() as usize).wrapping_sub(input.pending().as_ptr() as usize);
-    (input.position().wrapping_add(before), part.len())
-}
-
-fn text_at<'i>(input: &'i Input<'_>, (at, len): Place) -> Option<&'i str> {
-    core::str::from_utf8(input.part(at, len)).ok().filter(|text| !text.is_empty())
-}
-
-fn shape(input: &Input<'_>, first_byte: u8, publish: &Publish<'_>, payload_len: u32, whole: bool) -> Shape {
-    Shape {
-        first_byte,
-        topic: place(input, publish.topic),
-        properties: place_of(input, publish.properties),
-        payload: if whole { place_of(input, publish.payload) } else { (0, 0) },
-        payload_len,
     }
 }

@@ -78,7 +78,7 @@ impl Client<'_> {
         if let Some(tick) = self.next_expiry {
             at = at.min(self.clock.time_of(tick));
         }
-        (at != NEVER).then(|| self.clock.told(at))
+        (at != NEVER).then(|| self.clock.told(at.max(self.clock.now())))
     }
 
     fn connection_due(&self) -> u64 {
@@ -86,7 +86,7 @@ impl Client<'_> {
             Phase::Down | Phase::Done => NEVER,
             Phase::Connect | Phase::Leaving => self.clock.now(),
             Phase::ConnAck => self.answer_due(self.asked_at),
-            Phase::Up => self.ping_due().min(self.dead_at()).min(self.publish_due()),
+            Phase::Up => self.ping_due().min(self.dead_at()).min(self.transmit_due()),
         }
     }
 

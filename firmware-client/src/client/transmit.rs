@@ -111,11 +111,11 @@ impl Client<'_> {
             self.tx.what = What::Ping;
             return true;
         }
+        self.refill();
         loop {
-            let survey = self.survey();
-            let mut at = self.first_of(&survey);
-            if at == NONE && survey.due == NONE {
-                at = self.next_message(&survey);
+            let (at, due) = self.next_record();
+            if due > self.clock.now() {
+                return false;
             }
             let Some((at, head)) = self.arena.find(at, LIVE) else { return false };
             // Otherwise it was dropped, and there may be another.
@@ -123,6 +123,29 @@ impl Client<'_> {
                 return started;
             }
         }
+    }
+
+    /// The record that is sent next, and when, if nothing else happens.
+    #[inline(never)]
+    fn next_record(&self) -> (usize, u64) {
+        let survey = self.survey();
+        let at = self.first_of(&survey);
+        if at != NONE {
+            return (at, 0);
+        }
+        let mut first = (NONE, NEVER);
+        if survey.due == NONE {
+            for (class, at) in survey.next.iter().enumerate() {
+                if *at != NONE && self.may_send(class, *at, survey.window) {
+                    let due = self.hold_until(class);
+                    if due < first.1 {
+                        first = (*at, due);
+                    }
+                }
+            }
+            first.1 = first.1.max(self.token_due());
+        }
+        first
     }
 
     /// What goes before new messages: what was in flight, as far as the window allows, and requests.
@@ -181,20 +204,6 @@ impl Client<'_> {
         survey
     }
 
-    /// The first message, by class, that may be sent.
-    fn next_message(&mut self, survey: &Survey) -> usize {
-        self.refill();
-        if self.options.rate_per_s > 0 && self.tokens < TOKEN {
-            return NONE;
-        }
-        for (class, at) in survey.next.iter().enumerate() {
-            if *at != NONE && !self.is_held(class) && self.may_send(class, *at, survey.window) {
-                return *at;
-            }
-        }
-        NONE
-    }
-
     fn may_send(&self, class: usize, at: usize, window: usize) -> bool {
         if class > 0 && self.options.yield_to_pressure && self.peer.pressure == Pressure::Critical {
             return false;
@@ -218,30 +227,19 @@ impl Client<'_> {
         self.tokens_at = now;
     }
 
-    /// When a message that waits in the outbox can be sent, if nothing else happens.
-    pub(super) fn publish_due(&self) -> u64 {
-        let now = self.clock.now();
-        let survey = self.survey();
-        if self.first_of(&survey) != NONE || self.inbound.any_due() || !self.tx.is_nothing() {
-            return now;
-        }
-        if survey.due != NONE {
-            return NEVER;
-        }
+    /// When the rate allows another message.
+    fn token_due(&self) -> u64 {
         let rate = u32::from(self.options.rate_per_s);
-        let rated = if rate == 0 || self.tokens >= TOKEN {
-            0
-        } else {
-            let wait = TOKEN.wrapping_sub(self.tokens).wrapping_add(rate).wrapping_sub(1) / rate;
-            self.tokens_at.saturating_add(u64::from(wait))
-        };
-        let mut due = NEVER;
-        for (class, at) in survey.next.iter().enumerate() {
-            if *at != NONE && self.may_send(class, *at, survey.window) {
-                due = due.min(self.hold_until(class).max(rated).max(now));
-            }
+        if rate == 0 || self.tokens >= TOKEN {
+            return 0;
         }
-        due
+        let wait = TOKEN.wrapping_sub(self.tokens).wrapping_add(rate).wrapping_sub(1) / rate;
+        self.tokens_at.saturating_add(u64::from(wait))
+    }
+
+    /// When something that waits can be sent, if nothing else happens.
+    pub(super) fn transmit_due(&self) -> u64 {
+        if self.inbound.any_due() || !self.tx.is_nothing() { 0 } else { self.next_record().1 }
     }
 
     /// Starts to send a record. `Some(false)`: not now. `None`: it was dropped, since this server cannot take it.

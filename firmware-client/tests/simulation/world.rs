@@ -271,7 +271,7 @@ impl World {
     }
 
     fn is_busy(&self) -> bool {
-        let moving = |link: &Link| !link.dead && !(link.up.is_empty() && link.down.is_empty());
+        let moving = |link: &Link| !(link.dead || link.up.is_empty() && link.down.is_empty());
         self.link.as_ref().is_some_and(moving) || !self.broker.out.is_empty()
     }
 
