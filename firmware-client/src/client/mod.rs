@@ -7,6 +7,8 @@ mod session;
 mod snapshot;
 mod spill;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod transmit;
 

@@ -119,8 +119,8 @@ impl Client<'_> {
             }
             let Some((at, head)) = self.arena.find(at, LIVE) else { return false };
             // Otherwise it was dropped, and there may be another.
-            if let Some(started) = self.start(at, head) {
-                return started;
+            if self.start(at, head) {
+                return true;
             }
         }
     }
@@ -152,7 +152,19 @@ impl Client<'_> {
     fn first_of(&self, survey: &Survey) -> usize {
         let waits = matches!(self.arena.find(survey.due, LIVE), Some((_, head)) if head.state == State::InFlight)
             && survey.window >= self.window();
-        if survey.due != NONE && !waits { survey.due } else { survey.request }
+        if survey.due != NONE && !waits {
+            survey.due
+        } else if self.id_is_free() {
+            survey.request
+        } else {
+            NONE
+        }
+    }
+
+    /// Whether the next packet identifier is in use by nobody. It is, but for a server that leaves one unanswered for
+    /// 65,535 others.
+    fn id_is_free(&self) -> bool {
+        self.arena.find_id(self.next_id, NUMBERED).is_none()
     }
 
     /// How many messages may wait for their acknowledgement.
@@ -212,7 +224,7 @@ impl Client<'_> {
         let most = self.window();
         // The last place is for alarms.
         let most = if class > 0 && most > 1 { most.wrapping_sub(1) } else { most };
-        head.qos() == 0 || (window < most && self.arena.find_id(self.next_id, NUMBERED).is_none())
+        head.qos() == 0 || (window < most && self.id_is_free())
     }
 
     fn refill(&mut self) {
@@ -242,8 +254,8 @@ impl Client<'_> {
         if self.inbound.any_due() || !self.tx.is_nothing() { 0 } else { self.next_record().1 }
     }
 
-    /// Starts to send a record. `Some(false)`: not now. `None`: it was dropped, since this server cannot take it.
-    fn start(&mut self, at: usize, mut head: Head) -> Option<bool> {
+    /// Starts to send a record; or drops it, when this server cannot take it.
+    fn start(&mut self, at: usize, mut head: Head) -> bool {
         self.tx.what = What::Record;
         self.tx.ticket = head.ticket;
         match head.state {
@@ -259,11 +271,6 @@ impl Client<'_> {
             }
             State::InFlight => self.tx.dup = true,
             State::SubWanted | State::UnsubWanted => {
-                // Every identifier is taken: only by a server that leaves one unanswered for 65,535 others.
-                if self.arena.find_id(self.next_id, NUMBERED).is_some() {
-                    self.tx = Tx::NOTHING;
-                    return Some(false);
-                }
                 head.id = self.take_id();
                 head.state = if head.state == State::SubWanted { State::SubSent } else { State::UnsubSent };
             }
@@ -282,13 +289,13 @@ impl Client<'_> {
                 }
             }
         }
-        Some(true)
+        true
     }
 
-    fn cannot_send(&mut self, at: usize, head: &Head, reason: DropReason) -> Option<bool> {
+    fn cannot_send(&mut self, at: usize, head: &Head, reason: DropReason) -> bool {
         self.drop_record(at, head, reason);
         self.tx = Tx::NOTHING;
-        None
+        false
     }
 
     /// The next packet identifier. They are given in order, and none passes one that is still in use: so their order is the
