@@ -16,6 +16,7 @@ use crate::arena::Arena;
 use crate::backoff::{Backoff, Rung};
 use crate::event::Pressure;
 use crate::inbound::Inbound;
+use crate::logging::say;
 use crate::message::{CLASSES, Counters};
 use crate::options::Options;
 use forebay_wire::ReasonCode;
@@ -243,6 +244,7 @@ impl<'a> Client<'a> {
 
     /// The connection is of no use: says so to the server, where there is a way.
     fn fail(&mut self, reason: ReasonCode) {
+        say!(warn, "the server breaks the protocol: reason {}", reason as u8);
         self.fault = Some(reason);
         self.leave = reason;
         self.phase = if self.v5() && self.phase == Phase::Up { Phase::Leaving } else { Phase::Done };

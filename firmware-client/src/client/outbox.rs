@@ -4,6 +4,7 @@ use super::timer::ticks;
 use super::{Client, Phase, QOS2};
 use crate::arena::{self, BACKLOG, DUE, HEAD, Head, LIVE, State};
 use crate::bytes;
+use crate::logging::say;
 use crate::message::{DropReason, Dropped, Message, Policy, PublishError, Status, Ticket};
 use crate::write::Out;
 use forebay_wire::topic;
@@ -201,6 +202,7 @@ impl Client<'_> {
     }
 
     pub(crate) fn count_drop(&mut self, dropped: Dropped) {
+        say!(debug, "dropped: class {}, reason {}", dropped.class as u8, dropped.reason as u8);
         if let Some(count) = self.counters.dropped.get_mut(dropped.reason as usize) {
             *count = count.wrapping_add(1);
         }

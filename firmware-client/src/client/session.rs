@@ -7,6 +7,7 @@ use crate::arena::{BACKLOG, DUE, LIVE, State};
 use crate::backoff::Rung;
 use crate::decode::ConnAck;
 use crate::event::Session;
+use crate::logging::say;
 use crate::message::DropReason;
 use forebay_wire::ReasonCode;
 
@@ -36,6 +37,7 @@ impl Client<'_> {
             Some(ms) => self.backoff.after(ms),
             None => self.climb(),
         };
+        say!(info, "disconnected, {} messages wait, next attempt in {} ms", self.pending(), wait);
         self.connect_at = now.saturating_add(u64::from(wait));
         self.forget_transport();
         self.phase = Phase::Down;
@@ -126,6 +128,7 @@ impl Client<'_> {
             (false, Memory::Kept) => Session::Lost,
             (false, Memory::Unknown | Memory::Clean) => Session::New,
         };
+        say!(info, "connected, session {}, {} messages wait", session as u8, self.pending());
         if !ack.session_present {
             self.start_over();
         } else if self.doubt {
@@ -174,6 +177,7 @@ impl Client<'_> {
 
     /// The server's word on why there is no connection, or no longer.
     pub(super) fn on_farewell(&mut self, reason: ReasonCode, retry_after_ms: Option<u32>) {
+        say!(warn, "the server ends the connection: reason {}", reason as u8);
         self.rung = Rung::of(reason);
         self.retry_after_ms = retry_after_ms;
         self.phase = Phase::Done;

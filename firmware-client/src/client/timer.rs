@@ -2,6 +2,7 @@
 
 use super::{Client, NEVER, Phase};
 use crate::arena::{self, State};
+use crate::logging::say;
 use crate::message::DropReason;
 use forebay_wire::ReasonCode;
 
@@ -127,6 +128,7 @@ impl Client<'_> {
             Phase::Down | Phase::Connect | Phase::Leaving | Phase::Done => NEVER,
         };
         if over <= self.clock.now() {
+            say!(warn, "the server does not answer");
             self.fault = Some(ReasonCode::KeepAliveTimeout);
             self.phase = Phase::Done;
         }

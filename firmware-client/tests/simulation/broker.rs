@@ -20,11 +20,24 @@ pub struct Mood {
     pub withhold: bool,
     pub receive_maximum: u16,
     pub topic_aliases: u16,
+    /// More properties of CONNACK.
+    pub properties: Vec<u8>,
+    /// Answers nothing.
+    pub silent: bool,
 }
 
 impl Default for Mood {
     fn default() -> Self {
-        Self { refuse: None, forget: false, full_until: 0, withhold: false, receive_maximum: 65_535, topic_aliases: 0 }
+        Self {
+            refuse: None,
+            forget: false,
+            full_until: 0,
+            withhold: false,
+            receive_maximum: 65_535,
+            topic_aliases: 0,
+            properties: Vec::new(),
+            silent: false,
+        }
     }
 }
 
@@ -93,9 +106,14 @@ pub struct Broker {
     /// Numbers of the messages that are lost with a session.
     pub forgotten: BTreeSet<u32>,
     pub sessions_lost: u32,
-    pub connects: Vec<u64>,
+    /// When there was a CONNECT, and whether it asked for a clean session.
+    pub connects: Vec<(u64, bool)>,
+    /// The reason code of each DISCONNECT.
+    pub disconnects: Vec<u8>,
     pub refused_until: u64,
     pub pings: u32,
+    /// Messages whose topic was an alias.
+    pub aliased: u32,
     /// How many messages it had no room for.
     pub no_room: u32,
     /// The device's clock jumps, so it cannot keep a time.
@@ -117,8 +135,10 @@ impl Broker {
             forgotten: BTreeSet::new(),
             sessions_lost: 0,
             connects: Vec::new(),
+            disconnects: Vec::new(),
             refused_until: 0,
             pings: 0,
+            aliased: 0,
             no_room: 0,
             wrong_clock: false,
             session: None,
@@ -178,6 +198,9 @@ impl Broker {
 
     pub fn bytes(&mut self, now: u64, bytes: &[u8]) {
         self.now = now;
+        if self.mood.silent {
+            return;
+        }
         let Some(connection) = self.connection.as_mut() else { return };
         connection.input.extend_from_slice(bytes);
         while let Some(mut input) = self.connection.as_mut().map(|connection| std::mem::take(&mut connection.input)) {
@@ -291,6 +314,7 @@ impl Broker {
             }
             frame::DISCONNECT => {
                 assert!(body.is_empty() || self.v5);
+                self.disconnects.push(body.first().copied().unwrap_or_default());
                 self.hang_up = true;
             }
             other => panic!("a client does not send {other}"),
@@ -298,12 +322,12 @@ impl Broker {
     }
 
     fn connect(&mut self, body: &[u8]) {
-        self.connects.push(self.now);
         assert!(self.now >= self.refused_until || self.wrong_clock, "the client came back before it was asked to");
         let mut reader = Reader::new(body);
         assert_eq!(reader.string(), Ok("MQTT"));
         assert_eq!(reader.u8(), Ok(if self.v5 { 5 } else { 4 }));
         let flags = reader.u8().unwrap();
+        self.connects.push((self.now, flags & 2 != 0));
         let _keep_alive = reader.u16().unwrap();
         let mut window = 20;
         if self.v5 {
@@ -345,7 +369,8 @@ impl Broker {
         if self.v5 {
             let maximum = self.mood.receive_maximum.to_be_bytes();
             let aliases = self.mood.topic_aliases.to_be_bytes();
-            answer.extend(properties(&[0x21, maximum[0], maximum[1], 0x22, aliases[0], aliases[1]], None, None));
+            let own = [0x21, maximum[0], maximum[1], 0x22, aliases[0], aliases[1]];
+            answer.extend(properties(&[&own[..], &self.mood.properties].concat(), None, None));
         }
         self.write(0x20, &answer);
         self.replay();
@@ -413,6 +438,7 @@ impl Broker {
         if let Some(alias) = publish.topic_alias {
             assert!(alias <= connection.topic_aliases, "an alias that was not allowed");
             if topic.is_empty() {
+                self.aliased += 1;
                 topic = connection.aliases.get(&alias).expect("an alias that was told").clone();
             }
             connection.aliases.insert(alias, topic.clone());

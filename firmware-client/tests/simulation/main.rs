@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 #![allow(clippy::wildcard_enum_match_arm)]
 
+mod behaviour;
 mod broker;
 mod every_byte;
+mod hostile;
+mod pace;
 mod seed;
 mod world;
 
@@ -64,7 +67,11 @@ fn disturb(world: &mut World, seed: &mut Seed, numbers: &mut Numbers, clocks: bo
         15 if world.link.is_none() => world.broker.mood.receive_maximum = [1, 3, 65_535][seed.below(3)],
         16 if world.link.is_none() => world.broker.mood.topic_aliases = [0, 2, 10][seed.below(3)],
         17 => world.broker.dismiss(0x8b, None),
-        18 if clocks => world.skew = seed.below(100_000) as u64,
+        53 if clocks => world.sleep(seed.below(20_000) as u64),
+        18 if clocks => {
+            let jumped = (world.device_now() + seed.below(100_000) as u64).saturating_sub(seed.below(100_000) as u64);
+            world.skew = jumped.wrapping_sub(world.now);
+        }
         19..=26 => {
             let number = 1_000_000 + numbers.len() as u32;
             let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][seed.below(3)];
@@ -135,6 +142,6 @@ fn anything_may_happen_and_every_message_is_accounted_for_v3() {
 }
 
 #[test]
-fn clocks_may_jump_as_well() {
+fn clocks_may_jump_and_devices_sleep_as_well() {
     seeds(300, |seed| run(seed, seed % 2 == 0, true));
 }

@@ -3,7 +3,8 @@
 use crate::broker::Broker;
 use crate::seed::Seed;
 use forebay_firmware::{
-    Class, Client, DropReason, Dropped, Event, Input, Message, Options, Policy, QoS, ReasonCode, Session, Ticket,
+    Class, Client, DropReason, Dropped, EXPORT_OVERHEAD, Event, Input, Message, Options, Policy, QoS, ReasonCode,
+    Session, Ticket,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -38,6 +39,7 @@ pub struct World {
     pub now: u64,
     /// What the device's clock is off by.
     pub skew: u64,
+    options: &'static Options<'static>,
     pub client: Client<'static>,
     pub input: Input<'static>,
     pub broker: Broker,
@@ -89,6 +91,7 @@ impl World {
         Self {
             now: 0,
             skew: 0,
+            options,
             client: Client::new(options, vec![0xa5; outbox].leak()),
             input: Input::new(vec![0xa5; receive].leak()),
             broker: Broker::new(v5),
@@ -111,7 +114,7 @@ impl World {
     }
 
     pub fn device_now(&self) -> u64 {
-        self.now + self.skew
+        self.now.wrapping_add(self.skew)
     }
 
     /// Publishes a message with the next number. Whether the outbox took it.
@@ -119,7 +122,7 @@ impl World {
         let number = self.next;
         let topic = format!("up/{}", number % 5);
         let message = Message::new(&topic).qos(qos).class(class).policy(policy).ttl_ms(ttl_ms);
-        let taken = self.client.publish(self.now + self.skew, &message, &payload(number, len));
+        let taken = self.client.publish(self.device_now(), &message, &payload(number, len));
         self.next += 1;
         self.note_drops();
         if let Ok(ticket) = taken {
@@ -146,7 +149,11 @@ impl World {
         self.note_drops();
         let counters = *self.client.counters();
         let ended = counters.sent + counters.acknowledged + counters.dropped_with_ticket();
-        assert_eq!(counters.accepted, ended + self.client.pending() as u32, "the ledger adds up: {counters:?}");
+        assert_eq!(
+            counters.accepted,
+            ended + self.client.pending() as u32 + counters.spilled,
+            "the ledger adds up: {counters:?}"
+        );
         assert_eq!(counters.accepted as usize, self.sent.len());
         let dropped = self.sent.values().filter(|sent| sent.dropped.is_some()).count();
         assert_eq!(counters.dropped_with_ticket() as usize, dropped, "every drop was said");
@@ -164,6 +171,26 @@ impl World {
             self.client.disconnected(now);
             self.check();
         }
+    }
+
+    /// The device sleeps without its memory, and wakes up with what it exported.
+    pub fn sleep(&mut self, ms: u64) {
+        self.cut();
+        let before = (*self.client.counters(), self.client.pending(), self.client.subscriptions());
+        let (used, capacity) = self.client.fill();
+        let mut image = vec![0; used as usize + EXPORT_OVERHEAD];
+        let len = self.client.export(self.device_now(), &mut image).expect("there is room for it");
+        assert!(self.client.export(self.device_now(), &mut image[..len - 1]).is_none());
+        self.now += ms;
+        let mut client = Client::new(self.options, vec![0x5a; capacity as usize].leak());
+        // Its clock begins again.
+        self.skew = 0u64.wrapping_sub(self.now);
+        client.import(0, ms, &image[..len]).unwrap();
+        let after = (*client.counters(), client.pending(), client.subscriptions());
+        self.client = client;
+        self.note_drops();
+        assert_eq!((before.0.accepted, before.2), (after.0.accepted, after.2));
+        self.check();
     }
 
     /// Connects when it is time. `reachable`: somebody listens.
@@ -267,7 +294,7 @@ impl World {
     /// The time of the next thing that happens by itself.
     pub fn next_time(&self) -> Option<u64> {
         let at = [self.client.next_timeout(), self.client.connect_at()].into_iter().flatten().min()?;
-        Some(at.saturating_sub(self.skew).max(self.now))
+        Some(at.wrapping_sub(self.skew).max(self.now))
     }
 
     fn is_busy(&self) -> bool {
@@ -401,6 +428,7 @@ impl Seen {
     fn of(event: Event<'_>) -> Self {
         match event {
             Event::Connected { session, .. } => Self::Connected(session),
+            Event::Message(message) if message.topic.starts_with("$SYS/") => Self::Other,
             Event::Message(message) => {
                 assert_eq!(message.topic, "down/x");
                 Self::Message(message.payload.to_vec(), message.qos)
