@@ -286,14 +286,14 @@ impl<'m> Arena<'m> {
     /// Writes a changed header back. Length and account must be what they were.
     #[inline(never)]
     pub(crate) fn set(&mut self, at: usize, head: &Head) {
-        if let Some(to) = self.memory.get_mut(at..) {
-            bytes::copy(to, &head.write());
+        if let Some(to) = self.memory.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+            *to = head.write();
         }
     }
 
     fn set_dead(&mut self, at: usize, len: usize) {
-        if let Some(to) = self.memory.get_mut(at..) {
-            bytes::copy(to, &word(len, 0, State::Dead).to_le_bytes());
+        if let Some(to) = self.memory.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+            *to = word(len, 0, State::Dead).to_le_bytes();
         }
         self.dead = self.dead.wrapping_add(len);
     }

@@ -3,10 +3,18 @@
 /// Copies as much as fits; how much that was.
 #[inline(never)]
 pub(crate) fn copy(to: &mut [u8], from: &[u8]) -> usize {
-    for (to, from) in to.iter_mut().zip(from) {
+    let mut at = 0;
+    while let (Some(to), Some(from)) = (to.get_mut(at), from.get(at)) {
         *to = *from;
+        at = at.wrapping_add(1);
     }
-    to.len().min(from.len())
+    at
+}
+
+/// Whether both are the same.
+#[inline(never)]
+pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one == other)
 }
 
 /// Moves `len` bytes within `bytes`, overlapping or not, as far as both places lie within it. By hand, since the memmove

@@ -1,5 +1,6 @@
 //! What a server says, beside PUBLISH.
 
+use crate::bytes;
 use forebay_wire::property::{Place, Properties, id};
 use forebay_wire::read::Reader;
 use forebay_wire::{ReasonCode, WireError};
@@ -52,7 +53,9 @@ pub(crate) fn properties<'i>(reader: &mut Reader<'i>, place: Place) -> Result<Sa
     while let Some(item) = properties.next_raw() {
         let raw = item?;
         match raw.id {
-            id::USER_PROPERTY if raw.text == "retry-after-ms" => said.retry_after_ms = number(raw.value),
+            id::USER_PROPERTY if bytes::same(raw.text.as_bytes(), b"retry-after-ms") => {
+                said.retry_after_ms = number(raw.value)
+            }
             id::SERVER_REFERENCE | id::ASSIGNED_CLIENT_IDENTIFIER => said.text = Some(raw.text),
             id::SERVER_KEEP_ALIVE => said.server_keep_alive_s = Some(raw.number as u16),
             id::RECEIVE_MAXIMUM => said.receive_maximum = raw.number as u16,

@@ -34,16 +34,20 @@ fn main() -> ! {
 }
 
 #[cfg(not(feature = "empty"))]
+use forebay_firmware::{Client, Event, Input, Message, Options, QoS};
+#[cfg(not(feature = "empty"))]
+static OPTIONS: Options<'static> = Options::new("probe");
+#[cfg(not(feature = "empty"))]
+static TEMPERATURE: Message<'static> = Message::new("probe/temperature").ttl_ms(600_000);
+
+#[cfg(not(feature = "empty"))]
 #[cortex_m_rt::entry]
 fn main() -> ! {
-    use forebay_firmware::{Client, Event, Input, Message, Options, QoS};
-
-    static OPTIONS: Options<'static> = Options::new("probe");
-    static TEMPERATURE: Message<'static> = Message::new("probe/temperature").ttl_ms(600_000);
-    let mut outbox = [0u8; 4096];
-    let mut receive = [0u8; 512];
-    let mut client = Client::new(&OPTIONS, &mut outbox);
-    let mut input = Input::new(&mut receive);
+    static mut OUTBOX: [u8; 4096] = [0; 4096];
+    static mut RECEIVE: [u8; 512] = [0; 512];
+    static mut OUT: [u8; 128] = [0; 128];
+    let mut client = Client::new(&OPTIONS, OUTBOX);
+    let mut input = Input::new(RECEIVE);
     let _ = client.subscribe("probe/command", QoS::AtLeastOnce);
     loop {
         let now = u64::from(register(CLOCK));
@@ -66,9 +70,8 @@ fn main() -> ! {
                 _ => {}
             }
         }
-        let mut out = [0u8; 128];
-        let len = client.poll_transmit(now, &mut out);
-        for byte in out.iter().take(len) {
+        let len = client.poll_transmit(now, OUT);
+        for byte in OUT.iter().take(len) {
             put(u32::from(*byte));
         }
         put(client.next_timeout().unwrap_or_default() as u32);

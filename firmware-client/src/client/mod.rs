@@ -139,11 +139,10 @@ pub struct Client<'a> {
     /// Thousandths of messages that may be sent now, and since when.
     tokens: u32,
     tokens_at: u64,
-    /// Until when a class is not sent, in ticks.
-    hold: [u32; CLASSES],
-    held: u8,
-    /// When the next message expires, in ticks, if one does.
-    next_expiry: Option<u32>,
+    /// Until when a class is not sent.
+    hold: [u64; CLASSES],
+    /// When the next message expires, or earlier.
+    next_expiry: u64,
     lost: Lost,
     counters: Counters,
     ended: outbox::Ended,
@@ -185,8 +184,7 @@ impl<'a> Client<'a> {
             tokens: 0,
             tokens_at: 0,
             hold: [0; CLASSES],
-            held: 0,
-            next_expiry: None,
+            next_expiry: NEVER,
             lost: Lost { untold: 0, ticket: 0, told: 0 },
             counters: Counters::default(),
             ended: outbox::Ended::new(),

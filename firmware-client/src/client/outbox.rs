@@ -157,7 +157,7 @@ impl Client<'_> {
             let yields = match message.policy {
                 Policy::DropOldest => true,
                 Policy::DropNewest => false,
-                Policy::KeepLast => self.arena.parts(here, &head).topic == message.topic.as_bytes(),
+                Policy::KeepLast => bytes::same(self.arena.parts(here, &head).topic, message.topic.as_bytes()),
             };
             if yields && head.class() == message.class {
                 return Some((here, head));

@@ -2,6 +2,7 @@
 
 use super::{Client, NEVER, Phase, QOS2};
 use crate::arena::{DUE, State};
+use crate::bytes;
 use crate::decode::{self, Answer};
 use crate::event::{Event, Farewell, Pressure, Received, Session};
 use crate::inbound::{INBOUND_MAX, Owed};
@@ -338,7 +339,7 @@ impl Client<'_> {
 
     /// What the server says of itself, for whoever subscribes to it.
     fn note_pressure(&mut self, topic: &str, payload: &[u8]) {
-        if topic == "$SYS/broker/pressure" {
+        if bytes::same(topic.as_bytes(), b"$SYS/broker/pressure") {
             self.peer.pressure = match payload.first() {
                 Some(b'c') => Pressure::Critical,
                 Some(b'h') => Pressure::High,

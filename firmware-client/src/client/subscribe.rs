@@ -60,7 +60,7 @@ impl Client<'_> {
         let mut next = 0;
         while let Some((here, other)) = self.arena.find(next, State::SubGranted.bit()) {
             next = here.wrapping_add(other.len);
-            let same = self.arena.parts(here, &other).topic == self.arena.parts(at, head).topic;
+            let same = bytes::same(self.arena.parts(here, &other).topic, self.arena.parts(at, head).topic);
             if same && here < at {
                 self.arena.kill(here, &other);
             }
@@ -71,7 +71,7 @@ impl Client<'_> {
         let mut at = 0;
         loop {
             let (here, head) = self.arena.find(at, SUBS & states)?;
-            if self.arena.parts(here, &head).topic == filter {
+            if bytes::same(self.arena.parts(here, &head).topic, filter) {
                 return Some((here, head));
             }
             at = here.wrapping_add(head.len);

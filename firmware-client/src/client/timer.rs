@@ -75,10 +75,7 @@ impl Client<'_> {
     /// comes, in the caller's time. `None`: not before something comes, or is published.
     #[must_use]
     pub fn next_timeout(&self) -> Option<u64> {
-        let mut at = self.connection_due();
-        if let Some(tick) = self.next_expiry {
-            at = at.min(self.clock.time_of(tick));
-        }
+        let at = self.connection_due().min(self.next_expiry);
         (at != NEVER).then(|| self.clock.told(at.max(self.clock.now())))
     }
 
@@ -119,7 +116,7 @@ impl Client<'_> {
     /// Every call of the caller comes here first.
     pub(super) fn set_time(&mut self, now: u64) {
         self.clock.set(now);
-        if self.next_expiry.is_some_and(|tick| is_past(tick, self.clock.tick())) {
+        if self.next_expiry <= self.clock.now() {
             self.expire();
         }
         let over = match self.phase {
@@ -136,7 +133,7 @@ impl Client<'_> {
 
     fn expire(&mut self) {
         let tick = self.clock.tick();
-        self.next_expiry = None;
+        self.next_expiry = NEVER;
         let mut at = 0;
         while let Some((here, head)) = self.arena.find(at, State::Queued.bit()) {
             at = here.wrapping_add(head.len);
@@ -151,33 +148,23 @@ impl Client<'_> {
         }
     }
 
-    /// A message expires then.
+    /// A message expires then, in ticks; 0 is never.
     pub(super) fn expires_at(&mut self, tick: u32) {
-        if tick != 0 && !self.next_expiry.is_some_and(|next| is_past(next, tick)) {
-            self.next_expiry = Some(tick);
+        if tick != 0 {
+            self.next_expiry = self.next_expiry.min(self.clock.time_of(tick));
         }
     }
 
     /// Messages may have become ones that expire.
     pub(super) fn look_for_expiry(&mut self) {
-        self.next_expiry = Some(self.clock.tick());
+        self.next_expiry = 0;
     }
 
-    /// When a class may be sent again.
-    pub(super) fn hold_until(&self, class: usize) -> u64 {
-        if self.is_held(class) { self.clock.time_of(self.hold.get(class).copied().unwrap_or_default()) } else { 0 }
-    }
-
-    pub(super) fn is_held(&self, class: usize) -> bool {
-        self.held & 1 << class != 0 && self.hold.get(class).is_some_and(|until| !is_past(*until, self.clock.tick()))
-    }
-
+    /// A class is not sent for so long.
     pub(super) fn hold_for(&mut self, class: usize, ms: u32) {
-        let until = self.clock.tick().wrapping_add(ticks(ms)).wrapping_add(1);
-        let longer = !self.is_held(class) || self.hold.get(class).is_some_and(|held| is_past(*held, until));
-        if let Some(hold) = self.hold.get_mut(class).filter(|_| longer) {
-            *hold = until;
-            self.held |= 1 << class;
+        let until = self.clock.now().saturating_add(u64::from(ms));
+        if let Some(hold) = self.hold.get_mut(class) {
+            *hold = until.max(*hold);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Client, NEVER, Phase};
 use crate::arena::{BACKLOG, DUE, Head, LIVE, NUMBERED, RETAIN, State};
+use crate::bytes;
 use crate::event::Pressure;
 use crate::inbound::Entry;
 use crate::message::{CLASSES, DropReason};
@@ -56,10 +57,14 @@ struct Survey {
     window: usize,
     /// What was in flight before this connection and is first in order, or a PUBREL.
     due: usize,
+    /// It is a PUBREL, which no window holds back.
+    release: bool,
     /// A request to subscribe or unsubscribe.
     request: usize,
     /// The next message of each class.
     next: [usize; CLASSES],
+    /// Those of them that have QoS 0: a bit each.
+    unnumbered: u8,
 }
 
 impl Client<'_> {
@@ -129,36 +134,45 @@ impl Client<'_> {
     #[inline(never)]
     fn next_record(&self) -> (usize, u64) {
         let survey = self.survey();
-        let at = self.first_of(&survey);
-        if at != NONE {
-            return (at, 0);
+        // What was in flight goes before new messages, as far as the window allows; and requests need no window.
+        if survey.due != NONE && (survey.release || survey.window < self.window()) {
+            return (survey.due, 0);
+        }
+        let id_is_free = self.id_is_free();
+        if survey.request != NONE && id_is_free {
+            return (survey.request, 0);
         }
         let mut first = (NONE, NEVER);
-        if survey.due == NONE {
-            for (class, at) in survey.next.iter().enumerate() {
-                if *at != NONE && self.may_send(class, *at, survey.window) {
-                    let due = self.hold_until(class);
-                    if due < first.1 {
-                        first = (*at, due);
-                    }
-                }
-            }
-            first.1 = first.1.max(self.token_due());
+        if survey.due != NONE {
+            return first;
         }
+        // The last place of the window is for alarms.
+        let mut window = self.window();
+        let mut unnumbered = survey.unnumbered;
+        for (at, hold) in survey.next.iter().zip(&self.hold) {
+            let sendable = unnumbered & 1 != 0 || (id_is_free && survey.window < window);
+            if *at != NONE && sendable && *hold < first.1 {
+                first = (*at, *hold);
+            }
+            // Whatever is due comes before what is not, and of two that are the class that is above.
+            if first.1 <= self.clock.now() || self.yields() {
+                break;
+            }
+            unnumbered >>= 1;
+            window = self.window().saturating_sub(1).max(1);
+        }
+        first.1 = first.1.max(self.token_due());
         first
     }
 
-    /// What goes before new messages: what was in flight, as far as the window allows, and requests.
-    fn first_of(&self, survey: &Survey) -> usize {
-        let waits = matches!(self.arena.find(survey.due, LIVE), Some((_, head)) if head.state == State::InFlight)
-            && survey.window >= self.window();
-        if survey.due != NONE && !waits {
-            survey.due
-        } else if self.id_is_free() {
-            survey.request
-        } else {
-            NONE
-        }
+    /// Alarms only.
+    fn yields(&self) -> bool {
+        self.options.yield_to_pressure && self.peer.pressure == Pressure::Critical
+    }
+
+    /// How many messages may wait for their acknowledgement.
+    fn window(&self) -> usize {
+        usize::from(self.options.in_flight_max.min(self.peer.receive_maximum).max(1))
     }
 
     /// Whether the next packet identifier is in use by nobody. It is, but for a server that leaves one unanswered for
@@ -167,14 +181,10 @@ impl Client<'_> {
         self.arena.find_id(self.next_id, NUMBERED).is_none()
     }
 
-    /// How many messages may wait for their acknowledgement.
-    fn window(&self) -> usize {
-        usize::from(self.options.in_flight_max.min(self.peer.receive_maximum).max(1))
-    }
-
     #[inline(never)]
     fn survey(&self) -> Survey {
-        let mut survey = Survey { window: 0, due: NONE, request: NONE, next: [NONE; CLASSES] };
+        let mut survey =
+            Survey { window: 0, due: NONE, release: false, request: NONE, next: [NONE; CLASSES], unnumbered: 0 };
         let (mut at, mut oldest) = (0, u16::MAX);
         let mut live = 0u8;
         while let Some((here, head)) = self.arena.find(at, LIVE) {
@@ -186,6 +196,7 @@ impl Client<'_> {
                     if age <= oldest {
                         oldest = age;
                         survey.due = here;
+                        survey.release = head.state == State::Released;
                     }
                 }
                 State::InFlight | State::Released if head.qos() > 0 => {
@@ -197,6 +208,8 @@ impl Client<'_> {
                     let first_live = is_live && live & 1 << class == 0;
                     if let Some(next) = survey.next.get_mut(class).filter(|next| **next == NONE || first_live) {
                         *next = here;
+                        survey.unnumbered &= !(1 << class);
+                        survey.unnumbered |= u8::from(head.qos() == 0) << class;
                     }
                     if first_live {
                         live |= 1 << class;
@@ -214,17 +227,6 @@ impl Client<'_> {
             }
         }
         survey
-    }
-
-    fn may_send(&self, class: usize, at: usize, window: usize) -> bool {
-        if class > 0 && self.options.yield_to_pressure && self.peer.pressure == Pressure::Critical {
-            return false;
-        }
-        let Some((_, head)) = self.arena.find(at, LIVE) else { return false };
-        let most = self.window();
-        // The last place is for alarms.
-        let most = if class > 0 && most > 1 { most.wrapping_sub(1) } else { most };
-        head.qos() == 0 || (window < most && self.id_is_free())
     }
 
     fn refill(&mut self) {
@@ -309,7 +311,9 @@ impl Client<'_> {
     fn choose_alias(&mut self, at: usize, head: &Head) {
         let topic = self.arena.parts(at, head).topic;
         let aliases = self.options.topic_aliases.iter().take(usize::from(self.peer.topic_aliases));
-        if let Some(index) = aliases.enumerate().find(|(_, alias)| alias.as_bytes() == topic).map(|(index, _)| index) {
+        if let Some(index) =
+            aliases.enumerate().find(|(_, alias)| bytes::same(alias.as_bytes(), topic)).map(|(index, _)| index)
+        {
             self.tx.alias = (index as u16).wrapping_add(1);
             self.tx.known = self.peer.told & 1 << index != 0;
         }
