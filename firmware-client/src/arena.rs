@@ -116,6 +116,9 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    /// Of no record.
+    pub(crate) const NONE: Self = Self::subscription(0, State::Dead);
+
     pub(crate) const fn message(ticket: u32, qos: QoS, retain: bool, class: Class) -> Self {
         let flags = qos as u16 | (class as u16) << CLASS_SHIFT | if retain { RETAIN } else { 0 };
         Self { flags, ..Self::subscription(ticket, State::Queued) }
@@ -214,7 +217,7 @@ impl<'m> Arena<'m> {
         let word = u32::from_le_bytes(*rest.first_chunk::<4>()?);
         let head = match State::from_bits(word >> 26) {
             // What is left of a record may be shorter than a header.
-            State::Dead => Head { len: word as usize & LEN_MAX, ..Head::subscription(0, State::Dead) },
+            State::Dead => Head { len: word as usize & LEN_MAX, ..Head::NONE },
             State::Queued
             | State::InFlight
             | State::Released
@@ -359,7 +362,7 @@ impl<'m> Arena<'m> {
 
     /// Takes the room: topic and properties are in it, then `payload_len` bytes of payload.
     #[inline(never)]
-    pub(crate) fn commit(&mut self, mut head: Head, payload_len: usize) {
+    pub(crate) fn commit(&mut self, head: &mut Head, payload_len: usize) {
         let exact = HEAD
             .wrapping_add(usize::from(head.topic_len))
             .wrapping_add(usize::from(head.properties_len))
@@ -367,9 +370,9 @@ impl<'m> Arena<'m> {
         head.len = rounded(exact);
         head.pad = head.len.wrapping_sub(exact) as u8;
         let at = self.tail;
-        self.set(at, &head);
+        self.set(at, head);
         self.tail = at.wrapping_add(head.len);
-        self.account(&head, head.len as u32);
+        self.account(head, head.len as u32);
     }
 
     /// Puts a record of another arena before the first one that is in one of `states` and has a later ticket. The caller

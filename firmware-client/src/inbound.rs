@@ -11,16 +11,16 @@ const PLACES: usize = INBOUND_MAX + 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Owed {
-    /// PUBACK, once the application has handled the message.
-    AckLater = 0,
-    /// PUBREC, once the application has handled the message.
-    RecLater = 1,
-    /// PUBACK.
-    Ack = 2,
-    /// PUBREC.
-    Rec = 3,
     /// Nothing: the server sends PUBREL.
-    Nothing = 4,
+    Nothing = 0,
+    /// PUBACK, once the application has handled the message.
+    AckLater = 1,
+    /// PUBREC, once the application has handled the message.
+    RecLater = 2,
+    /// PUBACK.
+    Ack = 3,
+    /// PUBREC.
+    Rec = 4,
     /// PUBCOMP.
     Comp = 5,
     /// PUBREL for a PUBREC that fits no message.

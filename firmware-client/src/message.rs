@@ -232,7 +232,7 @@ pub struct Dropped {
 pub enum PublishError {
     /// There is no room for it now; counted.
     Full,
-    /// It is larger than its class can ever hold; counted.
+    /// It is larger than the outbox; counted.
     TooLarge,
     /// The topic name or the topic filter is not one.
     Topic,
@@ -244,7 +244,7 @@ impl core::fmt::Display for PublishError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::Full => "no room in the outbox",
-            Self::TooLarge => "larger than the share of its class",
+            Self::TooLarge => "larger than the outbox",
             Self::Topic => "not a topic",
             Self::NotSupported => "not supported",
         })

@@ -23,7 +23,7 @@ fn push(arena: &mut Arena<'_>, ticket: u32, topic: &[u8], payload_max: usize, pa
     let Some(room) = arena.room(HEAD + topic.len() + payload_max) else { return false };
     room[HEAD..HEAD + topic.len()].copy_from_slice(topic);
     room[HEAD + topic.len()..][..payload.len()].copy_from_slice(payload);
-    arena.commit(head, payload.len());
+    arena.commit(&mut head, payload.len());
     true
 }
 

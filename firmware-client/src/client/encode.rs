@@ -8,17 +8,13 @@ use crate::write::Out;
 use forebay_wire::ReasonCode;
 use forebay_wire::property::id;
 
-/// The record that is being sent.
-type Record<'m> = (Head, Parts<'m>);
-
 impl Client<'_> {
     /// Writes the packet that is being sent from where it was left. How much was written, and whether that was all of it.
     /// `None`: what was being sent is gone.
     #[inline(never)]
     pub(super) fn emit(&self, room: &mut [u8]) -> Option<(usize, bool)> {
-        let record = self.record()?;
         let mut out = Out::new(room, self.tx.done);
-        self.frame(&record, &mut out);
+        self.frame(&mut out)?;
         let written = out.written();
         Some((written, self.tx.done.wrapping_add(written) == out.seen()))
     }
@@ -26,27 +22,22 @@ impl Client<'_> {
     /// Bytes of the packet that is being sent.
     pub(super) fn frame_len(&self) -> usize {
         let mut out = Out::counting();
-        if let Some(record) = self.record() {
-            self.frame(&record, &mut out);
-        }
+        let _ = self.frame(&mut out);
         out.seen()
     }
 
-    fn record(&self) -> Option<Record<'_>> {
-        if self.tx.what != What::Record {
-            return Some((Head::subscription(0, State::Dead), Parts::default()));
-        }
-        let (at, head) = self.arena.find_ticket(self.tx.ticket)?;
-        Some((head, self.arena.parts(at, &head)))
-    }
-
     #[inline(never)]
-    fn frame(&self, record: &Record<'_>, out: &mut Out<'_>) {
+    fn frame(&self, out: &mut Out<'_>) -> Option<()> {
+        let (at, head) = match self.tx.what {
+            What::Record => self.arena.find_ticket(self.tx.ticket)?,
+            What::Nothing | What::Connect | What::Disconnect | What::Ping | What::Answer(_) => (0, Head::NONE),
+        };
         let mut len = Out::counting();
-        self.body(record, &mut len);
-        out.u8(self.first_byte(&record.0));
+        self.body(at, &head, &mut len);
+        out.u8(self.first_byte(&head));
         out.varint(len.seen());
-        self.body(record, out);
+        self.body(at, &head, out);
+        Some(())
     }
 
     fn first_byte(&self, head: &Head) -> u8 {
@@ -76,7 +67,7 @@ impl Client<'_> {
     }
 
     #[inline(never)]
-    fn body(&self, (head, parts): &Record<'_>, out: &mut Out<'_>) {
+    fn body(&self, at: usize, head: &Head, out: &mut Out<'_>) {
         match self.tx.what {
             What::Connect => self.connect_body(out),
             What::Nothing | What::Ping => {}
@@ -92,12 +83,13 @@ impl Client<'_> {
                 }
             }
             What::Record if QOS2 && head.state == State::Released => out.u16(head.id),
-            What::Record if head.state == State::InFlight => self.publish_body(head, parts, out),
+            What::Record if head.state == State::InFlight => self.publish_body(head, &self.arena.parts(at, head), out),
             What::Record => {
                 out.u16(head.id);
                 if self.v5() {
                     out.u8(0);
                 }
+                let parts = self.arena.parts(at, head);
                 out.field(parts.topic);
                 if head.state == State::SubSent {
                     out.bytes(parts.payload);

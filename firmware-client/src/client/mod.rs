@@ -79,16 +79,22 @@ struct Peer {
 
 impl Peer {
     const UNKNOWN: Self = Self {
-        receive_maximum: u16::MAX,
+        receive_maximum: 0,
         topic_aliases: 0,
-        maximum_packet_size: u32::MAX,
+        maximum_packet_size: 0,
         keep_alive_s: 0,
-        maximum_qos: 2,
-        retains: true,
+        maximum_qos: 0,
+        retains: false,
         pressure: Pressure::Normal,
         doubtful: false,
         told: 0,
     };
+
+    /// What depends on the connection; the rest is said by each CONNACK.
+    fn forget(&mut self) {
+        self.pressure = Pressure::Normal;
+        self.told = 0;
+    }
 }
 
 /// How many messages were lost since the server was last told, and what is being told.
@@ -167,9 +173,9 @@ impl<'a> Client<'a> {
             leave: ReasonCode::Success,
             fault: None,
             peer: Peer::UNKNOWN,
-            tx: Tx::NOTHING,
-            stream: Stream::NOTHING,
-            inbound: Inbound::new(),
+            tx: Tx::nothing(),
+            stream: Stream::nothing(),
+            inbound: const { Inbound::new() },
             next_id: 1,
             next_ticket: 1,
             backoff: Backoff::new(options.seed),

@@ -67,9 +67,10 @@ impl Client<'_> {
         payload_max: usize,
         write: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<Ticket, PublishError> {
-        let (head, room) = self.begin(now, message, payload_max)?;
+        let mut head = Head::NONE;
+        let room = self.begin(now, message, payload_max, &mut head)?;
         let len = write(room);
-        Ok(self.finish(head, len.min(payload_max)))
+        Ok(self.finish(&mut head, len.min(payload_max)))
     }
 
     #[inline(never)]
@@ -78,7 +79,8 @@ impl Client<'_> {
         now: u64,
         message: &Message<'_>,
         payload_max: usize,
-    ) -> Result<(Head, &mut [u8]), PublishError> {
+        head: &mut Head,
+    ) -> Result<&mut [u8], PublishError> {
         self.set_time(now);
         let topic = message.topic.as_bytes();
         if topic.len() > usize::from(u16::MAX) || topic::check_name(message.topic, usize::MAX).is_err() {
@@ -91,7 +93,7 @@ impl Client<'_> {
         let parts = topic.len().saturating_add(usize::from(properties)).saturating_add(payload_max);
         self.make_room(message, arena::record_len(parts))?;
 
-        let mut head = Head::message(self.next_ticket, message.qos, message.retain, message.class);
+        *head = Head::message(self.next_ticket, message.qos, message.retain, message.class);
         head.topic_len = topic.len() as u16;
         head.properties_len = properties;
         if message.ttl_ms > 0 {
@@ -107,11 +109,11 @@ impl Client<'_> {
             arena::write_properties(message.properties, &mut out);
         }
         let at = HEAD.wrapping_add(parts).wrapping_sub(payload_max);
-        Ok((head, room.get_mut(at..).unwrap_or_default()))
+        Ok(room.get_mut(at..).unwrap_or_default())
     }
 
     #[inline(never)]
-    fn finish(&mut self, head: Head, payload_len: usize) -> Ticket {
+    fn finish(&mut self, head: &mut Head, payload_len: usize) -> Ticket {
         self.arena.commit(head, payload_len);
         self.expires_at(head.expires);
         self.counters.accepted = self.counters.accepted.wrapping_add(1);
@@ -136,9 +138,9 @@ impl Client<'_> {
             yielding = yielding.wrapping_add(head.len as u32);
         }
         if !self.fits(account, len, yielding) {
-            let ever = self.fits_alone(account, len);
             self.count_drop(Dropped { reason: DropReason::Full, class, ticket: None });
-            return Err(if ever { PublishError::Full } else { PublishError::TooLarge });
+            let never = len > self.arena.capacity();
+            return Err(if never { PublishError::TooLarge } else { PublishError::Full });
         }
         let keep_last = message.policy == Policy::KeepLast;
         let reason = if keep_last { DropReason::Superseded } else { DropReason::Evicted };
@@ -172,16 +174,6 @@ impl Client<'_> {
         for (at, used) in self.arena.used().iter().enumerate() {
             let used = if at == account { used.wrapping_sub(back).saturating_add(len) } else { *used };
             kept = kept.saturating_add(used.max(self.reserve_of(at)));
-        }
-        kept <= self.arena.capacity()
-    }
-
-    /// Whether it could have them if there were nothing else.
-    fn fits_alone(&self, account: usize, len: u32) -> bool {
-        let mut kept = 0u32;
-        for at in 0..arena::ACCOUNTS {
-            let reserve = self.reserve_of(at);
-            kept = kept.saturating_add(if at == account { reserve.max(len) } else { reserve });
         }
         kept <= self.arena.capacity()
     }

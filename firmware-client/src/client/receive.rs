@@ -34,7 +34,10 @@ enum Streaming {
 }
 
 impl Stream {
-    pub(super) const NOTHING: Self = Self { left: 0, id: 0, qos: 0, state: Streaming::No, reason: ReasonCode::Success };
+    #[inline]
+    pub(super) fn nothing() -> Self {
+        Self { left: 0, id: 0, qos: 0, state: Streaming::No, reason: ReasonCode::Success }
+    }
 }
 
 /// What one step comes to. It borrows nothing, so that steps can follow each other.
@@ -70,7 +73,10 @@ struct Found {
 }
 
 impl Found {
-    const NOTHING: Self = Self { at: 0, len: 0, first_byte: 0, payload_at: 0, properties_len: 0, payload_len: 0 };
+    #[inline]
+    fn nothing() -> Self {
+        Self { at: 0, len: 0, first_byte: 0, payload_at: 0, properties_len: 0, payload_len: 0 }
+    }
 
     fn text<'i>(&self, input: &'i Input<'_>) -> Option<&'i str> {
         core::str::from_utf8(input.part(self.at, self.len)).ok().filter(|text| !text.is_empty())
@@ -93,7 +99,7 @@ impl Client<'_> {
     pub fn poll_event<'i>(&mut self, now: u64, input: &'i mut Input<'_>) -> Option<Event<'i>> {
         self.set_time(now);
         self.inbound.release();
-        let mut found = Found::NOTHING;
+        let mut found = Found::nothing();
         let step = loop {
             if let Some(fault) = self.fault.take() {
                 return Some(Event::Fault(fault));
@@ -245,7 +251,7 @@ impl Client<'_> {
         let head_len = end.wrapping_sub(publish.payload.len());
         let payload_len = frame.total().wrapping_sub(head_len) as u32;
         let refused = payload_len > self.options.payload_max;
-        let mut stream = Stream { left: payload_len, id, qos: publish.qos as u8, ..Stream::NOTHING };
+        let mut stream = Stream { left: payload_len, id, qos: publish.qos as u8, ..Stream::nothing() };
         if publish.qos == QoS::ExactlyOnce {
             if !QOS2 {
                 return Err(ReasonCode::QoSNotSupported);
@@ -328,7 +334,7 @@ impl Client<'_> {
             return if self.stream.state == Streaming::Yes { Step::MessageChunk } else { Step::Again };
         }
         let stream = self.stream;
-        self.stream = Stream::NOTHING;
+        self.stream = Stream::nothing();
         self.owe(&stream);
         if stream.state == Streaming::Yes {
             return Step::Event(Event::MessageEnd);

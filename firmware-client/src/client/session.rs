@@ -1,8 +1,8 @@
 //! Connections begin and end; the session goes on, or is lost.
 
 use super::receive::Stream;
-use super::transmit::{Tx, What};
-use super::{Client, Memory, NEVER, Peer, Phase};
+use super::transmit::What;
+use super::{Client, Memory, NEVER, Phase};
 use crate::arena::{BACKLOG, DUE, LIVE, State};
 use crate::backoff::Rung;
 use crate::decode::ConnAck;
@@ -64,9 +64,9 @@ impl Client<'_> {
     /// What belonged to the connection is gone with it.
     pub(super) fn forget_transport(&mut self) {
         self.doubt |= self.asked_in_vain();
-        self.tx = Tx::NOTHING;
-        self.stream = Stream::NOTHING;
-        self.peer = Peer::UNKNOWN;
+        self.tx.clear();
+        self.stream = Stream::nothing();
+        self.peer.forget();
         self.rung = Rung::Network;
         self.at_once = false;
         (self.up_at, self.asked_at, self.ping_at) = (NEVER, NEVER, NEVER);
@@ -106,15 +106,13 @@ impl Client<'_> {
         let said = &ack.said;
         self.phase = Phase::Up;
         self.up_at = self.clock.now();
-        self.peer = Peer {
-            receive_maximum: said.receive_maximum,
-            topic_aliases: said.topic_alias_maximum.min(32),
-            maximum_packet_size: said.maximum_packet_size,
-            keep_alive_s: said.server_keep_alive_s.unwrap_or(self.options.keep_alive_s),
-            maximum_qos: said.maximum_qos,
-            retains: said.retains,
-            ..Peer::UNKNOWN
-        };
+        let peer = &mut self.peer;
+        peer.receive_maximum = said.receive_maximum;
+        peer.topic_aliases = said.topic_alias_maximum.min(32);
+        peer.maximum_packet_size = said.maximum_packet_size;
+        peer.keep_alive_s = said.server_keep_alive_s.unwrap_or(self.options.keep_alive_s);
+        peer.maximum_qos = said.maximum_qos;
+        peer.retains = said.retains;
         // In 3.1.1 a session that starts clean also ends with its connection. So the first one is for cleaning up.
         if !self.v5() && clean && self.options.keeps_session() {
             self.memory = Memory::Clean;
@@ -129,33 +127,36 @@ impl Client<'_> {
             (false, Memory::Unknown | Memory::Clean) => Session::New,
         };
         say!(info, "connected, session {}, {} messages wait", session as u8, self.pending());
-        if !ack.session_present {
-            self.start_over();
-        } else if self.doubt {
-            // Subscribing to what is subscribed to changes nothing.
-            self.subscribe_again();
-        }
+        self.resume(ack.session_present);
         self.peer.doubtful = self.doubt;
         self.doubt = false;
         self.memory = if self.options.keeps_session() { Memory::Kept } else { Memory::Clean };
         Ok(Some(session))
     }
 
-    /// The server has no session: what it had acknowledged nothing of is sent again as new, in the order in which it was
-    /// published. A message of QoS 2 whose PUBREC came is the server's, and done.
-    fn start_over(&mut self) {
-        self.inbound.clear();
-        self.subscribe_again();
+    /// The server has the session, or not: then what it has acknowledged nothing of is sent again as new, in the order in
+    /// which it was published. A message of QoS 2 whose PUBREC came is the server's, and done.
+    fn resume(&mut self, present: bool) {
+        if !present {
+            self.inbound.clear();
+        }
         let mut at = 0;
         while let Some((here, mut head)) = self.arena.find(at, LIVE) {
             at = here.wrapping_add(head.len);
             match head.state {
-                State::InFlight => {
+                // Subscribing to what is subscribed to changes nothing.
+                State::SubGranted if !present || self.doubt => {
+                    head.state = State::SubWanted;
+                    self.arena.set(here, &head);
+                }
+                State::InFlight if !present => {
                     head.flags |= BACKLOG;
                     self.requeue(here, &mut head);
                 }
-                State::Released => self.complete(here, &head),
+                State::Released if !present => self.complete(here, &head),
                 State::Dead
+                | State::InFlight
+                | State::Released
                 | State::SubGranted
                 | State::Queued
                 | State::SubWanted
@@ -163,15 +164,6 @@ impl Client<'_> {
                 | State::UnsubWanted
                 | State::UnsubSent => {}
             }
-        }
-    }
-
-    fn subscribe_again(&mut self) {
-        let mut at = 0;
-        while let Some((here, mut head)) = self.arena.find(at, State::SubGranted.bit()) {
-            at = here.wrapping_add(head.len);
-            head.state = State::SubWanted;
-            self.arena.set(here, &head);
         }
     }
 

@@ -51,7 +51,7 @@ impl Client<'_> {
         let room = room.ok_or(PublishError::Full)?;
         let taken = bytes::copy(room, filter);
         bytes::copy(room.get_mut(taken..).unwrap_or_default(), &[options]);
-        self.arena.commit(head, 1);
+        self.arena.commit(&mut head, 1);
         Ok(self.take_ticket())
     }
 

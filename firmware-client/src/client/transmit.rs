@@ -36,8 +36,23 @@ pub(super) struct Tx {
 }
 
 impl Tx {
-    pub(super) const NOTHING: Self =
-        Self { what: What::Nothing, ticket: 0, done: 0, expiry_s: None, lost: 0, alias: 0, known: false, dup: false };
+    #[inline]
+    pub(super) fn nothing() -> Self {
+        Self { what: What::Nothing, ticket: 0, done: 0, expiry_s: None, lost: 0, alias: 0, known: false, dup: false }
+    }
+
+    /// Nothing is being sent. Field by field: as one value it would be a memcpy, and that is a kilobyte.
+    #[inline(never)]
+    pub(super) fn clear(&mut self) {
+        self.what = What::Nothing;
+        self.ticket = 0;
+        self.done = 0;
+        self.expiry_s = None;
+        self.lost = 0;
+        self.alias = 0;
+        self.known = false;
+        self.dup = false;
+    }
 
     pub(super) fn is_nothing(&self) -> bool {
         matches!(self.what, What::Nothing)
@@ -97,7 +112,7 @@ impl Client<'_> {
 
     /// Chooses the next packet, if there is one.
     fn choose(&mut self) -> bool {
-        self.tx = Tx::NOTHING;
+        self.tx.clear();
         self.tx.what = match self.phase {
             Phase::Connect => What::Connect,
             Phase::Leaving => What::Disconnect,
@@ -133,7 +148,9 @@ impl Client<'_> {
     /// The record that is sent next, and when, if nothing else happens.
     #[inline(never)]
     fn next_record(&self) -> (usize, u64) {
-        let survey = self.survey();
+        let mut survey =
+            Survey { window: 0, due: NONE, release: false, request: NONE, next: [NONE; CLASSES], unnumbered: 0 };
+        self.survey(&mut survey);
         // What was in flight goes before new messages, as far as the window allows; and requests need no window.
         if survey.due != NONE && (survey.release || survey.window < self.window()) {
             return (survey.due, 0);
@@ -182,9 +199,7 @@ impl Client<'_> {
     }
 
     #[inline(never)]
-    fn survey(&self) -> Survey {
-        let mut survey =
-            Survey { window: 0, due: NONE, release: false, request: NONE, next: [NONE; CLASSES], unnumbered: 0 };
+    fn survey(&self, survey: &mut Survey) {
         let (mut at, mut oldest) = (0, u16::MAX);
         let mut live = 0u8;
         while let Some((here, head)) = self.arena.find(at, LIVE) {
@@ -226,7 +241,6 @@ impl Client<'_> {
                 | State::UnsubSent => {}
             }
         }
-        survey
     }
 
     fn refill(&mut self) {
@@ -296,7 +310,7 @@ impl Client<'_> {
 
     fn cannot_send(&mut self, at: usize, head: &Head, reason: DropReason) -> bool {
         self.drop_record(at, head, reason);
-        self.tx = Tx::NOTHING;
+        self.tx.clear();
         false
     }
 
@@ -331,9 +345,8 @@ impl Client<'_> {
 
     /// A packet is with the transport.
     fn sent(&mut self) {
-        let (now, tx) = (self.clock.now(), self.tx);
-        self.tx = Tx::NOTHING;
-        match tx.what {
+        let now = self.clock.now();
+        match self.tx.what {
             What::Connect => {
                 self.phase = Phase::ConnAck;
                 self.asked_at = now;
@@ -341,16 +354,17 @@ impl Client<'_> {
             What::Disconnect => self.phase = Phase::Done,
             What::Ping => self.ping_at = now,
             What::Record => {
-                if tx.alias > 0 {
-                    self.peer.told |= 1 << (tx.alias.wrapping_sub(1) & 31);
+                if self.tx.alias > 0 {
+                    self.peer.told |= 1 << (self.tx.alias.wrapping_sub(1) & 31);
                 }
-                match self.arena.find_ticket(tx.ticket) {
+                match self.arena.find_ticket(self.tx.ticket) {
                     Some((at, head)) if head.state == State::InFlight && head.qos() == 0 => self.complete(at, &head),
                     Some(_) | None => self.asked_at = self.asked_at.min(now),
                 }
             }
             What::Nothing | What::Answer(_) => {}
         }
+        self.tx.clear();
     }
 }
 
