@@ -334,7 +334,6 @@ impl<'m> Arena<'m> {
     }
 
     /// Moves every live record down to where no dead one is.
-    #[inline(never)]
     pub(crate) fn compact(&mut self) {
         let (mut from, mut to) = (0usize, 0usize);
         while let Some(head) = self.head(from) {

@@ -89,7 +89,6 @@ impl Inbound {
         self.all().iter().any(|entry| entry.owed.is_due())
     }
 
-    #[inline(never)]
     pub(crate) fn push(&mut self, id: u16, owed: Owed, reason: ReasonCode) {
         if let Some(entry) = self.entries.get_mut(usize::from(self.len)) {
             *entry = Entry { id, owed, reason };

@@ -34,6 +34,7 @@ impl<'b> Input<'b> {
     }
 
     /// The first `len` bytes of [`space`](Self::space) are filled.
+    #[inline(never)]
     pub fn commit(&mut self, len: usize) {
         self.end = self.end.saturating_add(len).min(self.memory.len());
     }

@@ -26,7 +26,6 @@ impl Client<'_> {
         out.seen()
     }
 
-    #[inline(never)]
     fn frame(&self, out: &mut Out<'_>) -> Option<()> {
         let (at, head) = match self.tx.what {
             What::Record => self.arena.find_ticket(self.tx.ticket)?,
@@ -130,7 +129,6 @@ impl Client<'_> {
         }
     }
 
-    #[inline(never)]
     fn connect_body(&self, out: &mut Out<'_>) {
         let options = self.options;
         let v5 = self.v5();

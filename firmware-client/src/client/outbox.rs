@@ -73,7 +73,6 @@ impl Client<'_> {
         Ok(self.finish(&mut head, len.min(payload_max)))
     }
 
-    #[inline(never)]
     fn begin(
         &mut self,
         now: u64,
@@ -112,7 +111,6 @@ impl Client<'_> {
         Ok(room.get_mut(at..).unwrap_or_default())
     }
 
-    #[inline(never)]
     fn finish(&mut self, head: &mut Head, payload_len: usize) -> Ticket {
         self.arena.commit(head, payload_len);
         self.expires_at(head.expires);
@@ -128,7 +126,6 @@ impl Client<'_> {
     }
 
     /// Sees to it that a class may take `len` bytes more: of its own share and what is left of everyone's.
-    #[inline(never)]
     fn make_room(&mut self, message: &Message<'_>, len: usize) -> Result<(), PublishError> {
         let (class, account) = (message.class, message.class as usize);
         let len = u32::try_from(len).unwrap_or(u32::MAX);

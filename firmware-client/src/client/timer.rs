@@ -88,6 +88,7 @@ impl Client<'_> {
         }
     }
 
+    #[inline(never)]
     fn answer_due(&self, asked: u64) -> u64 {
         asked.saturating_add(u64::from(self.options.response_timeout_ms))
     }

@@ -198,7 +198,6 @@ impl Client<'_> {
         self.arena.find_id(self.next_id, NUMBERED).is_none()
     }
 
-    #[inline(never)]
     fn survey(&self, survey: &mut Survey) {
         let (mut at, mut oldest) = (0, u16::MAX);
         let mut live = 0u8;
@@ -256,6 +255,7 @@ impl Client<'_> {
     }
 
     /// When the rate allows another message.
+    #[inline(never)]
     fn token_due(&self) -> u64 {
         let rate = u32::from(self.options.rate_per_s);
         if rate == 0 || self.tokens >= TOKEN {
@@ -316,6 +316,7 @@ impl Client<'_> {
 
     /// The next packet identifier. They are given in order, and none passes one that is still in use: so their order is the
     /// order of sending.
+    #[inline(never)]
     fn take_id(&mut self) -> u16 {
         let id = self.next_id;
         self.next_id = id.wrapping_add(1).max(1);
