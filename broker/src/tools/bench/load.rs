@@ -139,7 +139,13 @@ impl<'a> Load<'a> {
         match fault {
             Fault::Closed | Fault::Io(_) if running || !self.opening => {
                 let why = if let Fault::Io(why) = fault { format!(": {why}") } else { String::new() };
-                Failure::failed(format!("{server} has ended the connection of {}{why}", self.clients.name(number)))
+                let hint = if self.plan.qos > 0 && number < self.plan.publishers {
+                    "; if it limits unacknowledged messages, a smaller --window is right"
+                } else {
+                    ""
+                };
+                let name = self.clients.name(number);
+                Failure::failed(format!("{server} has ended the connection of {name}{why}{hint}"))
             }
             Fault::Closed | Fault::Io(_) | Fault::Tls(_) | Fault::NotMqtt(_) | Fault::Refused(_) => {
                 fault.failure(server, self.plan.tls.is_some(), self.clients.greeted)

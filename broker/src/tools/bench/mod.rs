@@ -97,7 +97,8 @@ fn all(args: &CompareArgs) -> Result<Exit, Failure> {
             .ok_or_else(|| Failure::failed("nothing was measured that a chart could show"))?;
         file.write_all(chart.as_bytes()).map_err(|why| unwritable(path, why))?;
     }
-    let failed = comparison.rows.iter().any(|row| row.figures.as_ref().is_ok_and(|report| !report.problems.is_empty()));
+    let failed =
+        comparison.rows.iter().any(|row| row.figures.as_ref().map_or(true, |report| !report.problems.is_empty()));
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 

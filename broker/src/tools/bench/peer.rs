@@ -61,12 +61,12 @@ impl Fault {
 }
 
 fn tls_words(server: &str, why: &rustls::Error) -> String {
-    use rustls::CertificateError::{UnknownIssuer, UnknownRevocationStatus};
-    let hint = if matches!(why, rustls::Error::InvalidCertificate(UnknownIssuer | UnknownRevocationStatus)) {
+    use rustls::CertificateError::{BadSignature, UnknownIssuer};
+    let hint = if matches!(why, rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature)) {
         "; give its CA with --cafile, or --insecure to trust anyone"
     } else if matches!(why, rustls::Error::InvalidCertificate(_)) {
         "; --insecure trusts anyone"
-    } else if matches!(why, rustls::Error::InvalidMessage(_)) {
+    } else if matches!(why, rustls::Error::InvalidMessage(_) | rustls::Error::General(_)) {
         "; does it speak TLS on this port? Without TLS it is mqtt://"
     } else if matches!(why, rustls::Error::AlertReceived(_)) {
         "; does it want a client certificate (--cert, --key)?"
@@ -208,11 +208,16 @@ impl Peer {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 other => return taken(other),
             }
+            let closed = || Fault::Tls(rustls::Error::General("it closed the connection in the handshake".to_owned()));
             match tls.read_tls(&mut self.socket) {
+                Ok(0) if tls.is_handshaking() => return Err(closed()),
                 Ok(0) => return Err(Fault::Closed),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset && tls.is_handshaking() => {
+                    return Err(closed());
+                }
                 Err(error) => return Err(Fault::Io(error)),
             }
             if let Err(error) = tls.process_new_packets() {
