@@ -36,7 +36,7 @@ pub enum Command {
     Store(StoreCommand),
     /// Put load on any MQTT broker and measure it; `forebay bench --help` says more
     #[cfg(feature = "tools")]
-    Bench(crate::tools::bench::cli::Rest),
+    Bench(Rest),
 }
 
 /// What is done with the store of the data directory.
@@ -58,6 +58,17 @@ pub enum StoreCommand {
     },
     /// Give room that the file does not need back to the file system
     Compact,
+}
+
+/// What stands behind a tool's name. The tool reads it when it is asked for: its own options are not built for the broker, which
+/// would pay for them in memory.
+#[cfg(feature = "tools")]
+#[derive(Clone, Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Rest {
+    /// The tool's --help lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    pub arguments: Vec<std::ffi::OsString>,
 }
 
 /// Levels of the log.
@@ -111,6 +122,16 @@ mod tests {
             let cli = Cli::try_parse_from(["forebay"].into_iter().chain(line.split(' '))).unwrap();
             assert!(matches!(cli.command, Some(Command::Store(StoreCommand::Verify))), "{line}");
             assert_eq!(cli.overrides().data_dir, Some(PathBuf::from("d")), "{line}");
+        }
+    }
+
+    #[cfg(feature = "tools")]
+    #[test]
+    fn a_tool_reads_its_own_options() {
+        for line in ["bench --url mqtt://h -q 1", "bench -h", "bench pairs --help", "bench -V 5", "bench"] {
+            let cli = Cli::try_parse_from(["forebay"].into_iter().chain(line.split(' '))).unwrap();
+            let Some(Command::Bench(rest)) = cli.command else { panic!("{line}") };
+            assert!(rest.arguments.iter().eq(line.split(' ').skip(1)), "{line}: {rest:?}");
         }
     }
 

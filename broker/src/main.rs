@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     // A tool is no broker: it reads no configuration.
     #[cfg(feature = "tools")]
     if let Some(Command::Bench(rest)) = &cli.command {
-        return forebay::tools::bench::main(rest);
+        return forebay::tools::bench::main(&rest.arguments);
     }
     let config = match config::load(cli.config.as_deref(), &cli.overrides()) {
         Ok(config) => config,
