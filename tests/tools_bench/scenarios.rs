@@ -30,6 +30,7 @@ pub(crate) fn trials() -> Vec<Case> {
         ("a_payload_has_the_size_that_was_asked_for", None, sizes),
         ("the_time_that_was_asked_for", None, time),
         ("a_receive_maximum_is_obeyed", None, receive_maximum),
+        ("a_keep_alive_of_the_server_is_obeyed", None, keep_alive),
         ("the_process_is_measured_if_it_is_named", None, process),
         ("a_table_for_people_and_nothing_on_the_standard_error", None, table),
         ("a_line_of_progress_on_a_terminal", of_program("script"), progress),
@@ -257,6 +258,16 @@ fn receive_maximum() {
     let ended = bench(&format!("one-to-one -q 1 -V 5 -w 100 -n 500 {url}"));
     assert_eq!((ended.code, number(&ended.json(), "/messages/lost")), (Some(0), 0), "{}", ended.err);
     assert!(ended.err.contains("takes 7 unacknowledged messages"), "{}", ended.err);
+}
+
+/// It would end who is silent for 1.5 times this.
+fn keep_alive() {
+    let broker = Broker::with_config("[limits]\nmax_keep_alive = \"1s\"\n");
+    let url = format!("--url mqtt://127.0.0.1:{} --json -", broker.port());
+    for load in ["connect -c 20 -d 5", "one-to-one -q 0 --rate 10 -d 5"] {
+        let ended = bench(&format!("{load} -V 5 {url}"));
+        assert_eq!(ended.code, Some(0), "{load}: {}", ended.err);
+    }
 }
 
 fn process() {
