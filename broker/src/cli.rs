@@ -45,7 +45,7 @@ pub enum Command {
     Subscribe(crate::tools::rest::Rest),
     /// Put load on any MQTT broker and measure it; `forebay bench --help` says more
     #[cfg(feature = "tools")]
-    Bench(crate::tools::bench::cli::Rest),
+    Bench(crate::tools::rest::Rest),
     /// The whole story in a minute: devices, a burst, an upstream that is away, and nothing lost
     #[cfg(feature = "tools")]
     Demo(crate::tools::rest::Rest),
@@ -139,6 +139,16 @@ mod tests {
             let cli = Cli::try_parse_from(["forebay"].into_iter().chain(line.split(' '))).unwrap();
             assert!(matches!(cli.command, Some(Command::Store(StoreCommand::Verify))), "{line}");
             assert_eq!(cli.overrides().data_dir, Some(PathBuf::from("d")), "{line}");
+        }
+    }
+
+    #[cfg(feature = "tools")]
+    #[test]
+    fn a_tool_reads_its_own_options() {
+        for line in ["bench --url mqtt://h -q 1", "bench -h", "bench pairs --help", "bench -V 5", "bench"] {
+            let cli = Cli::try_parse_from(["forebay"].into_iter().chain(line.split(' '))).unwrap();
+            let Some(Command::Bench(rest)) = cli.command else { panic!("{line}") };
+            assert!(rest.arguments.iter().eq(line.split(' ').skip(1)), "{line}: {rest:?}");
         }
     }
 
