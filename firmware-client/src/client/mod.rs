@@ -154,7 +154,7 @@ pub struct Client<'a> {
     ended: outbox::Ended,
 }
 
-/// What the issue of this crate promises; it holds on every target.
+/// What the documentation promises; it holds on every target.
 const _: () = assert!(size_of::<Client<'_>>() <= 512);
 
 impl<'a> Client<'a> {
