@@ -54,7 +54,7 @@ impl Inbound {
         receive_maximum: u16,
         journal: &mut Journal,
     ) -> Arrival {
-        if !dup && self.seen_earlier.remove(&id) {
+        if !dup && !self.seen_earlier.is_empty() && self.seen_earlier.remove(&id) {
             tracing::debug!(id = id.get(), "the server has given up a QoS 2 message that it had not released");
             journal.log(|| Op::Forget { id });
         }
@@ -74,7 +74,8 @@ impl Inbound {
             // What is repeated has DUP [MQTT-3.3.1-1]. This is another message: the earlier one was given up by the server,
             // since it expired there, for example.
         }
-        if self.current.iter().any(|entry| entry.id == id) {
+        // On a live connection only 3.1.1 repeats, and with DUP: others need no search.
+        if dup && self.current.iter().any(|entry| entry.id == id) {
             return Arrival::Repeated;
         }
         if self.current.len() + self.seen.len() >= usize::from(receive_maximum) {
