@@ -41,6 +41,9 @@ use journal::{Journal, OpNumber};
 use outbox::{Fill, NoRoom, Outbox, Takes};
 use subscriptions::{Granted, Subscriptions};
 
+/// Bytes of acks and requests that wait for the socket.
+const ANSWERS_MAX: usize = 1 << 20;
+
 /// Why a connection is over, for the driver.
 #[derive(Debug)]
 pub(crate) enum Over {
@@ -596,8 +599,14 @@ impl Session {
         self.subscriptions.bytes() >= self.options.inbox.max_bytes
     }
 
-    pub(crate) fn outbox_is_roomy(&self) -> bool {
-        self.outbox.is_roomy()
+    pub(crate) fn outbox_is_roomy_for(&self, size: usize) -> bool {
+        self.outbox.is_roomy_for(size)
+    }
+
+    /// The server asks and does not listen: so many answers wait that no more is taken from the socket. Those to a full
+    /// Receive Maximum are fewer.
+    pub(crate) fn is_choked(&self) -> bool {
+        self.out.len() >= ANSWERS_MAX
     }
 
     /// Nothing waits to be sent, written or acknowledged.

@@ -55,6 +55,7 @@ pub struct Server {
     pub port: u16,
     state: Arc<Mutex<State>>,
     more: Arc<Notify>,
+    drop: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -63,19 +64,28 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (state, more) = (Arc::new(Mutex::new(State::default())), Arc::new(Notify::new()));
-        let (of_task, more_of_task) = (state.clone(), more.clone());
+        let drop = Arc::new(Notify::new());
+        let (of_task, more_of_task, drop_of_task) = (state.clone(), more.clone(), drop.clone());
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
-                serve(stream, version, &of_task, &more_of_task).await;
+                tokio::select! {
+                    () = serve(stream, version, &of_task, &more_of_task) => {}
+                    () = drop_of_task.notified() => {}
+                }
             }
         });
-        Self { port, state, more, task }
+        Self { port, state, more, drop, task }
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Ends the connection that there is.
+    pub fn drop_connection(&self) {
+        self.drop.notify_one();
     }
 
     /// Sends a message once the client has subscribed.
