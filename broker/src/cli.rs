@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{ListenUrl, LogLevel, Overrides};
 
@@ -34,9 +35,26 @@ pub enum Command {
     /// Look at, copy out, fill or shrink a store that no broker holds
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Publish messages; `forebay pub --help` says more
+    #[cfg(feature = "tools")]
+    #[command(name = "pub", visible_alias = "publish")]
+    Publish(crate::tools::rest::Rest),
+    /// Subscribe and print what comes; `forebay sub --help` says more
+    #[cfg(feature = "tools")]
+    #[command(name = "sub", visible_alias = "subscribe")]
+    Subscribe(crate::tools::rest::Rest),
     /// Put load on any MQTT broker and measure it; `forebay bench --help` says more
     #[cfg(feature = "tools")]
-    Bench(crate::tools::bench::cli::Rest),
+    Bench(crate::tools::rest::Rest),
+    /// The whole story in a minute: devices, a burst, an upstream that is away, and nothing lost
+    #[cfg(feature = "tools")]
+    Demo(crate::tools::rest::Rest),
+    /// Print a completion script for a shell
+    #[cfg(feature = "tools")]
+    Completions(crate::tools::shell::Completions),
+    /// Write the manual pages
+    #[cfg(feature = "tools")]
+    Man(crate::tools::shell::Man),
 }
 
 /// What is done with the store of the data directory.
@@ -76,6 +94,18 @@ pub enum Log {
 }
 
 impl Cli {
+    /// Itself, unless it says what makes no sense.
+    ///
+    /// # Errors
+    /// An option of the broker beside a command that is no broker.
+    pub fn checked(self) -> Result<Self, clap::Error> {
+        if self.command.is_some() && !self.listen.is_empty() {
+            let why = "--listen is for the broker; what it is given with does not listen";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, why));
+        }
+        Ok(self)
+    }
+
     /// What it says about the configuration.
     #[must_use]
     pub fn overrides(&self) -> Overrides {
@@ -96,8 +126,6 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -111,6 +139,16 @@ mod tests {
             let cli = Cli::try_parse_from(["forebay"].into_iter().chain(line.split(' '))).unwrap();
             assert!(matches!(cli.command, Some(Command::Store(StoreCommand::Verify))), "{line}");
             assert_eq!(cli.overrides().data_dir, Some(PathBuf::from("d")), "{line}");
+        }
+    }
+
+    #[cfg(feature = "tools")]
+    #[test]
+    fn a_tool_reads_its_own_options() {
+        for line in ["bench --url mqtt://h -q 1", "bench -h", "bench pairs --help", "bench -V 5", "bench"] {
+            let cli = Cli::try_parse_from(["forebay"].into_iter().chain(line.split(' '))).unwrap();
+            let Some(Command::Bench(rest)) = cli.command else { panic!("{line}") };
+            assert!(rest.arguments.iter().eq(line.split(' ').skip(1)), "{line}: {rest:?}");
         }
     }
 

@@ -23,11 +23,17 @@ const USAGE: u8 = 2;
 const BAD_CONFIG: u8 = 3;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse().checked().unwrap_or_else(|error| error.exit());
     // A tool is no broker: it reads no configuration.
     #[cfg(feature = "tools")]
-    if let Some(Command::Bench(rest)) = &cli.command {
-        return forebay::tools::bench::main(rest);
+    match &cli.command {
+        Some(Command::Bench(rest)) => return forebay::tools::bench::main(&rest.arguments),
+        Some(Command::Publish(rest)) => return forebay::tools::publish::main(rest),
+        Some(Command::Subscribe(rest)) => return forebay::tools::subscribe::main(rest),
+        Some(Command::Demo(rest)) => return forebay::tools::demo::main(rest),
+        Some(Command::Completions(args)) => return forebay::tools::shell::completions(args),
+        Some(Command::Man(args)) => return forebay::tools::shell::man(args),
+        Some(Command::Store(_)) | None => {}
     }
     let config = match config::load(cli.config.as_deref(), &cli.overrides()) {
         Ok(config) => config,
@@ -45,10 +51,9 @@ fn main() -> ExitCode {
     log_to_stderr(config.log);
     contain_quietly();
     let done = match cli.command {
-        None => run(config).map(|()| true),
         Some(Command::Store(command)) => store_command::run(&config.data_dir, &command),
-        #[cfg(feature = "tools")]
-        Some(Command::Bench(_)) => return ExitCode::SUCCESS,
+        // The tools have returned.
+        _ => run(config).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -32,6 +32,10 @@ impl Time {
 pub trait Origin: Send + Sync {
     /// The last durable target has the message on disk or has acknowledged it: the publisher's ack may leave.
     fn message_safe(&self);
+
+    /// The message cannot be kept: the publisher is told so, if it can be. False: it waits for the message to be safe, or
+    /// waits no more.
+    fn message_refused(&self, message: &Message) -> bool;
 }
 
 /// A message as the queues hold it. The body is one allocation: topic, properties to forward, payload.
@@ -147,6 +151,12 @@ impl Message {
         {
             origin.message_safe();
         }
+    }
+
+    /// It is to be kept no more, if its publisher is content with that.
+    #[must_use]
+    pub fn refuse(&self) -> bool {
+        self.origin.as_ref().is_some_and(|origin| origin.message_refused(self))
     }
 
     /// Whether the publisher's ack may leave.

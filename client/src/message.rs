@@ -92,8 +92,18 @@ impl Message {
         &self.payload
     }
 
-    /// Whether it can be sent at all.
-    pub(crate) fn check(&self) -> Result<(), WireError> {
+    /// The same with another payload.
+    #[must_use]
+    pub fn with_payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// Whether it can be sent at all; `publish` looks at this itself.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), WireError> {
         const TOO_LONG: WireError = WireError::malformed("MQTT-1.5.3", "a string is longer than 65,535 bytes");
         if self.topic.len() > usize::from(u16::MAX) {
             return Err(TOO_LONG);

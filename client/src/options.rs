@@ -125,7 +125,7 @@ pub struct Inbox {
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self { max_bytes: 16 << 20, max_unclaimed: 100, unclaimed_for: Duration::from_secs(10) }
+        Self { max_bytes: 16 << 20, max_unclaimed: usize::from(u16::MAX), unclaimed_for: Duration::from_secs(10) }
     }
 }
 

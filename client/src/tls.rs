@@ -152,7 +152,7 @@ pub(crate) fn explain(error: &io::Error) -> String {
     let detail = error.to_string();
     let advice = if detail.contains("UnknownIssuer") {
         "; the server's CA is not trusted: name its certificate as CA file"
-    } else if detail.contains("NotValidForName") {
+    } else if detail.contains("not valid for name") {
         "; the server's certificate is for another name"
     } else if detail.contains("Expired") {
         "; the server's certificate has expired, or this clock is wrong"

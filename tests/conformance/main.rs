@@ -24,10 +24,7 @@ use libtest_mimic::{Arguments, Trial};
 const THREADS: usize = 12;
 
 /// Tests of what the broker does not do yet, and why.
-const NOT_YET: [(&str, &str); 1] = [(
-    "v5::shared::the_queue_of_a_dead_member_goes_to_another",
-    "what is on disk only is not read when a session ends: it is dropped, and counted",
-)];
+const NOT_YET: [(&str, &str); 0] = [];
 
 /// The broker that the tests share: client identifiers and topics begin with the test's own name.
 #[derive(Debug, Clone)]

@@ -26,17 +26,17 @@ pub(crate) fn trials() -> Vec<Case> {
 const SIZE_MB: u32 = 40;
 
 /// A small disk, gone when this is dropped.
-struct Disk(Scratch);
+pub(crate) struct Disk(Scratch);
 
 impl Disk {
-    fn mount(size_mb: u32) -> Option<Self> {
+    pub(crate) fn mount(size_mb: u32) -> Option<Self> {
         let scratch = Scratch::new("disk");
         let size = format!("size={size_mb}m");
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(scratch.path()).output();
         status.is_ok_and(|output| output.status.success()).then_some(Self(scratch))
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -48,7 +48,7 @@ impl Drop for Disk {
 }
 
 /// A broker whose data is on the disk. It is dropped before the disk.
-fn start(reserve: &str) -> (Broker, Disk) {
+pub(crate) fn start(reserve: &str) -> (Broker, Disk) {
     let disk = Disk::mount(SIZE_MB).unwrap();
     let mut broker = Broker::prepare(Some(&disk.path().join("data")));
     broker.configure(&format!("sys_interval = \"1s\"\n[store]\nmin_free_bytes = \"{reserve}\"\n"));
@@ -72,7 +72,7 @@ fn everything_else_goes_on(broker: &mut Broker) {
 }
 
 /// A retained message that is there before the disk is full.
-fn retain(broker: &Broker) {
+pub(crate) fn retain(broker: &Broker) {
     let mut bytes = publish(Version::V5, 1, 1, "state", &[], b"kept");
     bytes[0] |= 1;
     let mut device = publisher(broker, "retainer", Version::V5);
@@ -88,14 +88,11 @@ fn drained(reserve: &str) {
     assert!(filled.acked > 100, "only {} messages of 10 kB on {SIZE_MB} MB", filled.acked);
     everything_else_goes_on(&mut broker);
     // 3.1.1: its ack is withheld, and comes when there is room.
-    let (mut old, next) = (publisher(&broker, "old", Version::V4), filled.next());
+    let (mut old, next) = (publisher(&broker, "old", Version::V4), filled.acked);
     send(&mut old, Version::V4, next);
     assert_eq!(code(&mut old, next, MOMENT), None, "the ack is withheld");
     let mut subscriber = takes(&broker, 0..next + 1);
     assert_eq!(code(&mut old, next, LIMIT), Some(0));
-    if filled.caught {
-        assert_eq!(code(&mut filled.device, filled.acked, LIMIT), Some(0), "what was on its way is kept by now");
-    }
     accepted_again(&mut filled.device, next + 1);
     take(&mut subscriber, next + 1..next + 2);
 }
@@ -111,10 +108,7 @@ fn made_room(reserve: &str) {
     let mut filled = fill(&broker, 0);
     everything_else_goes_on(&mut broker);
     std::fs::remove_file(other).unwrap();
-    if filled.caught {
-        assert_eq!(code(&mut filled.device, filled.acked, LIMIT), Some(0), "what was on its way is kept by now");
-    }
-    let next = filled.next();
+    let next = filled.acked;
     accepted_again(&mut filled.device, next);
     takes(&broker, 0..next + 1);
 }
@@ -132,7 +126,7 @@ fn killed(reserve: &str) {
         filled = fill(&broker, filled.acked);
     }
     everything_else_goes_on(&mut broker);
-    let next = filled.next();
+    let next = filled.acked;
     let mut subscriber = takes(&broker, 0..next);
     let mut device = publisher(&broker, "another", Version::V5);
     accepted_again(&mut device, next);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 #![allow(clippy::print_stderr, clippy::wildcard_enum_match_arm)]
 
+mod caught;
 mod failing;
 mod full;
 
@@ -20,7 +21,7 @@ type Case = (&'static str, Option<String>, fn());
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases = [full::trials(), failing::trials()].concat();
+    let cases = [full::trials(), caught::trials(), failing::trials()].concat();
     let trials: Vec<Trial> =
         cases.into_iter().map(|(name, absent, run)| panicking("disk", name, absent.as_deref(), run)).collect();
     libtest_mimic::run(&arguments, trials).exit();
@@ -71,47 +72,28 @@ fn code(peer: &mut Peer, number: u32, limit: Duration) -> Option<u8> {
 
 /// A device that has met the full disk.
 struct Filled {
-    /// It waits for the ack of what was on its way when the disk became full.
     device: Peer,
-    /// What came before this number is acknowledged.
+    /// What came before this number is acknowledged; the number itself was refused.
     acked: u32,
-    /// Whether that number itself was on its way: its ack comes when there is room.
-    caught: bool,
 }
 
-impl Filled {
-    /// The next number that nobody has sent.
-    fn next(&self) -> u32 {
-        self.acked + u32::from(self.caught)
-    }
-}
-
-/// Publishes from `next` on until the disk is full: others are refused with 0x97.
+/// Publishes from `next` on until the disk is full: each is acknowledged, or refused with 0x97.
 fn fill(broker: &Broker, next: u32) -> Filled {
-    let mut filled = Filled { device: publisher(broker, "filler", Version::V5), acked: next, caught: false };
+    let mut filled = Filled { device: publisher(broker, "filler", Version::V5), acked: next };
     let mut refused = 0;
     // Room is looked at now and then: it is full when it is refused again a little later.
     while refused < 3 {
         assert!(filled.acked < 100_000, "it is never full");
-        send(&mut filled.device, Version::V5, filled.acked);
-        match code(&mut filled.device, filled.acked, Duration::from_secs(5)) {
-            Some(0) => {
-                filled.acked += 1;
-                refused = 0;
-            }
-            Some(0x97) => {
-                refused += 1;
-                std::thread::sleep(MOMENT * 2);
-            }
-            None => {
-                filled.caught = true;
-                break;
-            }
-            Some(other) => panic!("PUBACK {other:#x}"),
+        let (code, properties) = filled.device.publish((filled.acked % 65_535) as u16 + 1, "q", &payload(filled.acked));
+        if code == 0 {
+            filled.acked += 1;
+            refused = 0;
+            continue;
         }
+        assert_eq!((code, properties.retry_after_ms()), (0x97, Some(1000)));
+        refused += 1;
+        std::thread::sleep(MOMENT * 2);
     }
-    let (code, properties) = publisher(broker, "another", Version::V5).publish(1, "q", &payload(filled.next()));
-    assert_eq!((code, properties.retry_after_ms()), (0x97, Some(1000)));
     filled
 }
 

@@ -38,6 +38,8 @@ fn bad_usage() {
         (&["--config"], "--config"),
         (&["stray"], "stray"),
         (&["--listen", "mqtt://127.0.0.1:1", "--listen", "mqtt://0.0.0.0:1"], "mqtt://0.0.0.0:1"),
+        (&["--listen", "mqtt://127.0.0.1:1", "store", "verify"], "--listen"),
+        (&["store", "verify", "--listen", "mqtt://127.0.0.1:1"], "--listen"),
     ] {
         let ended = run(arguments);
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{arguments:?}: {ended:?}");

@@ -5,6 +5,7 @@
 mod age;
 mod million;
 mod policies;
+mod shared;
 mod withheld;
 
 use std::time::Duration;

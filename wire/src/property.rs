@@ -89,40 +89,72 @@ pub mod id {
     pub const SHARED_SUBSCRIPTION_AVAILABLE: u8 = 0x2a;
 }
 
-/// Where a property may stand, table 2-4 of the standard; 0 for an identifier that does not exist.
-const fn places(id: u8) -> u16 {
+/// How the value of a property is written.
+mod form {
+    pub(super) const FLAG: u16 = 1 << 12;
+    pub(super) const U16: u16 = 2 << 12;
+    pub(super) const U32: u16 = 3 << 12;
+    pub(super) const VARINT: u16 = 4 << 12;
+    pub(super) const TEXT: u16 = 5 << 12;
+    pub(super) const DATA: u16 = 6 << 12;
+    pub(super) const PAIR: u16 = 7 << 12;
+    pub(super) const ALL: u16 = 7 << 12;
+}
+
+/// Where a property may stand, table 2-4 of the standard, and how it is written; 0 for an identifier that does not exist.
+#[allow(clippy::indexing_slicing, reason = "a table that the compiler makes")]
+const KINDS: [u16; 43] = {
     use Place as P;
     const MESSAGE: u16 = P::Publish as u16 | P::Will as u16;
     const ANSWERS: u16 = P::ConnAck as u16 | P::Ack as u16 | P::SubAck as u16 | P::Disconnect as u16 | P::Auth as u16;
     const AUTH: u16 = P::Connect as u16 | P::ConnAck as u16 | P::Auth as u16;
-    match id {
-        id::PAYLOAD_FORMAT_INDICATOR
-        | id::MESSAGE_EXPIRY_INTERVAL
-        | id::CONTENT_TYPE
-        | id::RESPONSE_TOPIC
-        | id::CORRELATION_DATA => MESSAGE,
-        id::SUBSCRIPTION_IDENTIFIER => P::Publish as u16 | P::Subscribe as u16,
-        id::SESSION_EXPIRY_INTERVAL => P::Connect as u16 | P::ConnAck as u16 | P::Disconnect as u16,
-        id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA => AUTH,
-        id::REQUEST_PROBLEM_INFORMATION | id::REQUEST_RESPONSE_INFORMATION => P::Connect as u16,
-        id::WILL_DELAY_INTERVAL => P::Will as u16,
-        id::SERVER_REFERENCE => P::ConnAck as u16 | P::Disconnect as u16,
-        id::REASON_STRING => ANSWERS,
-        id::RECEIVE_MAXIMUM | id::TOPIC_ALIAS_MAXIMUM | id::MAXIMUM_PACKET_SIZE => {
-            P::Connect as u16 | P::ConnAck as u16
-        }
-        id::TOPIC_ALIAS => P::Publish as u16,
-        id::USER_PROPERTY => 0x03ff,
-        id::ASSIGNED_CLIENT_IDENTIFIER
-        | id::SERVER_KEEP_ALIVE
-        | id::RESPONSE_INFORMATION
-        | id::MAXIMUM_QOS
-        | id::RETAIN_AVAILABLE
-        | id::WILDCARD_SUBSCRIPTION_AVAILABLE
-        | id::SUBSCRIPTION_IDENTIFIER_AVAILABLE
-        | id::SHARED_SUBSCRIPTION_AVAILABLE => P::ConnAck as u16,
-        _ => 0,
-    }
+    const BOTH: u16 = P::Connect as u16 | P::ConnAck as u16;
+    const CONNECT: u16 = P::Connect as u16;
+    const CONNACK: u16 = P::ConnAck as u16;
+    let mut kinds = [0; 43];
+    kinds[id::PAYLOAD_FORMAT_INDICATOR as usize] = form::FLAG | MESSAGE;
+    kinds[id::MESSAGE_EXPIRY_INTERVAL as usize] = form::U32 | MESSAGE;
+    kinds[id::CONTENT_TYPE as usize] = form::TEXT | MESSAGE;
+    kinds[id::RESPONSE_TOPIC as usize] = form::TEXT | MESSAGE;
+    kinds[id::CORRELATION_DATA as usize] = form::DATA | MESSAGE;
+    kinds[id::SUBSCRIPTION_IDENTIFIER as usize] = form::VARINT | P::Publish as u16 | P::Subscribe as u16;
+    kinds[id::SESSION_EXPIRY_INTERVAL as usize] = form::U32 | BOTH | P::Disconnect as u16;
+    kinds[id::ASSIGNED_CLIENT_IDENTIFIER as usize] = form::TEXT | CONNACK;
+    kinds[id::SERVER_KEEP_ALIVE as usize] = form::U16 | CONNACK;
+    kinds[id::AUTHENTICATION_METHOD as usize] = form::TEXT | AUTH;
+    kinds[id::AUTHENTICATION_DATA as usize] = form::DATA | AUTH;
+    kinds[id::REQUEST_PROBLEM_INFORMATION as usize] = form::FLAG | CONNECT;
+    kinds[id::WILL_DELAY_INTERVAL as usize] = form::U32 | P::Will as u16;
+    kinds[id::REQUEST_RESPONSE_INFORMATION as usize] = form::FLAG | CONNECT;
+    kinds[id::RESPONSE_INFORMATION as usize] = form::TEXT | CONNACK;
+    kinds[id::SERVER_REFERENCE as usize] = form::TEXT | CONNACK | P::Disconnect as u16;
+    kinds[id::REASON_STRING as usize] = form::TEXT | ANSWERS;
+    kinds[id::RECEIVE_MAXIMUM as usize] = form::U16 | BOTH;
+    kinds[id::TOPIC_ALIAS_MAXIMUM as usize] = form::U16 | BOTH;
+    kinds[id::TOPIC_ALIAS as usize] = form::U16 | P::Publish as u16;
+    kinds[id::MAXIMUM_QOS as usize] = form::FLAG | CONNACK;
+    kinds[id::RETAIN_AVAILABLE as usize] = form::FLAG | CONNACK;
+    kinds[id::USER_PROPERTY as usize] = form::PAIR | 0x03ff;
+    kinds[id::MAXIMUM_PACKET_SIZE as usize] = form::U32 | BOTH;
+    kinds[id::WILDCARD_SUBSCRIPTION_AVAILABLE as usize] = form::FLAG | CONNACK;
+    kinds[id::SUBSCRIPTION_IDENTIFIER_AVAILABLE as usize] = form::FLAG | CONNACK;
+    kinds[id::SHARED_SUBSCRIPTION_AVAILABLE as usize] = form::FLAG | CONNACK;
+    kinds
+};
+
+/// A property by its identifier; what its form does not have is 0 or empty. For readers that look for a few of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Raw<'a> {
+    /// Its identifier, see [`id`].
+    pub id: u8,
+    /// A number.
+    pub number: u32,
+    /// A text, or the key of a user property.
+    pub text: &'a str,
+    /// The value of a user property.
+    pub value: &'a str,
+    /// Binary data.
+    pub data: &'a [u8],
 }
 
 /// Walks the properties of a bounded slice and checks each: allowed here, not doubled, value in range. Ends after the
@@ -151,14 +183,24 @@ impl<'a> Properties<'a> {
         Self { reader: Reader::new(section), place, seen: 0, failed: false }
     }
 
-    fn step(&mut self) -> Result<Spanned<'a>, WireError> {
-        let before = self.reader.rest();
+    /// The next property, by its identifier.
+    #[inline]
+    pub fn next_raw(&mut self) -> Option<Result<Raw<'a>, WireError>> {
+        if self.failed || self.reader.is_empty() {
+            return None;
+        }
+        let item = self.step();
+        self.failed = item.is_err();
+        Some(item)
+    }
+
+    fn step(&mut self) -> Result<Raw<'a>, WireError> {
         let id = self.reader.u8()?;
-        let allowed = places(id);
-        if allowed == 0 {
+        let kind = KINDS.get(usize::from(id)).copied().unwrap_or_default();
+        if kind == 0 {
             return Err(WireError::malformed("MQTT5-2.2.2-2", "an unknown property"));
         }
-        if allowed & self.place as u16 == 0 {
+        if kind & self.place as u16 == 0 {
             return Err(WireError::protocol("MQTT5-2.2.2-2", "a property that this packet may not have"));
         }
         let many = id == id::USER_PROPERTY || id == id::SUBSCRIPTION_IDENTIFIER && matches!(self.place, Place::Publish);
@@ -167,47 +209,68 @@ impl<'a> Properties<'a> {
             return Err(WireError::protocol("MQTT5-2.2.2", "a property stands twice"));
         }
         self.seen |= bit;
-        let property = self.value(id)?;
-        let taken = before.len() - self.reader.rest().len();
-        Ok(Spanned { property, bytes: before.get(..taken).unwrap_or_default() })
-    }
-
-    fn value(&mut self, id: u8) -> Result<Property<'a>, WireError> {
         let r = &mut self.reader;
-        Ok(match id {
-            id::PAYLOAD_FORMAT_INDICATOR => Property::PayloadFormatIndicator(flag(r.u8()?)?),
-            id::MESSAGE_EXPIRY_INTERVAL => Property::MessageExpiryInterval(r.u32()?),
-            id::CONTENT_TYPE => Property::ContentType(r.string()?),
-            id::RESPONSE_TOPIC => Property::ResponseTopic(response_topic(r.string()?)?),
-            id::CORRELATION_DATA => Property::CorrelationData(r.binary()?),
-            id::SUBSCRIPTION_IDENTIFIER => Property::SubscriptionIdentifier(not_zero(r.varint()?)?),
-            id::SESSION_EXPIRY_INTERVAL => Property::SessionExpiryInterval(r.u32()?),
-            id::ASSIGNED_CLIENT_IDENTIFIER => Property::AssignedClientIdentifier(r.string()?),
-            id::SERVER_KEEP_ALIVE => Property::ServerKeepAlive(r.u16()?),
-            id::AUTHENTICATION_METHOD => Property::AuthenticationMethod(r.string()?),
-            id::AUTHENTICATION_DATA => Property::AuthenticationData(r.binary()?),
-            id::REQUEST_PROBLEM_INFORMATION => Property::RequestProblemInformation(flag(r.u8()?)?),
-            id::WILL_DELAY_INTERVAL => Property::WillDelayInterval(r.u32()?),
-            id::REQUEST_RESPONSE_INFORMATION => Property::RequestResponseInformation(flag(r.u8()?)?),
-            id::RESPONSE_INFORMATION => Property::ResponseInformation(r.string()?),
-            id::SERVER_REFERENCE => Property::ServerReference(r.string()?),
-            id::REASON_STRING => Property::ReasonString(r.string()?),
-            id::RECEIVE_MAXIMUM => {
-                let value = r.u16()?;
-                not_zero(u32::from(value))?;
-                Property::ReceiveMaximum(value)
+        let mut raw = Raw { id, ..Raw::default() };
+        match kind & form::ALL {
+            form::FLAG => raw.number = flag(r.u8()?)?,
+            form::U16 => raw.number = u32::from(r.u16()?),
+            form::U32 => raw.number = r.u32()?,
+            form::VARINT => raw.number = r.varint()?,
+            form::TEXT => raw.text = r.string()?,
+            form::DATA => raw.data = r.binary()?,
+            _ => {
+                raw.text = r.string()?;
+                raw.value = r.string()?;
             }
-            id::TOPIC_ALIAS_MAXIMUM => Property::TopicAliasMaximum(r.u16()?),
-            id::TOPIC_ALIAS => Property::TopicAlias(topic_alias(r.u16()?)?),
-            id::MAXIMUM_QOS => Property::MaximumQoS(flag(r.u8()?)?),
-            id::RETAIN_AVAILABLE => Property::RetainAvailable(flag(r.u8()?)?),
-            id::USER_PROPERTY => Property::UserProperty(r.string()?, r.string()?),
-            id::MAXIMUM_PACKET_SIZE => Property::MaximumPacketSize(not_zero(r.u32()?)?),
-            id::WILDCARD_SUBSCRIPTION_AVAILABLE => Property::WildcardSubscriptionAvailable(flag(r.u8()?)?),
-            id::SUBSCRIPTION_IDENTIFIER_AVAILABLE => Property::SubscriptionIdentifierAvailable(flag(r.u8()?)?),
-            id::SHARED_SUBSCRIPTION_AVAILABLE => Property::SharedSubscriptionAvailable(flag(r.u8()?)?),
-            _ => return Err(WireError::malformed("MQTT5-2.2.2-2", "an unknown property")),
-        })
+        }
+        match id {
+            id::RECEIVE_MAXIMUM | id::MAXIMUM_PACKET_SIZE | id::SUBSCRIPTION_IDENTIFIER if raw.number == 0 => {
+                Err(WireError::protocol("MQTT5-2.2.2.2", "a property is 0 where it may not be"))
+            }
+            id::TOPIC_ALIAS if raw.number == 0 => {
+                Err(WireError::new(ReasonCode::TopicAliasInvalid, "MQTT5-3.3.2-8", "topic alias 0"))
+            }
+            id::RESPONSE_TOPIC if !is_name(raw.text) => {
+                Err(WireError::protocol("MQTT5-3.3.2-14", "a response topic is empty or holds a wildcard"))
+            }
+            _ => Ok(raw),
+        }
+    }
+}
+
+impl<'a> Raw<'a> {
+    /// The property of this identifier; the walk has checked that there is one.
+    fn property(&self) -> Property<'a> {
+        let (number, short, flag) = (self.number, self.number as u16, self.number as u8);
+        match self.id {
+            id::PAYLOAD_FORMAT_INDICATOR => Property::PayloadFormatIndicator(flag),
+            id::MESSAGE_EXPIRY_INTERVAL => Property::MessageExpiryInterval(number),
+            id::CONTENT_TYPE => Property::ContentType(self.text),
+            id::RESPONSE_TOPIC => Property::ResponseTopic(self.text),
+            id::CORRELATION_DATA => Property::CorrelationData(self.data),
+            id::SUBSCRIPTION_IDENTIFIER => Property::SubscriptionIdentifier(number),
+            id::SESSION_EXPIRY_INTERVAL => Property::SessionExpiryInterval(number),
+            id::ASSIGNED_CLIENT_IDENTIFIER => Property::AssignedClientIdentifier(self.text),
+            id::SERVER_KEEP_ALIVE => Property::ServerKeepAlive(short),
+            id::AUTHENTICATION_METHOD => Property::AuthenticationMethod(self.text),
+            id::AUTHENTICATION_DATA => Property::AuthenticationData(self.data),
+            id::REQUEST_PROBLEM_INFORMATION => Property::RequestProblemInformation(flag),
+            id::WILL_DELAY_INTERVAL => Property::WillDelayInterval(number),
+            id::REQUEST_RESPONSE_INFORMATION => Property::RequestResponseInformation(flag),
+            id::RESPONSE_INFORMATION => Property::ResponseInformation(self.text),
+            id::SERVER_REFERENCE => Property::ServerReference(self.text),
+            id::REASON_STRING => Property::ReasonString(self.text),
+            id::RECEIVE_MAXIMUM => Property::ReceiveMaximum(short),
+            id::TOPIC_ALIAS_MAXIMUM => Property::TopicAliasMaximum(short),
+            id::TOPIC_ALIAS => Property::TopicAlias(short),
+            id::MAXIMUM_QOS => Property::MaximumQoS(flag),
+            id::RETAIN_AVAILABLE => Property::RetainAvailable(flag),
+            id::MAXIMUM_PACKET_SIZE => Property::MaximumPacketSize(number),
+            id::WILDCARD_SUBSCRIPTION_AVAILABLE => Property::WildcardSubscriptionAvailable(flag),
+            id::SUBSCRIPTION_IDENTIFIER_AVAILABLE => Property::SubscriptionIdentifierAvailable(flag),
+            id::SHARED_SUBSCRIPTION_AVAILABLE => Property::SharedSubscriptionAvailable(flag),
+            _ => Property::UserProperty(self.text, self.value),
+        }
     }
 }
 
@@ -215,39 +278,23 @@ impl<'a> Iterator for Properties<'a> {
     type Item = Result<Spanned<'a>, WireError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.reader.is_empty() {
-            return None;
-        }
-        let item = self.step();
-        self.failed = item.is_err();
-        Some(item)
+        let before = self.reader.rest();
+        let raw = self.next_raw()?;
+        let taken = before.len() - self.reader.rest().len();
+        Some(raw.map(|raw| Spanned { property: raw.property(), bytes: before.get(..taken).unwrap_or_default() }))
     }
 }
 
-fn flag(value: u8) -> Result<u8, WireError> {
-    if value > 1 { Err(WireError::protocol("MQTT5-2.2.2.2", "a property is neither 0 nor 1")) } else { Ok(value) }
-}
-
-fn not_zero(value: u32) -> Result<u32, WireError> {
-    if value == 0 {
-        Err(WireError::protocol("MQTT5-2.2.2.2", "a property is 0 where it may not be"))
+fn flag(value: u8) -> Result<u32, WireError> {
+    if value > 1 {
+        Err(WireError::protocol("MQTT5-2.2.2.2", "a property is neither 0 nor 1"))
     } else {
-        Ok(value)
+        Ok(u32::from(value))
     }
 }
 
-fn topic_alias(value: u16) -> Result<u16, WireError> {
-    if value == 0 {
-        return Err(WireError::new(ReasonCode::TopicAliasInvalid, "MQTT5-3.3.2-8", "topic alias 0"));
-    }
-    Ok(value)
-}
-
-fn response_topic(topic: &str) -> Result<&str, WireError> {
-    if topic.is_empty() || topic.contains(['+', '#']) {
-        return Err(WireError::protocol("MQTT5-3.3.2-14", "a response topic is empty or holds a wildcard"));
-    }
-    Ok(topic)
+fn is_name(topic: &str) -> bool {
+    !topic.is_empty() && !topic.bytes().any(|byte| matches!(byte, b'+' | b'#'))
 }
 
 /// The QoS of a Maximum QoS property.

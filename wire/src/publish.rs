@@ -1,6 +1,6 @@
 //! PUBLISH, borrowed from the buffer that it was read into.
 
-use crate::property::{Place, Properties, Property, Spanned};
+use crate::property::{Place, Properties, Property, Spanned, id};
 use crate::read::Reader;
 use crate::types::{PacketId, QoS, Version};
 use crate::{ReasonCode, WireError, topic};
@@ -56,6 +56,23 @@ impl<'a> Publish<'a> {
         body: &'a [u8],
         topic_levels_max: usize,
     ) -> Result<Self, WireError> {
+        let publish = Self::parse_head(version, from, first_byte, body, topic_levels_max)?;
+        publish.check_payload()?;
+        Ok(publish)
+    }
+
+    /// The same for a body whose payload may be cut off: `payload` is what there is of it, and is not checked.
+    ///
+    /// # Errors
+    /// What is wrong, with its reason code; the body ends before the payload begins.
+    #[inline]
+    pub fn parse_head(
+        version: Version,
+        from: From,
+        first_byte: u8,
+        body: &'a [u8],
+        topic_levels_max: usize,
+    ) -> Result<Self, WireError> {
         let (dup, retain) = (first_byte & 0x08 != 0, first_byte & 0x01 != 0);
         let qos = QoS::try_from(first_byte >> 1 & 3)
             .map_err(|_| WireError::malformed("MQTT-3.3.1-4", "QoS 3 does not exist"))?;
@@ -103,21 +120,28 @@ impl<'a> Publish<'a> {
     }
 
     fn read_properties(&mut self, from: From) -> Result<(), WireError> {
-        for item in Properties::new(self.properties, Place::Publish) {
-            #[allow(clippy::wildcard_enum_match_arm, reason = "what is left is forwarded as it is")]
-            match item?.property {
-                Property::MessageExpiryInterval(s) => self.expiry_s = Some(s),
-                Property::TopicAlias(alias) => self.topic_alias = Some(alias),
-                Property::UserProperty(..) => self.user_properties += 1,
-                Property::PayloadFormatIndicator(format) => self.payload_is_utf8 = format == 1,
-                Property::SubscriptionIdentifier(_) if from == From::Client => {
+        let mut properties = Properties::new(self.properties, Place::Publish);
+        while let Some(item) = properties.next_raw() {
+            let raw = item?;
+            match raw.id {
+                id::MESSAGE_EXPIRY_INTERVAL => self.expiry_s = Some(raw.number),
+                id::TOPIC_ALIAS => self.topic_alias = Some(raw.number as u16),
+                id::USER_PROPERTY => self.user_properties += 1,
+                id::PAYLOAD_FORMAT_INDICATOR => self.payload_is_utf8 = raw.number == 1,
+                id::SUBSCRIPTION_IDENTIFIER if from == From::Client => {
                     return Err(WireError::protocol("MQTT5-3.3.4-6", "a client sent a subscription identifier"));
                 }
-                Property::SubscriptionIdentifier(_) => self.filtered = true,
+                id::SUBSCRIPTION_IDENTIFIER => self.filtered = true,
+                // What is left is forwarded as it is.
                 _ => {}
             }
         }
         self.filtered |= self.expiry_s.is_some() || self.topic_alias.is_some();
+        Ok(())
+    }
+
+    #[inline]
+    fn check_payload(&self) -> Result<(), WireError> {
         if self.payload_is_utf8 && core::str::from_utf8(self.payload).is_err() {
             return Err(WireError::new(
                 ReasonCode::PayloadFormatInvalid,

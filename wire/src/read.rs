@@ -121,7 +121,10 @@ impl<'a> Reader<'a> {
 /// They are not UTF-8, or hold U+0000.
 #[inline]
 pub fn string(bytes: &[u8]) -> Result<&str, WireError> {
-    if bytes.contains(&0) {
+    // Where there is room for words there is room for the quick search.
+    #[allow(clippy::manual_contains, reason = "the other one is small")]
+    let holds_nul = if cfg!(feature = "words") { bytes.contains(&0) } else { bytes.iter().any(|byte| *byte == 0) };
+    if holds_nul {
         return Err(WireError::malformed("MQTT5-1.5.4-2", "a string holds U+0000"));
     }
     core::str::from_utf8(bytes).map_err(|_| WireError::malformed("MQTT5-1.5.4-1", "a string is not UTF-8"))

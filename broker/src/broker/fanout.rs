@@ -9,7 +9,7 @@ use forebay_wire::types::{PacketId, Version};
 use super::{Broker, Slot};
 use crate::codec::AckKind;
 use crate::message::{Message, Origin, Parts, Time};
-use crate::router::{Group, Readiness, Route, RouteCache, Target};
+use crate::router::{Group, Readiness, Route, RouteCache, Target, Terms};
 use crate::session::{Cx, Delivery, Durability, Fill, Outcome, Session, Urgency};
 
 /// The borrowed parts of a message on its way.
@@ -57,6 +57,8 @@ pub struct Staged<'a> {
     pub message: Option<Arc<Message>>,
     /// Somebody must have it safe before the ack.
     pub waits: bool,
+    /// It has gone at QoS 2 to somebody who does not need it on disk.
+    pub sent_once: bool,
     /// What became of it.
     pub verdict: Verdict,
     /// When its ack may leave.
@@ -67,7 +69,8 @@ impl<'a> Staged<'a> {
     /// Freshly parsed.
     #[must_use]
     pub fn new(source: Source<'a>, durability: Durability) -> Self {
-        Self { source, frame: None, ack: None, message: None, waits: false, verdict: Verdict::Open, durability }
+        let verdict = Verdict::Open;
+        Self { source, frame: None, ack: None, message: None, waits: false, sent_once: false, verdict, durability }
     }
 
     /// A message that is shared already.
@@ -176,11 +179,12 @@ impl Broker {
         for target in &route.targets {
             self.to_target(target, batch, run, frames, cx);
         }
-        for group in &route.groups {
-            for at in 0..run.len() {
-                if let (Some(target), Some(one)) = (pick(group), run.get_mut(at..=at)) {
-                    to_slot(self, target, batch.origin, one, true, cx);
-                }
+        // A message that one session gets through several groups lies side by side in its queue.
+        for at in 0..if route.groups.is_empty() { 0 } else { run.len() } {
+            let Some(one) = run.get_mut(at..=at) else { return };
+            let qos = one.first().map_or(0, |staged| staged.source.qos);
+            for target in route.groups.iter().filter_map(|group| pick(group, qos)) {
+                to_member(self, target, batch.origin, one, cx);
             }
         }
     }
@@ -232,10 +236,8 @@ impl Broker {
         cx: Cx<'_>,
     ) {
         let slot = &target.subscriber;
-        if target.options.no_local && batch.origin.is_some_and(|o| Arc::ptr_eq(o, slot)) {
-            return;
-        }
-        if let (Some(frames), true) = (frames, target.subscription_ids.is_empty()) {
+        let Some(terms) = target.terms(|| batch.origin.is_some_and(|o| Arc::ptr_eq(o, slot))) else { return };
+        if let (Some(frames), true) = (frames, terms.subscription_ids.is_empty()) {
             let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
             let whole =
                 |s: &mut Session| s.version().is_v5() == batch.version.is_v5() && s.deliver_frames(frames, count, cx);
@@ -244,7 +246,7 @@ impl Broker {
                 return;
             }
         }
-        to_slot(self, target, batch.origin, run, false, cx);
+        to_slot(self, slot, terms, batch.origin, run, false, cx);
     }
 
     /// Publishes a message that no client is sending now: a will (then `origin` is its session), or `$SYS`.
@@ -255,11 +257,11 @@ impl Broker {
         self.run_with_room(&route, batch, std::slice::from_mut(&mut staged), self.cx());
     }
 
-    /// Gives a message to one member of one shared subscription.
-    pub(crate) fn publish_to_group(&self, group: &Group<Arc<Slot>>, message: &Arc<Message>) {
-        let mut staged = Staged::of(message, message.retain, Durability::Interval);
-        if let Some(target) = pick(group) {
-            to_slot(self, target, None, std::slice::from_mut(&mut staged), true, self.cx());
+    /// Gives a message that another member had to one member of a shared subscription.
+    pub(crate) fn move_to_group(&self, group: &Group<Arc<Slot>>, message: &Arc<Message>, durability: Durability) {
+        let mut staged = Staged::of(message, message.retain, durability);
+        if let Some(target) = pick(group, message.qos) {
+            to_member(self, target, None, std::slice::from_mut(&mut staged), self.cx());
         }
     }
 }
@@ -270,12 +272,14 @@ fn room(route: &Route<Arc<Slot>>) -> Fill {
     route.targets.iter().chain(members).map(|t| t.subscriber.fill()).max().unwrap_or(Fill::Roomy)
 }
 
-fn pick(group: &Group<Arc<Slot>>) -> Option<&Target<Arc<Slot>>> {
-    group.pick(|slot| match (slot.online(), slot.full()) {
-        (true, false) => Readiness::Ready,
-        (true, true) => Readiness::Busy,
-        (false, _) => Readiness::Offline,
-    })
+/// Whoever has room first: a queue that is full takes no more than it must.
+fn pick(group: &Group<Arc<Slot>>, qos: u8) -> Option<&Target<Arc<Slot>>> {
+    let ready = |slot: &Arc<Slot>| match slot.online() {
+        true => Readiness::Ready,
+        false => Readiness::Offline,
+    };
+    let with_room = |slot: &Arc<Slot>| if qos > 0 && slot.full() { Readiness::Never } else { ready(slot) };
+    group.pick(with_room).or_else(|| group.pick(ready))
 }
 
 /// The frames of a run, if all of them may be sent on as they are and lie side by side.
@@ -289,18 +293,31 @@ fn whole_frames<'b>(bytes: &'b [u8], run: &[Staged<'_>]) -> Option<&'b [u8]> {
     bytes.get(first.start..end)
 }
 
-fn to_slot(
+/// To a member of a shared subscription, which is never No Local [MQTT5-3.8.3-4].
+fn to_member(
     broker: &Broker,
     target: &Target<Arc<Slot>>,
+    origin: Option<&Arc<Slot>>,
+    run: &mut [Staged<'_>],
+    cx: Cx<'_>,
+) {
+    if let Some(terms) = target.terms(|| false) {
+        to_slot(broker, &target.subscriber, terms, origin, run, true, cx);
+    }
+}
+
+fn to_slot(
+    broker: &Broker,
+    slot: &Arc<Slot>,
+    terms: Terms<'_>,
     origin: Option<&Arc<Slot>>,
     run: &mut [Staged<'_>],
     shared: bool,
     cx: Cx<'_>,
 ) {
-    let slot = &target.subscriber;
     slot.with(broker, |session| {
         for staged in run.iter_mut().filter(|s| s.verdict != Verdict::Full) {
-            deliver(session, target, staged, origin, shared, cx);
+            deliver(session, terms, staged, origin, shared, cx);
         }
     });
     slot.wake();
@@ -308,7 +325,7 @@ fn to_slot(
 
 fn deliver(
     session: &mut Session,
-    target: &Target<Arc<Slot>>,
+    terms: Terms<'_>,
     staged: &mut Staged<'_>,
     origin: Option<&Arc<Slot>>,
     shared: bool,
@@ -319,11 +336,11 @@ fn deliver(
         topic: source.topic.as_bytes(),
         properties: source.properties,
         payload: source.payload,
-        qos: source.qos.min(target.options.qos),
+        qos: source.qos.min(terms.options.qos),
         // To an established subscription RETAIN is 0 [MQTT-3.3.1-9], unless it asks for the flag [MQTT5-3.3.1-13].
-        retain: source.retain && target.options.retain_as_published,
+        retain: source.retain && terms.options.retain_as_published,
         shared,
-        subscription_ids: &target.subscription_ids,
+        subscription_ids: terms.subscription_ids,
         expires_at: source.expires_at,
         durability: staged.durability,
     };
@@ -331,4 +348,5 @@ fn deliver(
     if outcome == Outcome::Waiting {
         staged.waits = true;
     }
+    staged.sent_once |= delivery.qos == 2 && !session.durable();
 }

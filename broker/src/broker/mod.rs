@@ -2,6 +2,7 @@
 
 mod fanout;
 mod keeper;
+mod leaving;
 mod pager;
 mod retained;
 mod sessions;
@@ -64,6 +65,8 @@ pub struct Broker {
     /// New connections are refused: the broker is stopping.
     pub stopping: AtomicBool,
     sessions: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
+    /// Sessions that have ended, but for what others are to take of their queues. Locked under `sessions`.
+    leaving: Mutex<HashMap<SessionNo, Arc<Slot>>>,
     next_session: AtomicU64,
     deadlines: Mutex<keeper::Deadlines>,
     parked: Mutex<Vec<Arc<Slot>>>,
@@ -149,6 +152,7 @@ impl Broker {
             connections: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             sessions: Mutex::new(HashMap::new()),
+            leaving: Mutex::new(HashMap::new()),
             next_session: AtomicU64::new(recovered.last_session + 1),
             deadlines: Mutex::new(keeper::Deadlines::default()),
             parked: Mutex::new(Vec::new()),
@@ -177,7 +181,7 @@ impl Broker {
         SessionNo(self.next_session.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// All sessions, as of now.
+    /// All sessions that have not ended, as of now.
     #[must_use]
     pub fn all_slots(&self) -> Vec<Arc<Slot>> {
         self.sessions.lock().values().cloned().collect()
@@ -229,7 +233,11 @@ impl Broker {
     pub fn ledger(&self) -> (Ledger, u64) {
         let mut total = self.ended_ledger.lock().total;
         let mut queued = 0;
-        for slot in self.all_slots() {
+        let all: Vec<Arc<Slot>> = {
+            let sessions = self.sessions.lock();
+            sessions.values().chain(self.leaving.lock().values()).cloned().collect()
+        };
+        for slot in all {
             let (ledger, waiting) = slot.look(|session| session.ledger());
             total.add(&ledger);
             queued += waiting;

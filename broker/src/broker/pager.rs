@@ -69,6 +69,10 @@ impl Pager {
                 return;
             }
         };
+        if slot.look(|session| session.leaving()) {
+            broker.lead_out(slot, page.from, found.unwrap_or_default());
+            return;
+        }
         slot.with(broker, |session| session.page_in(page.from, found, cx));
         slot.wake();
     }

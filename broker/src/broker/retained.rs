@@ -5,15 +5,21 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use super::writer::RetainedWork;
+use super::writer::{RetainedWork, Waiting};
 use crate::message::{Message, Time};
 use crate::router::{Limits, Retained};
+use crate::session::Refused;
 use crate::store::RetainedChange;
+
+/// Topics of the broker's own: no client publishes to them, they count for no limit, and are in no store.
+const OWN: &str = "$SYS/";
 
 struct State {
     messages: Retained<Arc<Message>>,
+    /// Those on topics of the broker's own; there are as many as it makes.
+    own: Retained<Arc<Message>>,
     dirty: HashMap<String, Option<Arc<Message>>>,
-    waiting: Vec<Arc<Message>>,
+    waiting: Vec<Waiting>,
 }
 
 /// See the module.
@@ -30,7 +36,8 @@ impl RetainedStore {
     #[must_use]
     pub fn new(messages_max: usize, bytes_max: usize) -> Self {
         let messages = Retained::new(Limits { messages_max, bytes_max });
-        Self { state: Mutex::new(State { messages, dirty: HashMap::new(), waiting: Vec::new() }) }
+        let own = Retained::new(Limits { messages_max: usize::MAX, bytes_max: usize::MAX });
+        Self { state: Mutex::new(State { messages, own, dirty: HashMap::new(), waiting: Vec::new() }) }
     }
 
     /// What the store had.
@@ -53,24 +60,25 @@ impl RetainedStore {
     pub fn set(&self, message: &Arc<Message>, wait: bool) -> Result<(), NoRoom> {
         let mut state = self.state.lock();
         let topic = message.topic();
-        let kept = if message.payload().is_empty() {
-            if state.messages.remove(topic).is_none() {
-                return Ok(());
-            }
-            None
+        if topic.starts_with(OWN) {
+            return state.own.set(topic, message.clone(), message.size()).map(drop).map_err(|_| NoRoom);
+        }
+        let (kept, replaced) = if message.payload().is_empty() {
+            let Some(removed) = state.messages.remove(topic) else { return Ok(()) };
+            (None, Some(removed))
         } else {
-            state.messages.set(topic, message.clone(), message.size()).map_err(|_| NoRoom)?;
-            Some(message.clone())
+            let replaced = state.messages.set(topic, message.clone(), message.size()).map_err(|_| NoRoom)?;
+            (Some(message.clone()), replaced)
         };
         state.dirty.insert(topic.to_owned(), kept);
         if wait {
             message.await_one();
-            state.waiting.push(message.clone());
+            state.waiting.push(Waiting { message: message.clone(), replaced });
         }
         Ok(())
     }
 
-    /// Whether there would be room for the message.
+    /// How many there are that count for the limits, and their bytes.
     #[must_use]
     pub fn count(&self) -> (usize, usize) {
         let state = self.state.lock();
@@ -81,11 +89,17 @@ impl RetainedStore {
     #[must_use]
     pub fn matching(&self, filter: &str, now: Time) -> Vec<Arc<Message>> {
         let mut found = Vec::new();
-        self.state.lock().messages.matching(filter, &mut |_, message| {
+        let state = self.state.lock();
+        let mut add = |_: &str, message: &Arc<Message>| {
             if !message.expired(now) {
                 found.push(message.clone());
             }
-        });
+        };
+        state.messages.matching(filter, &mut add);
+        if filter.starts_with(OWN) {
+            state.own.matching(filter, &mut add);
+        }
+        drop(state);
         found
     }
 
@@ -93,7 +107,8 @@ impl RetainedStore {
     pub fn expire(&self, now: Time) -> usize {
         let mut state = self.state.lock();
         let mut gone = Vec::new();
-        for filter in ["#", "$SYS/#"] {
+        // `#` is for no topic that begins with `$`; a client's own may.
+        for filter in ["#", "$SYS"] {
             state.messages.matching(filter, &mut |topic, message| {
                 if message.expired(now) {
                     gone.push(topic.to_owned());
@@ -111,16 +126,45 @@ impl RetainedStore {
         let mut state = self.state.lock();
         let changes =
             std::mem::take(&mut state.dirty).into_iter().map(|(topic, message)| RetainedChange { topic, message });
-        let changes = changes.filter(|c| !c.topic.starts_with("$SYS/")).collect();
-        (changes, std::mem::take(&mut state.waiting))
+        (changes.collect(), std::mem::take(&mut state.waiting))
     }
 
-    pub(crate) fn uncollect(&self, changes: Vec<RetainedChange>, mut waiting: Vec<Arc<Message>>) {
+    /// The commit failed. What was refused is not retained: what was there before it is again.
+    pub(crate) fn uncollect(&self, changes: Vec<RetainedChange>, mut waiting: Vec<Waiting>, refused: &Refused) {
         let mut state = self.state.lock();
         for change in changes {
             state.dirty.entry(change.topic).or_insert(change.message);
         }
         waiting.append(&mut state.waiting);
-        state.waiting = waiting;
+        let (gone, kept) = waiting.into_iter().partition(|waiting| refused.holds(&waiting.message));
+        state.waiting = kept;
+        let mut gone: Vec<Waiting> = gone;
+        // The newest first: it may have replaced another that was refused.
+        while let Some(waiting) = gone.pop() {
+            waiting.message.settle();
+            state.put_back(waiting);
+        }
+    }
+}
+
+impl State {
+    fn put_back(&mut self, Waiting { message, replaced }: Waiting) {
+        let is_it = |other: &Arc<Message>| Arc::ptr_eq(other, &message);
+        for newer in &mut self.waiting {
+            if newer.replaced.as_ref().is_some_and(is_it) {
+                newer.replaced.clone_from(&replaced);
+            }
+        }
+        let topic = message.topic();
+        if !self.messages.get(topic).map_or(message.payload().is_empty(), is_it) {
+            return;
+        }
+        match &replaced {
+            // It was there, so there is room, unless others have taken it meanwhile.
+            Some(before) => drop(self.messages.set(topic, before.clone(), before.size())),
+            None => drop(self.messages.remove(topic)),
+        }
+        // Nobody knows which of the two the store has.
+        self.dirty.insert(topic.to_owned(), replaced);
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use forebay_wire::reason::ReasonCode;
-use forebay_wire::topic;
 
 use super::{Broker, Slot};
 use crate::message::{Message, Parts, Time};
@@ -106,6 +105,10 @@ impl Broker {
 
     /// Does what is due for a session whose client is away, and plans what is due later.
     pub(crate) fn settle_away(self: &Arc<Self>, slot: &Arc<Slot>) {
+        if slot.look(|session| session.leaving()) {
+            slot.with(self, Session::leave_on);
+            return;
+        }
         let now = self.clock.now();
         let (will_due, will_at, ends_at) = slot.look(|session| {
             let Some(since) = session.disconnected_at().filter(|_| !session.connected() && !session.ended()) else {
@@ -137,63 +140,8 @@ impl Broker {
         }
     }
 
-    /// Ends a session: its will is published if there is one, its queue is dropped and counted, its shared messages
-    /// go to other members.
-    pub(crate) fn end_session(self: &Arc<Self>, slot: &Arc<Slot>) {
-        let one_commit = self.writer.gate();
-        let ended = slot.with(self, |session| {
-            if session.ended() {
-                return None;
-            }
-            let will = session.take_will();
-            let filters: Vec<String> = session.subscriptions().iter().map(|s| s.filter.clone()).collect();
-            let orphans = session.end();
-            Some((will, filters, orphans, session.ledger().0, session.client_id().clone()))
-        });
-        let Some((will, filters, orphans, ledger, client_id)) = ended else { return };
-        self.router.remove_all(slot.no().0, &mut filters.iter().map(String::as_str));
-        self.bury(&ledger);
-        {
-            let mut sessions = self.sessions.lock();
-            if sessions.get(&client_id).is_some_and(|current| Arc::ptr_eq(current, slot)) {
-                sessions.remove(&client_id);
-            }
-            // A storm of clients must not keep its table for ever.
-            if sessions.capacity() > 1024 && sessions.len() < sessions.capacity() / 8 {
-                sessions.shrink_to_fit();
-            }
-        }
-        slot.wake();
-        if let Some(will) = will {
-            self.publish_will(&will, slot);
-        }
-        self.hand_over(&filters, &orphans);
-        drop(one_commit);
-    }
-
-    /// What a dead member of shared subscriptions had not acknowledged goes to other members [MQTT5-4.8.2].
-    fn hand_over(&self, filters: &[String], orphans: &[Arc<Message>]) {
-        let mut turn = 0;
-        let mut last: Option<&Arc<Message>> = None;
-        for message in orphans {
-            // One message that came through several groups is there once for each of them.
-            turn = if last.is_some_and(|before| Arc::ptr_eq(before, message)) { turn + 1 } else { 0 };
-            last = Some(message);
-            let route = self.router.route(message.topic());
-            let mut groups = route.groups.iter().filter(|group| {
-                filters
-                    .iter()
-                    .filter_map(|f| topic::split_share(f))
-                    .any(|s| s.name == &*group.name && s.filter == &*group.filter)
-            });
-            if let Some(group) = groups.nth(turn) {
-                self.publish_to_group(group, message);
-            }
-        }
-    }
-
     /// In the name of its session, for No Local [MQTT5-3.8.3-3].
-    fn publish_will(&self, will: &StoredWill, of: &Arc<Slot>) {
+    pub(super) fn publish_will(&self, will: &StoredWill, of: &Arc<Slot>) {
         self.counters.wills_published.add(1);
         let now = self.clock.now();
         let message = &will.message;
@@ -228,6 +176,7 @@ impl Broker {
     /// Puts back what the store found.
     pub(crate) fn recover(self: &Arc<Self>, recovered: Recovered) {
         let now = self.clock.now();
+        let mut before = Vec::new();
         for line in &recovered.lost {
             tracing::error!("{line}");
         }
@@ -237,13 +186,22 @@ impl Broker {
             let session = Session::recover(&found, record, now);
             let client_id = session.client_id().clone();
             let slot = Slot::new(session);
+            self.deadlines.lock().plan(now, &slot);
+            if record.expiry_s == 0 {
+                // It was to end with its connection, or is leaving: nobody comes for it, and its client may have another.
+                self.leaving.lock().insert(slot.no(), slot);
+                continue;
+            }
             for subscription in &found.subscriptions {
                 self.router.subscribe(&subscription.filter, slot.clone(), options(subscription));
             }
-            self.sessions.lock().insert(client_id, slot.clone());
+            before.extend(self.sessions.lock().insert(client_id, slot.clone()));
             // It also tells how full the queue is, before anyone publishes.
             slot.with(self, |session| session.index(self.cx()));
-            self.deadlines.lock().plan(now, &slot);
+        }
+        // Their clients had begun anew when the broker stopped.
+        for slot in before {
+            self.end_session(&slot);
         }
     }
 

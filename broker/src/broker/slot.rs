@@ -6,8 +6,8 @@ use std::task::Wake;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::broker::{Broker, Woken};
-use crate::message::Origin;
+use crate::broker::{Broker, RETRY_AFTER_MS, Woken};
+use crate::message::{Message, Origin};
 use crate::router::Subscriber;
 use crate::session::{Fill, Session, Urgency};
 use crate::store::SessionNo;
@@ -229,6 +229,14 @@ impl Wake for Slot {
 impl Origin for Slot {
     fn message_safe(&self) {
         self.wake();
+    }
+
+    fn message_refused(&self, message: &Message) -> bool {
+        let refused = self.look(|session| session.refuse_waiting(message, RETRY_AFTER_MS));
+        if refused {
+            self.wake();
+        }
+        refused
     }
 }
 

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use crate::broker::Broker;
 use crate::broker::Slot;
 use crate::message::{Message, Time};
-use crate::session::{Collected, Cx, Urgency};
+use crate::session::{Collected, Cx, Refused, Urgency};
 use crate::store::{Batch, RetainedChange, Store, StoreError};
 
 /// How long a deletion or a change that nobody waits for may wait.
@@ -210,13 +210,14 @@ impl Writer {
                 true
             }
             Err(error) => {
-                self.failed(broker, &error, batch, collected, waiting);
+                let left_nothing = store.left_nothing();
+                self.failed(broker, &error, (batch, collected, waiting), left_nothing);
                 false
             }
         }
     }
 
-    fn collect(&self, broker: &Arc<Broker>, cutoff: Time) -> (Batch, Vec<Given>, Vec<Arc<Message>>) {
+    fn collect(&self, broker: &Arc<Broker>, cutoff: Time) -> Work {
         let _nobody_inside = self.gate.write();
         let (slots, retained) = self.take();
         let mut batch = Batch::default();
@@ -240,12 +241,12 @@ impl Writer {
         (batch, collected, waiting)
     }
 
-    fn succeeded(&self, broker: &Arc<Broker>, collected: Vec<Given>, waiting: Vec<Arc<Message>>, cx: Cx<'_>) {
+    fn succeeded(&self, broker: &Arc<Broker>, collected: Vec<Given>, waiting: Vec<Waiting>, cx: Cx<'_>) {
         if self.failing.swap(false, Ordering::AcqRel) {
             tracing::info!("the store is writable again");
             broker.unpark();
         }
-        for message in waiting {
+        for Waiting { message, .. } in waiting {
             message.settle();
         }
         for (slot, found) in collected {
@@ -254,30 +255,60 @@ impl Writer {
         }
     }
 
-    fn failed(
-        &self,
-        broker: &Arc<Broker>,
-        error: &StoreError,
-        batch: Batch,
-        collected: Vec<Given>,
-        waiting: Vec<Arc<Message>>,
-    ) {
+    fn failed(&self, broker: &Arc<Broker>, error: &StoreError, work: Work, left_nothing: bool) {
+        let (batch, collected, waiting) = work;
+        let cx = Cx { now: broker.clock.now(), settings: &broker.settings };
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
         if !self.failing.swap(true, Ordering::AcqRel) {
             tracing::error!("{error}; new durable messages are refused until it can be written again");
         }
+        let refused = refuse(broker, &batch, &waiting, left_nothing);
         broker.return_ended_ledger(batch.ended_ledger);
-        broker.retained.uncollect(batch.retained, waiting);
+        broker.retained.uncollect(batch.retained, waiting, &refused);
         self.mark_retained(Urgency::Lazy);
         for ((slot, mut found), delta) in collected.into_iter().zip(batch.sessions) {
             found.delta = delta;
-            slot.with(broker, |session| session.not_committed(found));
+            slot.with(broker, |session| {
+                session.not_committed(found);
+                session.take_back(&refused, cx);
+            });
         }
     }
+}
+
+/// The messages of a commit that failed are refused like those that come after it, where the protocol has words for it:
+/// else their acks, and all acks behind them, would wait until there is room.
+///
+/// At QoS 1 that is right even if the commit may yet turn out to be on the disk, or a subscriber has the message: its
+/// publisher sends it again, and twice is at least once. At QoS 2 it must be known that the message is nowhere: the
+/// publisher's second try is another message to everybody. A durable subscriber is sent it after its commit, so none has
+/// it; others may ([`crate::session::Awaited`]), and the store says whether it may. If it may, the ack waits.
+fn refuse(broker: &Broker, batch: &Batch, waiting: &[Waiting], left_nothing: bool) -> Refused {
+    let mut refused = Refused::default();
+    let queued = batch.sessions.iter().flat_map(|delta| &delta.enqueued).map(|entry| &entry.message);
+    for message in queued.chain(waiting.iter().map(|waiting| &waiting.message)) {
+        let may = !message.is_safe() && (message.qos < 2 || left_nothing) && !refused.holds(message);
+        if may && message.refuse() {
+            broker.counters.publish_refused.add(1);
+            refused.add(message);
+        }
+    }
+    refused
 }
 
 /// A session, and what it gave to the commit.
 type Given = (Arc<Slot>, Collected);
 
+/// All that a commit is made of: the batch, who gave what, and retained messages whose publishers wait.
+type Work = (Batch, Vec<Given>, Vec<Waiting>);
+
+/// A retained message whose publisher waits for its commit.
+pub struct Waiting {
+    /// The message.
+    pub message: Arc<Message>,
+    /// What was retained before it.
+    pub replaced: Option<Arc<Message>>,
+}
+
 /// Collected retained changes, and the messages whose publishers wait for them.
-pub type RetainedWork = (Vec<RetainedChange>, Vec<Arc<Message>>);
+pub type RetainedWork = (Vec<RetainedChange>, Vec<Waiting>);

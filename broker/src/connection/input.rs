@@ -14,7 +14,7 @@ use super::{Connection, Shared, Stream};
 use crate::broker::{Batch, RETRY_AFTER_MS, Source, Staged, Verdict};
 use crate::codec::{self, AckKind, CodecError, Packet, encode};
 use crate::message::Time;
-use crate::session::{Received, Session};
+use crate::session::{Awaited, Received, Session};
 
 /// More QoS 1 and 2 messages than there are packet identifiers cannot be unacknowledged.
 const UNACKNOWLEDGED_MAX: usize = 65_535;
@@ -155,7 +155,9 @@ impl<S: Stream> Connection<S> {
                     session.forget_qos2(id);
                     parked.get_or_insert_default().push(message, kind, id, staged.durability);
                 } else {
+                    let refusable = !staged.sent_once;
                     let message = staged.message.take().filter(|_| staged.waits);
+                    let message = message.map(|message| Awaited { message, refusable });
                     session.acknowledge(kind, id, staged.reason(), message);
                 }
             }

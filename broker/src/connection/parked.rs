@@ -11,7 +11,7 @@ use super::{Connection, Stream};
 use crate::broker::{Batch, Broker, Staged, Verdict};
 use crate::codec::AckKind;
 use crate::message::Message;
-use crate::session::Durability;
+use crate::session::{Awaited, Durability};
 
 struct One {
     message: Arc<Message>,
@@ -60,11 +60,13 @@ impl<S: Stream> Connection<S> {
             drop(staged);
             let Some(one) = parked.waiting.pop_front() else { break };
             parked.bytes = parked.bytes.saturating_sub(one.message.size());
+            // In 3.1.1 nothing can be refused.
+            let awaited = Awaited { message: one.message, refusable: false };
             self.slot.with(&broker, |session| {
                 if one.kind == AckKind::Pubrec {
                     session.take_qos2(one.packet_id);
                 }
-                session.acknowledge(one.kind, one.packet_id, reason, waits.then_some(one.message));
+                session.acknowledge(one.kind, one.packet_id, reason, waits.then_some(awaited));
             });
             drop(gate);
         }

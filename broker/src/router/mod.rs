@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 pub use cache::{CACHED_TARGETS_MAX, CACHED_TOPIC_BYTES_MAX, DEFAULT_CACHE_ENTRIES, RouteCache};
 pub use retained::{Full, Limits, Retained};
-pub use route::{Group, Readiness, Route, Target};
+pub use route::{Group, Readiness, Route, Target, Terms};
 
 use trie::Trie;
 

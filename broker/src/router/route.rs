@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::members::{Member, Members};
 use super::trie::Subscriptions;
@@ -27,31 +27,96 @@ pub struct Target<T> {
     /// Who.
     pub subscriber: T,
     /// Merged over all its subscriptions that match: the highest QoS `[MQTT5-3.3.4-2]`, no_local only if all of them
-    /// ask for it, retain_as_published if one does. The identifier is that of one of them; see `subscription_ids`.
+    /// ask for it, retain_as_published if one does. The identifier is that of one of them; see [`Terms`].
     pub options: Options,
+    /// What few targets have.
+    more: Option<Box<More>>,
+}
+
+/// What a target has in whose subscriptions some overlap.
+#[derive(Clone, Debug)]
+struct More {
+    subscription_ids: SmallVec<[u32; 2]>,
+    /// What applies to the subscriber's own messages, if that is not all or nothing.
+    local: Option<Local>,
+}
+
+#[derive(Clone, Debug)]
+struct Local {
+    options: Options,
+    subscription_ids: SmallVec<[u32; 2]>,
+}
+
+/// On which terms a subscriber gets one message.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'t> {
+    /// As in [`Target`].
+    pub options: &'t Options,
     /// The identifiers of all matching subscriptions that have one `[MQTT5-3.3.4-4]`, in no stated order. An
     /// identifier that several of them share is here several times.
-    pub subscription_ids: SmallVec<[u32; 1]>,
+    pub subscription_ids: &'t [u32],
+}
+
+impl<T> Target<T> {
+    /// The terms for a message of anybody's, or for one of its `own`: of that, subscriptions with No Local know nothing,
+    /// so that neither their QoS nor their identifier is with it `[MQTT5-3.8.3-3]`. `None`: it does not get it.
+    pub fn terms(&self, own: impl Fn() -> bool) -> Option<Terms<'_>> {
+        let local = self.more.as_deref().and_then(|more| more.local.as_ref());
+        match local {
+            None if self.options.no_local && own() => None,
+            Some(Local { options, subscription_ids }) if own() => Some(Terms { options, subscription_ids }),
+            None | Some(_) => Some(Terms { options: &self.options, subscription_ids: self.subscription_ids() }),
+        }
+    }
+
+    fn subscription_ids(&self) -> &[u32] {
+        match &self.more {
+            Some(more) => &more.subscription_ids,
+            None if self.options.subscription_id == 0 => &[],
+            None => std::slice::from_ref(&self.options.subscription_id),
+        }
+    }
 }
 
 impl<T: Subscriber> Target<T> {
     fn new(member: &Member<T>) -> Self {
-        let id = member.options.subscription_id;
-        Self {
-            subscriber: member.subscriber.clone(),
-            options: member.options,
-            subscription_ids: if id == 0 { SmallVec::new() } else { smallvec![id] },
-        }
+        Self { subscriber: member.subscriber.clone(), options: member.options, more: None }
     }
 
-    fn merge(&mut self, more: Options) {
-        self.options.qos = self.options.qos.max(more.qos);
-        self.options.no_local &= more.no_local;
-        self.options.retain_as_published |= more.retain_as_published;
-        if more.subscription_id != 0 {
-            self.options.subscription_id = more.subscription_id;
-            self.subscription_ids.push(more.subscription_id);
+    fn merge(&mut self, new: Options) {
+        let mixed = new.no_local != self.options.no_local;
+        let two_ids = new.subscription_id != 0 && self.options.subscription_id != 0;
+        if mixed || two_ids || self.more.is_some() {
+            let old = self.options;
+            let more = self.more.get_or_insert_with(|| Box::new(More { subscription_ids: ids(old), local: None }));
+            match &mut more.local {
+                Some(local) if !new.no_local => {
+                    merge(&mut local.options, new);
+                    local.subscription_ids.extend(ids(new));
+                }
+                None if mixed && new.no_local => {
+                    let subscription_ids = more.subscription_ids.clone();
+                    more.local = Some(Local { options: old, subscription_ids });
+                }
+                None if mixed => more.local = Some(Local { options: new, subscription_ids: ids(new) }),
+                None | Some(_) => {}
+            }
+            more.subscription_ids.extend(ids(new));
         }
+        merge(&mut self.options, new);
+    }
+}
+
+fn ids(options: Options) -> SmallVec<[u32; 2]> {
+    [options.subscription_id].into_iter().filter(|id| *id != 0).collect()
+}
+
+fn merge(options: &mut Options, new: Options) {
+    options.qos = options.qos.max(new.qos);
+    options.no_local &= new.no_local;
+    options.retain_as_published |= new.retain_as_published;
+    if new.subscription_id != 0 {
+        options.subscription_id = new.subscription_id;
     }
 }
 

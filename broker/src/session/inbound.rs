@@ -13,12 +13,22 @@ use super::{Session, Urgency};
 use crate::codec::{AckKind, encode};
 use crate::message::Message;
 
+/// A message that an ack waits for.
+#[derive(Debug)]
+pub struct Awaited {
+    /// The message.
+    pub message: Arc<Message>,
+    /// It may be refused instead, after all. Not when it is gone already to somebody who must have it exactly once: its
+    /// publisher would send it again, as another message.
+    pub refusable: bool,
+}
+
 /// What is owed to the client. Acks leave in the order of what they acknowledge [MQTT-4.6.0-2], [MQTT-4.6.0-3].
 #[derive(Debug)]
 struct Owed {
     what: What,
     /// Not before this message is safe.
-    message: Option<Arc<Message>>,
+    message: Option<Awaited>,
     /// Not before this session's own delta of this number is committed; 0 for no wait.
     mark: u32,
 }
@@ -66,7 +76,7 @@ impl Blank for Inbound {
 
 impl Inbound {
     fn ready(&self, ack: &Owed) -> bool {
-        ack.mark <= self.committed_mark && ack.message.as_ref().is_none_or(|m| m.is_safe())
+        ack.mark <= self.committed_mark && ack.message.as_ref().is_none_or(|awaited| awaited.message.is_safe())
     }
 }
 
@@ -149,13 +159,7 @@ impl Session {
 
     /// Acknowledges a PUBLISH when `message` (if any) is safe. PUBREC waits for its identifier's commit as well: a
     /// repeated PUBLISH after a crash would be a second message otherwise.
-    pub fn acknowledge(
-        &mut self,
-        kind: AckKind,
-        packet_id: PacketId,
-        reason: ReasonCode,
-        message: Option<Arc<Message>>,
-    ) {
+    pub fn acknowledge(&mut self, kind: AckKind, packet_id: PacketId, reason: ReasonCode, message: Option<Awaited>) {
         let mark = if kind == AckKind::Pubrec && reason.is_success() { self.mark() } else { 0 };
         self.owe(Owed { what: What::Ack { kind, packet_id, reason, retry_after_ms: None }, message, mark });
     }
@@ -166,6 +170,30 @@ impl Session {
             self.forget_qos2(packet_id);
         }
         self.owe(Owed { what: What::Ack { kind, packet_id, reason, retry_after_ms }, message: None, mark: 0 });
+    }
+
+    /// Refuses a PUBLISH whose ack waits for the message to be safe: it will not be. MQTT 5 only; in 3.1.1 the ack waits
+    /// on. False: nothing was done.
+    pub fn refuse_waiting(&mut self, message: &Message, retry_ms: u32) -> bool {
+        if !self.version.is_v5() || self.inbound.acks.is_empty() {
+            return false;
+        }
+        let is_it =
+            |owed: &&mut Owed| owed.message.as_ref().is_some_and(|a| std::ptr::eq(&raw const *a.message, message));
+        let Some(owed) = self.inbound.acks.iter_mut().find(is_it) else { return false };
+        let What::Ack { kind, packet_id, reason, retry_after_ms } = &mut owed.what else { return false };
+        if owed.message.take_if(|awaited| awaited.refusable).is_none() {
+            return false;
+        }
+        (*reason, *retry_after_ms, owed.mark) = (ReasonCode::QuotaExceeded, Some(retry_ms), 0);
+        if *kind == AckKind::Pubrec {
+            let packet_id = *packet_id;
+            // It counted as a taken identifier until now.
+            self.inbound.places += 1;
+            self.forget_qos2(packet_id);
+            self.changed();
+        }
+        true
     }
 
     /// PUBREL: the identifier is released, and PUBCOMP owed [MQTT-4.3.3-11]. PUBCOMP waits for the commit: the client may

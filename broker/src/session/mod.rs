@@ -20,11 +20,11 @@ use std::sync::Arc;
 
 use forebay_wire::types::Version;
 
-pub use inbound::Received;
-pub use outbound::{Delivery, Durability, Fill, Outcome, PageWanted};
+pub use inbound::{Awaited, Received};
+pub use outbound::{Delivery, Durability, Fate, Fill, LeavingPage, Orphan, Outcome, PageWanted, Refused};
 pub use persist::Collected;
 
-use crate::message::{Message, Time};
+use crate::message::Time;
 use crate::store::{Ledger, SessionNo, StoredSubscription, StoredWill};
 
 /// What happens to a message for a queue that is full.
@@ -118,6 +118,7 @@ pub struct Session {
     connected: bool,
     problem_information: bool,
     ended: bool,
+    leaving: Option<outbound::Leaving>,
     /// It has outlived, or will outlive, a connection: its queue is in the store until it ends.
     kept: bool,
     /// Counts connections: a connection whose number is not this one has been taken over.
@@ -145,6 +146,7 @@ impl Session {
             connected: false,
             problem_information: true,
             ended: false,
+            leaving: None,
             kept: false,
             epoch: 0,
             expiry_s: 0,
@@ -311,7 +313,7 @@ impl Session {
 
     /// Ends the session: its queue is dropped, and counted. Returns the messages that shared subscriptions gave it,
     /// which another member may take [MQTT5-4.8.2-5].
-    pub fn end(&mut self) -> Vec<Arc<Message>> {
+    pub fn end(&mut self) -> Vec<Orphan> {
         self.ended = true;
         self.connected = false;
         let orphans = self.outbound.end();

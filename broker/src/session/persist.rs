@@ -44,7 +44,8 @@ impl Session {
             _ => forebay_wire::types::Version::V311,
         };
         session.expiry_s = record.expiry_s;
-        session.kept = record.expiry_s > 0;
+        // One that was to end with its connection has what it kept before.
+        session.kept = record.expiry_s > 0 || found.state.queued > 0;
         session.disconnected_at = Some(record.disconnected_at.unwrap_or(now));
         session.will = record.will.clone().map(Box::new);
         session.subscriptions.clone_from(&found.subscriptions);
@@ -166,6 +167,7 @@ impl Session {
         let delta = collected.delta;
         if delta.ended {
             persist.ended_told = false;
+            self.want(Urgency::Now);
             return;
         }
         persist.record |= delta.record.is_some();
@@ -186,10 +188,11 @@ impl Session {
 impl Outbound {
     /// Entries that the store has not been given. With a cutoff, a young tail in memory is left.
     fn collect(&mut self, cutoff: Option<Time>) -> (Vec<QueueEntry>, bool) {
-        let from = self.flow.collected;
+        let (from, moved_to) = (self.flow.collected, self.flow.moved_to);
         let pending = self.flow.pending.back().is_some_and(|e| e.item.seq >= from);
         let young = |item: &QueueEntry| {
-            cutoff.is_some_and(|c| !pending && item.message.qos < 2 && item.message.accepted_at > c)
+            let may_wait = !pending && item.message.qos < 2 && item.seq >= moved_to;
+            cutoff.is_some_and(|c| may_wait && item.message.accepted_at > c)
         };
         let flights = self.flow.inflight.iter().filter(|f| f.live()).filter_map(|f| f.item.as_ref());
         let flights = flights.skip_while(|i| i.seq < from);

@@ -61,7 +61,7 @@ pub(crate) fn expires(message: &Message, cx: Cx<'_>) -> Time {
 
 impl Outbound {
     /// A place that lies on disk is done.
-    fn make_hole(&mut self, seq: u64) {
+    pub(crate) fn make_hole(&mut self, seq: u64) {
         let at = self.flow.holes.partition_point(|(_, end)| *end < seq);
         match self.flow.holes.get_mut(at) {
             Some((start, end)) if *start <= seq + 1 => {

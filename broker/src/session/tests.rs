@@ -6,10 +6,12 @@ use std::sync::Arc;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
 
-use super::{Cx, Delivery, Durability, Link, Outcome, Policy, Received, Session, Settings};
+use super::{Cx, Delivery, Durability, Fate, Link, Outcome, Policy, Received, Session, Settings, Urgency};
 use crate::codec::AckKind;
 use crate::message::{Message, Parts, Time};
-use crate::store::{DropReason, NEVER_S, QueueState, RecoveredSession, SessionNo, SessionRecord};
+use crate::store::{
+    DropReason, NEVER_S, QueueEntry, QueueState, RecoveredSession, SessionNo, SessionRecord, StoredSubscription,
+};
 
 const NOW: Time = Time(5_000);
 
@@ -50,6 +52,16 @@ fn message(payload: u8, qos: u8) -> Arc<Message> {
 }
 
 fn deliver(session: &mut Session, payload: u8, qos: u8, cx: Cx<'_>) -> (Outcome, Arc<Message>) {
+    deliver_as(session, payload, qos, Durability::Commit, cx)
+}
+
+fn deliver_as(
+    session: &mut Session,
+    payload: u8,
+    qos: u8,
+    durability: Durability,
+    cx: Cx<'_>,
+) -> (Outcome, Arc<Message>) {
     let shared = message(payload, qos);
     let delivery = Delivery {
         topic: b"t",
@@ -57,10 +69,10 @@ fn deliver(session: &mut Session, payload: u8, qos: u8, cx: Cx<'_>) -> (Outcome,
         payload: &[payload],
         qos,
         retain: false,
-        shared: false,
+        shared: true,
         subscription_ids: &[],
         expires_at: None,
-        durability: Durability::Commit,
+        durability,
     };
     (session.deliver(&delivery, &mut || shared.clone(), cx), shared)
 }
@@ -197,10 +209,10 @@ fn drop_newest_counts_what_it_drops() {
     assert_eq!((ledger.accepted, queued, ledger.dropped[DropReason::Newest as usize]), (3, 2, 1));
 }
 
-/// Over its limit, with a head that was sent before a restart and so must stay: no page can help, and none is asked for
-/// again and again.
+/// Over its limit, with a head that was sent before a restart and so must stay: what is behind it goes, and no page is asked
+/// for again and again.
 #[test]
-fn an_absent_client_whose_head_must_stay_asks_for_no_page_for_ever() {
+fn an_absent_client_keeps_what_was_sent_and_asks_for_no_page_for_ever() {
     let settings = settings(Policy::DropOldest, 2);
     let cx = Cx { now: NOW, settings: &settings };
     let record = SessionRecord {
@@ -213,21 +225,27 @@ fn an_absent_client_whose_head_must_stay_asks_for_no_page_for_ever() {
     let state = QueueState { next_seq: 4, sent: 1, queued: 4, queued_bytes: 8, ..QueueState::default() };
     let found = RecoveredSession { no: SessionNo(1), record: Some(record.clone()), subscriptions: Vec::new(), state };
     let mut session = Session::recover(&found, &record, NOW);
+    let entry = |seq: u64| QueueEntry {
+        seq,
+        qos: 1,
+        retain: false,
+        shared: false,
+        subscription_ids: smallvec::SmallVec::new(),
+        message: message(0, 1),
+    };
     let mut asked = 0;
     while let Some(page) = session.wants_page(cx) {
         asked += 1;
         assert!(asked < 10, "the same page is read for ever");
-        let entry = |seq: u64| crate::store::QueueEntry {
-            seq,
-            qos: 1,
-            retain: false,
-            shared: false,
-            subscription_ids: smallvec::SmallVec::new(),
-            message: message(0, 1),
-        };
         session.page_in(page.from, Ok((page.from..4).map(entry).collect()), cx);
     }
-    assert_eq!(session.ledger().1, 4, "nothing that was sent, and nothing behind it, is dropped");
+    let (ledger, queued) = session.ledger();
+    assert_eq!((queued, ledger.dropped[DropReason::Oldest as usize]), (2, 2));
+    commit(&mut session, cx);
+    session.connect(link(NEVER_S, 10), cx);
+    let page = session.wants_page(cx).unwrap();
+    session.page_in(page.from, Ok((page.from..4).map(entry).collect()), cx);
+    assert_eq!(first_bytes(&mut session), [0x3A, 0x32], "what was sent, and the newest");
 }
 
 /// Its ack frees no place of the window, or more would be in flight than the client takes.
@@ -267,4 +285,100 @@ fn a_backlog_longer_than_the_packet_identifiers_is_sent_a_window_at_a_time() {
     }
     session.pump(cx);
     assert_eq!(first_bytes(&mut session), [0x32; 5], "the next five, not one");
+}
+
+/// It is deleted elsewhere in that commit.
+#[test]
+fn what_moves_here_is_in_the_next_commit_however_young() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    deliver(&mut session, 1, 1, cx);
+    let (young, left) = session.collect(Time(0));
+    assert!(young.is_none() && left, "its subscriber may yet make the write needless");
+    deliver_as(&mut session, 2, 1, Durability::Moved, cx);
+    deliver(&mut session, 3, 1, cx);
+    let (collected, left) = session.collect(Time(0));
+    let places: Vec<u64> = collected.unwrap().delta.enqueued.iter().map(|entry| entry.seq).collect();
+    assert_eq!((places, left), (vec![0, 1], true));
+}
+
+#[test]
+fn an_end_whose_commit_failed_is_in_the_next() {
+    let mut session = connected(&settings(Policy::Reject, 100), 10);
+    session.end();
+    session.take_urgency();
+    let ended = session.collect(Time(0)).0.unwrap();
+    assert!(ended.delta.ended);
+    assert!(session.collect(Time(0)).0.is_none(), "once");
+    session.not_committed(ended);
+    assert_eq!(session.take_urgency(), Urgency::Now, "the writer hears of it");
+    assert!(session.collect(Time(0)).0.unwrap().delta.ended);
+}
+
+#[test]
+fn a_queue_is_given_up_page_by_page_each_after_the_commit_of_the_one_before() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 2);
+    session.subscribe(StoredSubscription {
+        filter: "$share/g/t".to_owned(),
+        qos: 1,
+        no_local: false,
+        retain_as_published: false,
+        subscription_id: 0,
+    });
+    let mut stored = Vec::new();
+    for payload in 0..6 {
+        deliver(&mut session, payload, 1, cx);
+    }
+    let collected = session.collect(Time(u64::MAX)).0.unwrap();
+    stored.extend(collected.delta.enqueued.iter().cloned());
+    session.committed(&collected, cx);
+    session.disconnect(session.epoch(), cx);
+    assert_eq!(session.leave(cx).unwrap().len(), 2, "those in flight");
+    for place in [2, 4] {
+        assert_eq!(session.wants_page(cx), None, "the commit comes first");
+        commit(&mut session, cx);
+        assert_eq!(session.wants_page(cx).unwrap().from, place as u64);
+        let page = session.leaving_page(place as u64, stored[place..place + 2].to_vec(), cx).unwrap();
+        assert!(page.messages.iter().all(|(_, _, fate)| matches!(fate, Fate::Give(_))));
+        assert_eq!(session.left(&page, 2), place == 4);
+    }
+    let (ledger, queued) = session.ledger();
+    assert_eq!((ledger.dropped[DropReason::SessionEnded as usize], queued), (6, 0));
+}
+
+/// Its oldest messages are on disk only; the newest find room at once.
+#[test]
+fn drop_oldest_keeps_an_absent_client_within_its_limit() {
+    let mut settings = settings(Policy::DropOldest, 12);
+    settings.memory_messages = 8;
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    session.disconnect(session.epoch(), cx);
+    let mut disk: Vec<QueueEntry> = Vec::new();
+    for payload in 0..100 {
+        deliver(&mut session, payload, 1, cx);
+        assert!(session.ledger().1 <= 12, "{payload}: {} are queued", session.ledger().1);
+        let collected = session.collect(Time(u64::MAX)).0.unwrap();
+        disk.extend(collected.delta.enqueued.iter().cloned());
+        session.committed(&collected, cx);
+        // The pager is two messages late.
+        if payload % 3 == 2
+            && let Some(page) = session.wants_page(cx)
+        {
+            let from = disk.partition_point(|entry| entry.seq < page.from);
+            session.page_in(page.from, Ok(disk[from..].iter().take(5).cloned().collect()), cx);
+        }
+    }
+    let (ledger, queued) = session.ledger();
+    assert_eq!((queued, ledger.dropped[DropReason::Oldest as usize]), (12, 88));
+    session.connect(link(NEVER_S, 20), cx);
+    while let Some(page) = session.wants_page(cx) {
+        let from = disk.partition_point(|entry| entry.seq < page.from);
+        session.page_in(page.from, Ok(disk[from..].iter().take(5).cloned().collect()), cx);
+    }
+    assert_eq!(session.ledger().1, 12);
+    assert_eq!(first_bytes(&mut session), [0x32; 12]);
 }

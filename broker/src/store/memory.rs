@@ -41,6 +41,7 @@ struct Contents {
     ended: Ledger,
     last_session: u64,
     failure: Failure,
+    uncertain: bool,
 }
 
 /// The same contract as [`super::redb::RedbStore`], in memory. Clones share their contents: one is the disk that
@@ -60,6 +61,7 @@ impl MemoryStore {
     pub fn crash(&self) -> Recovered {
         let mut contents = self.0.lock();
         contents.failure = Failure::None;
+        contents.uncertain = false;
         let sessions = contents.sessions.iter().map(|(no, kept)| RecoveredSession {
             no: SessionNo(*no),
             record: kept.record.clone(),
@@ -154,10 +156,18 @@ impl Store for MemoryStore {
             Failure::Full if grows => Err(StoreError::Full { path: "memory".to_owned(), free: 0, needed: 1 }),
             Failure::Unknown => {
                 contents.apply(batch);
+                contents.uncertain = true;
                 Err(failed())
             }
-            Failure::None | Failure::Full => Ok(contents.apply(batch)),
+            Failure::None | Failure::Full => {
+                contents.uncertain = false;
+                Ok(contents.apply(batch))
+            }
         }
+    }
+
+    fn left_nothing(&self) -> bool {
+        !self.0.lock().uncertain
     }
 
     fn reader(&self) -> Arc<dyn Reader> {

@@ -322,6 +322,10 @@ pub trait Store: Send {
     /// [`StoreError::Full`] and [`StoreError::Io`] leave the store as it was.
     fn commit(&mut self, batch: &Batch) -> Result<Committed, StoreError>;
 
+    /// After commits that failed: whether it is known that nothing of them is in the store, so that nobody will find it
+    /// there after a crash either.
+    fn left_nothing(&self) -> bool;
+
     /// Looks how much room there is; for when nothing is committed because there is none.
     fn refresh(&mut self, _now: Time) {}
 

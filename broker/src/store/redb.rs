@@ -321,6 +321,8 @@ pub struct RedbStore {
     inner: Arc<Inner>,
     /// As of the last commit that is known to have happened.
     mark: Mark,
+    /// The number of the last commit that was reported as done.
+    reported: u64,
     /// The highest commit number tried: a number is never used twice, even if it is not known whether it was used.
     tried: u64,
     /// The commit before failed: what it wrote may be there or not.
@@ -361,7 +363,14 @@ impl RedbStore {
         })?;
         *inner.database.write() = Some(database);
         inner.gauge.live_bytes.store(mark.live_bytes, Ordering::Relaxed);
-        let store = Self { inner, mark, tried: mark.commit, uncertain: false, space: SpaceCheck::default() };
+        let store = Self {
+            inner,
+            mark,
+            reported: mark.commit,
+            tried: mark.commit,
+            uncertain: false,
+            space: SpaceCheck::default(),
+        };
         Ok((store, recovered))
     }
 
@@ -480,6 +489,7 @@ impl Store for RedbStore {
         match result {
             Ok(applied) => {
                 self.mark = applied.mark;
+                self.reported = applied.mark.commit;
                 self.uncertain = false;
                 self.space.written = self.space.written.saturating_add(applied.added);
                 self.update_gauge();
@@ -500,6 +510,13 @@ impl Store for RedbStore {
                 Err(self.inner.error(fault))
             }
         }
+    }
+
+    /// redb takes a commit that returned an error back, unless the error came after its last write: what was aborted here
+    /// never reached the file, and what the device refused is looked for in the file when it is opened again. By then
+    /// all that the file shows has been synced, so it stays as it is.
+    fn left_nothing(&self) -> bool {
+        self.inner.database.read().is_some() && self.mark.commit == self.reported
     }
 
     fn refresh(&mut self, now: Time) {

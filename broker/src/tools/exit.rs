@@ -21,6 +21,8 @@ pub enum Exit {
     NotMqtt = 6,
     /// No TLS session: certificate, name, protocol.
     Tls = 7,
+    /// The time was over before all was done that was asked for.
+    TimedOut = 8,
 }
 
 /// For `--help`. 3 is the broker's own: its configuration file is wrong.
@@ -31,7 +33,20 @@ pub const HELP: &str = "Exit codes:
   4  the server cannot be reached, or says nothing
   5  the server refuses: credentials, client identifier, subscription, limits
   6  what answers there speaks something else than MQTT
-  7  TLS failed: certificate, name, protocol";
+  7  TLS failed: certificate, name, protocol
+  8  the time was over before all messages that were asked for had come";
+
+/// The end of a tool: what is wrong is said.
+#[must_use]
+pub fn of(tool: &str, done: Result<Exit, Failure>) -> ExitCode {
+    match done {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("{tool}: {failure}");
+            failure.exit.into()
+        }
+    }
+}
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

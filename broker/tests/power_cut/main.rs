@@ -27,6 +27,8 @@ struct Met {
     made_it: u64,
     syncs_failed: u64,
     writes_failed: u64,
+    /// A commit failed, and the store knew that nothing of it was there.
+    left_nothing: u64,
     /// The program ended with a commit or an open that had failed, and the system's cache was what the next one saw.
     restarts: u64,
 }
@@ -39,6 +41,7 @@ impl Met {
         self.syncs_failed += other.syncs_failed;
         self.writes_failed += other.writes_failed;
         self.restarts += other.restarts;
+        self.left_nothing += other.left_nothing;
     }
 }
 
@@ -161,7 +164,12 @@ impl Run {
         let Some(failed) = failed else { return true };
         if self.seed.one_in(2) {
             self.met.restarts += 1;
-            self.under_way = Some(next);
+            // What the store says that it does not have never comes back, over a power cut either.
+            self.under_way = (!store.left_nothing()).then_some(next);
+            self.met.left_nothing += u64::from(self.under_way.is_none());
+            if self.seed.one_in(2) {
+                self.disk = self.disk.power_on(&mut self.seed);
+            }
             return false;
         }
         store.commit(&failed).expect("the device is well again");
@@ -285,8 +293,8 @@ fn a_power_cut_leaves_the_last_acknowledged_commit() {
     }
     eprintln!("{seeds} seeds: {met:?}");
     // It proves nothing unless all of it happened.
-    let Met { cuts_in_commit, cuts_in_open, made_it, syncs_failed, writes_failed, restarts } = met;
-    for count in [cuts_in_commit, cuts_in_open, made_it, syncs_failed, writes_failed, restarts] {
+    let Met { cuts_in_commit, cuts_in_open, made_it, syncs_failed, writes_failed, left_nothing, restarts } = met;
+    for count in [cuts_in_commit, cuts_in_open, made_it, syncs_failed, writes_failed, left_nothing, restarts] {
         assert!(count > seeds / 20, "{met:?}");
     }
 }

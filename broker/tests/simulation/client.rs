@@ -8,12 +8,17 @@ use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, QoS, Version};
 use tokio::io::DuplexStream;
 
+/// The session expiry interval of a client whose session does not last.
+pub const SHORT_EXPIRY_S: u16 = 2;
+
 /// What a client is, for the whole run.
 pub struct Plan {
     pub name: String,
     pub version: Version,
     pub receive_maximum: u16,
     pub filters: Vec<(String, u8)>,
+    /// Its session never ends: the broker may not lose it.
+    pub lasting: bool,
 }
 
 /// Where a message of the client stands.
@@ -44,6 +49,8 @@ pub struct Client {
     pub output: Vec<u8>,
     pub greeted: bool,
     pub subscribed: bool,
+    /// Its next connection is a clean start.
+    anew: bool,
     /// Of this client, not yet acknowledged, in order.
     pub outbox: VecDeque<Sent>,
     next_id: u16,
@@ -54,8 +61,8 @@ pub struct Client {
     pub taken: Vec<Taken>,
     /// Acknowledged numbers of this publisher, by topic and QoS, in the order of their acks.
     pub acknowledged: Vec<Taken>,
-    /// Refused with a reason code: not to be expected anywhere.
-    pub refused: Vec<Taken>,
+    /// Refused with a reason code: to be published again.
+    again: Vec<Taken>,
     /// Numbers that were sent more than once.
     pub repeated: BTreeSet<u32>,
     /// It reads nothing for this many turns.
@@ -72,13 +79,14 @@ impl Client {
             output: Vec::new(),
             greeted: false,
             subscribed: false,
+            anew: false,
             outbox: VecDeque::new(),
             next_id: 1,
             held: BTreeMap::new(),
             open: BTreeSet::new(),
             taken: Vec::new(),
             acknowledged: Vec::new(),
-            refused: Vec::new(),
+            again: Vec::new(),
             repeated: BTreeSet::new(),
             asleep: 0,
             log: Vec::new(),
@@ -93,10 +101,14 @@ impl Client {
         self.input.clear();
         self.output.clear();
         self.open.clear();
-        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', self.plan.version.level(), 0, 0, 0];
+        // What became of its session is not known before the answer is there, and the answer may be lost.
+        self.subscribed &= self.plan.lasting;
+        let flags = u8::from(self.anew) << 1;
+        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', self.plan.version.level(), flags, 0, 0];
         if self.plan.version.is_v5() {
             let [high, low] = self.plan.receive_maximum.to_be_bytes();
-            body.extend_from_slice(&[8, 0x11, 0, 0, 0xFF, 0xFF, 0x21, high, low]);
+            let [more, less] = if self.plan.lasting { [0xFF, 0xFF] } else { SHORT_EXPIRY_S.to_be_bytes() };
+            body.extend_from_slice(&[8, 0x11, 0, 0, more, less, 0x21, high, low]);
         }
         self.string(&mut body);
         self.packet(0x10, &body);
@@ -117,6 +129,26 @@ impl Client {
     pub fn cut(&mut self) {
         self.stream = None;
         self.greeted = false;
+    }
+
+    /// DISCONNECT, and with it the end of the session; MQTT 5 only.
+    pub fn end(&mut self) {
+        self.packet(0xE0, &[0, 5, 0x11, 0, 0, 0, 0]);
+        self.greeted = false;
+        self.begin_anew();
+    }
+
+    /// Its session is over, or is ended by its next CONNECT.
+    pub fn begin_anew(&mut self) {
+        self.anew = true;
+        self.held.clear();
+    }
+
+    /// Publishes what was refused.
+    pub fn try_again(&mut self) {
+        for (topic, number, qos) in std::mem::take(&mut self.again) {
+            self.publish(&topic, number, qos);
+        }
     }
 
     pub fn publish(&mut self, topic: &str, number: u32, qos: u8) {
@@ -157,6 +189,7 @@ impl Client {
     fn greet(&mut self, body: &[u8]) {
         assert_eq!(body[1], 0, "{}: CONNECT refused", self.plan.name);
         self.greeted = true;
+        self.anew = false;
         if body[0] & 1 == 0 {
             self.forget();
         }
@@ -231,8 +264,13 @@ impl Client {
     fn finished(&mut self, id: u16, qos: u8, refused: bool) {
         let Some(at) = self.outbox.iter().position(|sent| sent.id == id && sent.qos == qos) else { return };
         let done = self.outbox.remove(at).unwrap();
-        let list = if refused { &mut self.refused } else { &mut self.acknowledged };
-        list.push((done.topic, done.number, done.qos));
+        if refused {
+            // To everybody the next try is another message.
+            self.repeated.insert(done.number);
+            self.again.push((done.topic, done.number, done.qos));
+        } else {
+            self.acknowledged.push((done.topic, done.number, done.qos));
+        }
     }
 
     fn arrived(&mut self, first: u8, body: &[u8]) {
@@ -270,6 +308,10 @@ impl Client {
 
     /// Nothing is under way in either direction.
     pub fn idle(&self) -> bool {
-        self.greeted && self.outbox.is_empty() && self.held.is_empty() && self.output.is_empty()
+        self.greeted
+            && self.outbox.is_empty()
+            && self.again.is_empty()
+            && self.held.is_empty()
+            && self.output.is_empty()
     }
 }

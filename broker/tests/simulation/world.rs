@@ -53,7 +53,8 @@ pub struct World {
     pub forgotten: u64,
     /// Messages that were refused with 0x97 in lives that are over.
     pub refused: u64,
-    config: Arc<Config>,
+    pub config: Arc<Config>,
+    pub crashes: u32,
     pub clients: Vec<Client>,
     pub log: Vec<String>,
 }
@@ -76,8 +77,37 @@ impl World {
             2 => QueuePolicy::KeepLast,
             _ => QueuePolicy::Reject,
         };
+        let mut world = Self::empty(seed, policy);
+        for subscriber in 0..1 + world.seed.below(3) {
+            let filters = vec![("t/#".to_owned(), u8::try_from(1 + world.seed.below(2)).unwrap())];
+            world.client(format!("s{subscriber}"), filters, true);
+        }
+        for publisher in 0..1 + world.seed.below(2) {
+            world.client(format!("p{publisher}"), Vec::new(), true);
+        }
+        world.start();
+        world
+    }
+
+    /// A shared subscription; the sessions of its members end now and then, but for the first member's.
+    pub fn with_group(number: u64) -> Self {
+        let mut world = Self::empty(Seed(number), QueuePolicy::Reject);
+        for member in 0..2 + world.seed.below(3) {
+            let name = format!("m{member}");
+            let qos = u8::try_from(1 + world.seed.below(2)).unwrap();
+            let filters = vec![("$share/g/t/#".to_owned(), qos), (format!("own/{name}"), qos)];
+            world.client(name, filters, member == 0);
+        }
+        for publisher in 0..1 + world.seed.below(2) {
+            world.client(format!("p{publisher}"), Vec::new(), true);
+        }
+        world.start();
+        world
+    }
+
+    fn empty(mut seed: Seed, policy: QueuePolicy) -> Self {
         let config = Arc::new(config(&mut seed, policy));
-        let mut world = Self {
+        Self {
             seed,
             policy,
             disk: MemoryStore::default(),
@@ -85,29 +115,23 @@ impl World {
             forgotten: 0,
             refused: 0,
             config,
+            crashes: 0,
             clients: Vec::new(),
             log: Vec::new(),
-        };
-        for subscriber in 0..1 + world.seed.below(3) {
-            let filters = vec![("t/#".to_owned(), u8::try_from(1 + world.seed.below(2)).unwrap())];
-            world.client(format!("s{subscriber}"), filters);
         }
-        for publisher in 0..1 + world.seed.below(2) {
-            world.client(format!("p{publisher}"), Vec::new());
-        }
-        world.start();
-        world
     }
 
-    fn client(&mut self, name: String, filters: Vec<(String, u8)>) {
-        let version = if self.seed.one_in(2) { Version::V5 } else { Version::V311 };
+    fn client(&mut self, name: String, filters: Vec<(String, u8)>, lasting: bool) {
+        // A clean session of 3.1.1 takes with it, in a crash, what was acknowledged.
+        let version = if !lasting || self.seed.one_in(2) { Version::V5 } else { Version::V311 };
         let receive_maximum = u16::try_from(1 + self.seed.below(5)).unwrap();
-        self.clients.push(Client::new(Plan { name, version, receive_maximum, filters }));
+        self.clients.push(Client::new(Plan { name, version, receive_maximum, filters, lasting }));
     }
 
     /// What was not committed is gone, and every connection with it.
     pub fn crash(&mut self) {
         self.note("crash");
+        self.crashes += 1;
         if let Some(life) = self.life.take() {
             self.refused += life.broker.counters.publish_refused.get();
             let (ledger, _) = life.broker.ledger();
@@ -169,19 +193,21 @@ impl World {
         });
     }
 
-    /// One commit, which may fail.
-    pub fn commit(&mut self, may_fail: bool) {
+    /// One commit, which may fail: then false.
+    pub fn commit(&mut self, may_fail: bool) -> bool {
         if may_fail && self.seed.one_in(20) {
-            let failure = if self.seed.one_in(2) { Failure::Lost } else { Failure::Unknown };
+            let failure =
+                [Failure::Lost, Failure::Unknown, Failure::Full][usize::try_from(self.seed.below(3)).unwrap()];
             self.note(format!("commit fails: {failure:?}"));
             self.disk.fail(failure);
         }
         let broker = self.broker();
         let wait = self.seed.below(20);
         let cutoff = if may_fail { Time(broker.clock.now().0.saturating_sub(wait)) } else { Time(u64::MAX) };
-        broker.writer.round(&broker, &mut self.disk.clone(), cutoff);
+        let done = broker.writer.round(&broker, &mut self.disk.clone(), cutoff);
         self.note("commit");
         self.disk.fail(Failure::None);
+        done
     }
 
     /// Serves the pages that were asked for until now.

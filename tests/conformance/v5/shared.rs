@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_qos_2_exchange_is_finished_with_the_same_member, "MQTT5-4.8.2-4"),
         case!(a_qos_2_message_of_a_dead_member_goes_to_nobody, "MQTT5-4.8.2-5"),
         case!(a_qos_1_message_of_a_dead_member_goes_to_another),
+        case!(a_qos_1_message_of_a_clean_member_goes_to_another),
         case!(the_queue_of_a_dead_member_goes_to_another),
         case!(a_refused_message_goes_to_nobody, "MQTT5-4.8.2-6"),
         case!(an_absent_member_is_passed_over),
@@ -159,6 +160,23 @@ fn a_qos_1_message_of_a_dead_member_goes_to_another(target: &Target) {
     dying.send(&build::disconnect(0, &[Property::SessionExpiry(0)]));
     dying.expect_closed();
     members[0].take_message(me, b"x");
+}
+
+/// A member whose session ends with its connection.
+fn a_qos_1_message_of_a_clean_member_goes_to_another(target: &Target) {
+    let me = "a_qos_1_message_of_a_clean";
+    let mut members = members(target, me, 1, 1);
+    let mut dying = clean(target, &format!("{me}-dying"));
+    dying.subscribe(&format!("$share/{me}/{me}"), 1);
+    let mut publisher = clean(target, &format!("{me}-publisher"));
+    for n in 0..2_u8 {
+        publisher.publish(me, 1, &[n]);
+    }
+    let first = payloads(&mut members).concat();
+    assert_eq!(first.len(), 1, "they take turns");
+    let Packet::Publish(message) = dying.receive() else { panic!("not a PUBLISH") };
+    dying.drop_connection();
+    members[0].take_message(me, &message.payload);
 }
 
 fn the_queue_of_a_dead_member_goes_to_another(target: &Target) {

@@ -64,11 +64,20 @@ fn no_local_spares_the_publisher(target: &Target) {
     other.publish(me, 1, b"another's");
     other.take_message(me, b"another's");
     client.take_message(me, b"another's");
-    // A second subscription without it lets one's own pass.
+    // A second subscription without it lets one's own pass, and is all that applies to them.
+    let filter = subscribe(2).filter(me, 2 | NO_LOCAL).with(Property::SubscriptionId(7));
+    client.send(&filter.packet());
+    client.expect_suback(2, &[2]);
     client.subscribe("no_local_spares/#", 0);
     client.publish(me, 1, b"own");
-    client.take_message(me, b"own");
+    other.take_message(me, b"own");
+    let own = client.take_message(me, b"own");
+    assert_eq!((own.qos, own.properties.as_slice()), (0, &[][..]));
     client.expect_nothing();
+    other.publish(me, 1, b"another's");
+    other.take_message(me, b"another's");
+    let message = client.take_message(me, b"another's");
+    assert_eq!((message.qos, message.properties.as_slice()), (1, &[Property::SubscriptionId(7)][..]));
 }
 
 fn no_local_holds_for_a_will_and_over_a_reconnect(target: &Target) {

@@ -107,6 +107,6 @@ fn one_route_beyond_the_limit_is_kept_alone() {
 #[cfg(target_pointer_width = "64")]
 #[test]
 fn targets_and_options_are_small() {
-    assert_eq!(size_of::<crate::router::Target<Client>>(), 40);
+    assert_eq!(size_of::<crate::router::Target<Client>>(), 24);
     assert_eq!(size_of::<Options>(), 8);
 }

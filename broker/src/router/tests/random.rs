@@ -22,10 +22,11 @@ fn ids(options: Options) -> Vec<u32> {
 }
 
 impl Model {
-    fn targets(&self, topic: &str) -> BTreeMap<u64, Asked> {
+    /// `own`: for messages of the subscriber's own.
+    fn targets(&self, topic: &str, own: bool) -> BTreeMap<u64, Asked> {
         let mut targets: BTreeMap<u64, Asked> = BTreeMap::new();
         for ((filter, key), options) in &self.0 {
-            if split(filter).0.is_some() || !matches(filter, topic) {
+            if split(filter).0.is_some() || !matches(filter, topic) || own && options.no_local {
                 continue;
             }
             let target = targets.entry(*key).or_insert((0, true, false, Vec::new()));
@@ -63,16 +64,23 @@ impl Model {
 }
 
 fn asked(target: &crate::router::Target<Client>) -> Asked {
-    let mut ids = target.subscription_ids.to_vec();
+    asked_for(target, false).unwrap()
+}
+
+fn asked_for(target: &crate::router::Target<Client>, own: bool) -> Option<Asked> {
+    let terms = target.terms(|| own)?;
+    let mut ids = terms.subscription_ids.to_vec();
     ids.sort_unstable();
-    (target.options.qos, target.options.no_local, target.options.retain_as_published, ids)
+    Some((terms.options.qos, terms.options.no_local, terms.options.retain_as_published, ids))
 }
 
 fn check(route: &Route<Client>, model: &Model, topic: &str, seed: u64) {
     let targets: BTreeMap<u64, Asked> =
         route.targets.iter().map(|target| (target.subscriber.key(), asked(target))).collect();
     assert_eq!(targets.len(), route.targets.len(), "seed {seed}, {topic:?}: somebody is there twice");
-    assert_eq!(targets, model.targets(topic), "seed {seed}, {topic:?}");
+    assert_eq!(targets, model.targets(topic, false), "seed {seed}, {topic:?}");
+    let own = route.targets.iter().filter_map(|target| Some((target.subscriber.key(), asked_for(target, true)?)));
+    assert_eq!(own.collect::<BTreeMap<_, _>>(), model.targets(topic, true), "seed {seed}, {topic:?}, one's own");
     let groups: BTreeMap<(String, String), BTreeMap<u64, Asked>> = route
         .groups
         .iter()

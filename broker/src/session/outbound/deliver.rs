@@ -17,7 +17,7 @@ impl Session {
     /// How much room there is (policy `reject`; the others always have some).
     #[must_use]
     pub fn room(&self, cx: Cx<'_>) -> Fill {
-        if cx.settings.policy != Policy::Reject {
+        if cx.settings.policy != Policy::Reject || self.leaving() {
             return Fill::Roomy;
         }
         let o = &self.outbound;
@@ -60,7 +60,8 @@ impl Session {
         if cx.settings.policy == Policy::KeepLast {
             self.outbound.replace(d.topic, seq, size);
         }
-        if !durable && self.idle_window(cx) && d.qos > 0 {
+        // What another member of a shared subscription may have to take is kept until it is acknowledged.
+        if !durable && !d.shared && self.idle_window(cx) && d.qos > 0 {
             self.send_now(d, seq, size, cx);
             return Outcome::Taken;
         }
@@ -111,7 +112,7 @@ impl Session {
             }
             Policy::DropOldest | Policy::KeepLast => {
                 while self.outbound.full(cx, self.durable()) {
-                    if !self.outbound.drop_oldest() {
+                    if !self.outbound.drop_oldest(cx.now) {
                         break;
                     }
                 }
@@ -178,13 +179,16 @@ impl Session {
         } else {
             o.flow.pending.push_back(entry);
         }
+        if d.durability == Durability::Moved {
+            o.flow.moved_to = seq + 1;
+        }
         if durable {
             o.flow.scan.note(expires);
             self.want(match d.durability {
                 // QoS 2 is sent only once it is committed: nothing can make that write needless.
                 Durability::Commit if d.qos == 2 || !in_memory => Urgency::Now,
                 Durability::Commit => Urgency::Elidable,
-                Durability::Interval => Urgency::Lazy,
+                Durability::Interval | Durability::Moved => Urgency::Lazy,
                 Durability::Memory if in_memory => Urgency::None,
                 Durability::Memory => Urgency::Lazy,
             });

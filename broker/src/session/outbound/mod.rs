@@ -13,19 +13,26 @@
 //! New messages join the queue while disk and pending are empty and the queue has room, else pending.
 
 mod acks;
+mod ahead;
 mod deliver;
+mod leave;
 mod paging;
+mod refused;
 mod send;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use forebay_wire::types::PacketId;
+
+pub(crate) use leave::Leaving;
+pub use leave::{Fate, LeavingPage, Orphan};
+pub use refused::Refused;
 
 use super::Cx;
 use super::lazy::{Blank, Lazy};
 use super::scan::Scan;
-use crate::message::{Message, Time};
+use crate::message::Time;
 use crate::store::{DropReason, Ledger, QueueEntry};
 
 /// How many places may lie between the oldest message in flight and the next: packet identifiers must differ.
@@ -52,6 +59,8 @@ pub enum Durability {
     Interval,
     /// At once; written only when a queue must page to disk.
     Memory,
+    /// It comes from another queue of the store, and leaves that one in the commit in which it enters this one.
+    Moved,
 }
 
 /// A message on its way into a session. It is borrowed: only a session that must keep it asks for the shared one.
@@ -150,7 +159,8 @@ pub(crate) struct InFlight {
     pub(crate) awaiting: bool,
     qos: u8,
     size: u32,
-    /// Kept for a session that may resume, until PUBREC says that it is not needed any more.
+    /// Kept for a session that may resume, or for another member of a shared subscription, until PUBREC says that it is
+    /// not needed any more.
     pub(crate) item: Option<QueueEntry>,
 }
 
@@ -197,10 +207,12 @@ pub(crate) struct Flow {
     /// In flight from this index on: to be sent again on the resumed connection.
     resend_from: Option<usize>,
     pub(crate) paging: bool,
-    /// The oldest on disk was sent before a restart: it stays until the client comes, and what is behind it as well.
-    head_stays: bool,
+    /// What of the queue's beginning on disk may go when room is needed.
+    ahead: Option<Box<ahead::Ahead>>,
     /// keep-last: the newest place of each topic (by hash), for messages that may still be replaced.
     pub(crate) newest: Option<Box<Newest>>,
+    /// Places below have moved here from another queue: they are in the next commit, however young they are.
+    pub(crate) moved_to: u64,
     pub(crate) scan: Scan,
 }
 
@@ -302,7 +314,7 @@ impl Outbound {
         self.flow.resend_from = (!self.flow.inflight.is_empty()).then_some(0);
         self.flow.unacked = 0;
         self.flow.paging = false;
-        self.flow.head_stays = false;
+        self.flow.ahead = None;
         self.flow.scan.stop();
     }
 
@@ -395,24 +407,18 @@ impl Outbound {
         }
     }
 
-    /// Everything goes: the session has ended. Returns what came through shared subscriptions at QoS 1.
-    pub(crate) fn end(&mut self) -> Vec<Arc<Message>> {
+    /// Everything goes: the session has ended. Returns what came through shared subscriptions, but for what was sent at
+    /// QoS 2.
+    pub(crate) fn end(&mut self) -> Vec<Orphan> {
         let mut orphans = Vec::new();
-        let mut settle = |item: QueueEntry, awaiting: bool, sent_qos2: bool| {
-            if item.shared && !sent_qos2 {
-                orphans.push(item.message.clone());
-            }
-            if awaiting {
-                item.message.settle();
-            }
-        };
         for flight in std::mem::take(&mut self.flow.inflight) {
             if let (true, Some(item)) = (flight.live(), flight.item) {
-                settle(item, flight.awaiting, flight.qos == 2);
+                leave::give_up(item, flight.awaiting, flight.qos == 2, &mut orphans);
             }
         }
         for entry in std::mem::take(&mut self.flow.queue).into_iter().chain(std::mem::take(&mut self.flow.pending)) {
-            settle(entry.item, entry.awaiting, entry.released);
+            let sent_qos2 = entry.released || entry.dup && entry.item.qos == 2;
+            leave::give_up(entry.item, entry.awaiting, sent_qos2, &mut orphans);
         }
         let rest = std::mem::take(&mut self.queued);
         self.queued_bytes = 0;
@@ -451,13 +457,13 @@ impl Outbound {
         Entry { item, awaiting: false, dup, released }
     }
 
-    /// Drops the oldest message that is not in flight and is in memory. False: the oldest is on disk.
-    fn drop_oldest(&mut self) -> bool {
+    /// Drops the oldest message that is not in flight. False: it is on disk, and has not been read yet.
+    fn drop_oldest(&mut self, now: Time) -> bool {
         let entry = if let Some(entry) = self.flow.queue.pop_front() {
             self.flow.queue_bytes -= entry.item.message.size();
             Some(entry)
         } else if self.on_disk() {
-            None
+            return self.drop_ahead(now);
         } else {
             self.flow.pending.pop_front()
         };

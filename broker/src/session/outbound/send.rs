@@ -77,7 +77,7 @@ impl Session {
             return;
         }
         let (seq, qos, awaiting) = (entry.item.seq, entry.item.qos, entry.awaiting);
-        let item = durable.then_some(entry.item);
+        let item = (durable || entry.item.shared).then_some(entry.item);
         self.fly(InFlight { seq, state: State::Sent, awaiting, qos, size, item });
     }
 

@@ -183,22 +183,10 @@ pub struct CompareArgs {
     pub json: Option<PathBuf>,
 }
 
-/// What stands behind `bench` on the program's command line, not looked at yet.
-#[derive(Clone, Debug, Args)]
-#[command(disable_help_flag = true)]
-pub struct Rest {
-    /// See `forebay bench --help`
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
-    pub arguments: Vec<OsString>,
-}
-
-impl Rest {
-    /// Reads it; whoever asked for help, or wrong, has been answered.
-    #[must_use]
-    pub fn parse(&self) -> BenchCli {
-        let name = OsString::from("forebay bench");
-        BenchCli::parse_from(std::iter::once(name).chain(self.arguments.iter().cloned()))
-    }
+/// Reads what stands behind `forebay bench`; whoever asked for help, or wrong, has been answered.
+#[must_use]
+pub fn parse(arguments: &[OsString]) -> BenchCli {
+    BenchCli::parse_from(std::iter::once(OsString::from("forebay bench")).chain(arguments.iter().cloned()))
 }
 
 #[cfg(test)]

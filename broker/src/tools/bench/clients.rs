@@ -58,6 +58,8 @@ pub struct Clients {
     pub ready: usize,
     /// Published.
     pub sent: u64,
+    /// How long the server lets a client be silent, where it says so.
+    pub keep_alive_s: Option<u16>,
     /// Acknowledged, refused among them.
     pub acknowledged: u64,
     /// Refused by an ack.
@@ -96,6 +98,7 @@ impl Clients {
             answered: 0,
             ready: 0,
             sent: 0,
+            keep_alive_s: None,
             acknowledged: 0,
             refused: 0,
             foreign: 0,
@@ -185,6 +188,7 @@ impl Clients {
         let greeting = greeting(self.plan.version.is_v5(), found.first, found.body)?;
         self.greeted = true;
         self.answered += 1;
+        self.keep_alive_s = greeting.keep_alive_s.or(self.keep_alive_s);
         if let Some(maximum) = greeting.maximum_qos.filter(|maximum| *maximum < self.plan.qos) {
             return Err(Fault::Refused(format!("it takes QoS {maximum} at most; --qos {maximum} is right for it")));
         }

@@ -46,6 +46,7 @@ pub struct Load<'a> {
     /// Whether a refusal means that the load could not begin.
     opening: bool,
     moved: Instant,
+    pinged: Instant,
 }
 
 impl<'a> Load<'a> {
@@ -73,6 +74,7 @@ impl<'a> Load<'a> {
             written_off: 0,
             opening: true,
             moved: Instant::now(),
+            pinged: Instant::now(),
         })
     }
 
@@ -139,7 +141,13 @@ impl<'a> Load<'a> {
         match fault {
             Fault::Closed | Fault::Io(_) if running || !self.opening => {
                 let why = if let Fault::Io(why) = fault { format!(": {why}") } else { String::new() };
-                Failure::failed(format!("{server} has ended the connection of {}{why}", self.clients.name(number)))
+                let hint = if self.plan.qos > 0 && number < self.plan.publishers {
+                    "; if it limits unacknowledged messages, a smaller --window is right"
+                } else {
+                    ""
+                };
+                let name = self.clients.name(number);
+                Failure::failed(format!("{server} has ended the connection of {name}{why}{hint}"))
             }
             Fault::Closed | Fault::Io(_) | Fault::Tls(_) | Fault::NotMqtt(_) | Fault::Refused(_) => {
                 fault.failure(server, self.plan.tls.is_some(), self.clients.greeted)
@@ -228,6 +236,16 @@ impl<'a> Load<'a> {
     /// # Errors
     /// A connection has ended.
     pub fn turn(&mut self, wait: Duration) -> Result<(), Failure> {
+        // A server that sets its own keep alive wants to hear from subscribers [MQTT5-3.2.2-21].
+        if ping_due(self.clients.keep_alive_s, &mut self.pinged) {
+            for number in 0..self.peers.len() {
+                let Some(Some(peer)) = self.peers.get_mut(number) else { continue };
+                peer.output.extend_from_slice(&wire::PING);
+                if let Err(fault) = peer.flush() {
+                    return Err(self.failure(number, &fault));
+                }
+            }
+        }
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(Failure::failed(format!("poll: {error}"))),
@@ -322,4 +340,14 @@ impl<'a> Load<'a> {
             }
         }
     }
+}
+
+/// Half of a keep alive is over, and begins again.
+pub fn ping_due(keep_alive_s: Option<u16>, pinged: &mut Instant) -> bool {
+    let half = keep_alive_s.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()) / 2);
+    let due = half.is_some_and(|half| pinged.elapsed() > half);
+    if due {
+        *pinged = Instant::now();
+    }
+    due
 }

@@ -20,12 +20,13 @@ pub mod target;
 pub mod wire;
 pub mod words;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cli::{Command, CompareArgs, Rest, RunArgs};
+use cli::{Command, CompareArgs, RunArgs};
 use plan::Plan;
 use progress::Progress;
 
@@ -33,8 +34,8 @@ use super::exit::{Exit, Failure};
 
 /// Does what the command line says.
 #[must_use]
-pub fn main(rest: &Rest) -> ExitCode {
-    let cli = rest.parse();
+pub fn main(arguments: &[OsString]) -> ExitCode {
+    let cli = cli::parse(arguments);
     let done = match cli.command {
         None => one(&cli.run),
         Some(Command::Run(args)) => one(&args),
@@ -97,7 +98,8 @@ fn all(args: &CompareArgs) -> Result<Exit, Failure> {
             .ok_or_else(|| Failure::failed("nothing was measured that a chart could show"))?;
         file.write_all(chart.as_bytes()).map_err(|why| unwritable(path, why))?;
     }
-    let failed = comparison.rows.iter().any(|row| row.figures.as_ref().is_ok_and(|report| !report.problems.is_empty()));
+    let failed =
+        comparison.rows.iter().any(|row| row.figures.as_ref().map_or(true, |report| !report.problems.is_empty()));
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 

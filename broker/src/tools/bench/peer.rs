@@ -61,12 +61,12 @@ impl Fault {
 }
 
 fn tls_words(server: &str, why: &rustls::Error) -> String {
-    use rustls::CertificateError::{UnknownIssuer, UnknownRevocationStatus};
-    let hint = if matches!(why, rustls::Error::InvalidCertificate(UnknownIssuer | UnknownRevocationStatus)) {
+    use rustls::CertificateError::{BadSignature, UnknownIssuer};
+    let hint = if matches!(why, rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature)) {
         "; give its CA with --cafile, or --insecure to trust anyone"
     } else if matches!(why, rustls::Error::InvalidCertificate(_)) {
         "; --insecure trusts anyone"
-    } else if matches!(why, rustls::Error::InvalidMessage(_)) {
+    } else if matches!(why, rustls::Error::InvalidMessage(_) | rustls::Error::General(_)) {
         "; does it speak TLS on this port? Without TLS it is mqtt://"
     } else if matches!(why, rustls::Error::AlertReceived(_)) {
         "; does it want a client certificate (--cert, --key)?"
@@ -208,11 +208,16 @@ impl Peer {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 other => return taken(other),
             }
+            let closed = || Fault::Tls(rustls::Error::General("it closed the connection in the handshake".to_owned()));
             match tls.read_tls(&mut self.socket) {
+                Ok(0) if tls.is_handshaking() => return Err(closed()),
                 Ok(0) => return Err(Fault::Closed),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset && tls.is_handshaking() => {
+                    return Err(closed());
+                }
                 Err(error) => return Err(Fault::Io(error)),
             }
             if let Err(error) = tls.process_new_packets() {
@@ -316,6 +321,8 @@ pub struct Greeting {
     pub session_present: bool,
     /// How many messages may wait for their ack; MQTT 5.
     pub receive_maximum: Option<u16>,
+    /// How long it lets a client be silent, in seconds; MQTT 5.
+    pub keep_alive_s: Option<u16>,
     /// The highest QoS.
     pub maximum_qos: Option<u8>,
 }
@@ -349,9 +356,10 @@ fn read_properties(rest: &[u8], greeting: &mut Greeting) {
     while let Ok(kind) = reader.u8() {
         let known = match kind {
             0x21 => reader.u16().map(|value| greeting.receive_maximum = Some(value)),
+            0x13 => reader.u16().map(|value| greeting.keep_alive_s = Some(value)),
             0x24 => reader.u8().map(|value| greeting.maximum_qos = Some(value)),
             0x25 | 0x28 | 0x29 | 0x2a => reader.u8().map(drop),
-            0x13 | 0x22 => reader.u16().map(drop),
+            0x22 => reader.u16().map(drop),
             0x11 | 0x27 => reader.u32().map(drop),
             0x12 | 0x15 | 0x16 | 0x1a | 0x1c | 0x1f => reader.binary().map(drop),
             0x26 => reader.binary().and_then(|_| reader.binary()).map(drop),
@@ -399,9 +407,10 @@ mod tests {
     fn reads_connack() {
         let accepted = greeting(false, 0x20, &[1, 0]).unwrap();
         assert_eq!(accepted, Greeting { session_present: true, ..Greeting::default() });
-        let properties = [0, 0, 12, 0x1f, 0, 2, b'h', b'i', 0x21, 0, 20, 0x24, 1, 0x25, 1];
+        let properties = [0, 0, 15, 0x13, 0, 60, 0x1f, 0, 2, b'h', b'i', 0x21, 0, 20, 0x24, 1, 0x25, 1];
         let accepted = greeting(true, 0x20, &properties).unwrap();
-        assert_eq!((accepted.receive_maximum, accepted.maximum_qos), (Some(20), Some(1)));
+        let found = (accepted.receive_maximum, accepted.maximum_qos, accepted.keep_alive_s);
+        assert_eq!(found, (Some(20), Some(1), Some(60)));
         assert!(
             matches!(greeting(true, 0x20, &[0, 0x87, 0]), Err(Fault::Refused(why)) if why.contains("Not authorized"))
         );

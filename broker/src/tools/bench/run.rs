@@ -60,7 +60,7 @@ impl Before {
         let seconds = self.started.elapsed().as_secs_f64();
         let mut counted = now;
         counted.iter_mut().zip(self.counted).for_each(|(now, before)| *now -= before);
-        let each = counted.get(each).copied().unwrap_or(0).max(1) as f64;
+        let each = counted.get(each).copied().filter(|each| *each > 0).map(|each| each as f64);
         let in_s = |ns: u64| ns as f64 / 1e9;
         let broker = self.broker.map(|(meter, before, resident)| {
             let used = meter.used().since(&before);
@@ -68,8 +68,8 @@ impl Before {
                 pid: meter.pid(),
                 cpu_s: used.cpu_ns.map(in_s),
                 cores: used.cpu_ns.map(|ns| in_s(ns) / seconds),
-                cpu_us_each: used.cpu_ns.map(|ns| ns as f64 / 1000.0 / each),
-                disk_bytes_each: used.written_bytes.map(|bytes| bytes as f64 / each),
+                cpu_us_each: used.cpu_ns.zip(each).map(|(ns, each)| ns as f64 / 1000.0 / each),
+                disk_bytes_each: used.written_bytes.zip(each).map(|(bytes, each)| bytes as f64 / each),
                 resident_kb_before: resident,
                 resident_kb_after: meter.resident_kb(),
                 bytes_a_connection: None,

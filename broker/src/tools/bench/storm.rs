@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 
 use super::latency::Latency;
+use super::load::ping_due;
 use super::peer::{Fault, Peer, greeting, packet};
 use super::plan::Plan;
 use super::progress::Progress;
@@ -60,6 +61,9 @@ pub struct Storm<'a> {
     /// They have a session from before.
     resuming: bool,
     removing: bool,
+    /// How long the server lets a client be silent, where it says so.
+    keep_alive_s: Option<u16>,
+    pinged: Instant,
     /// So far.
     pub counts: Counts,
     /// From begin, or from when it was due, to CONNACK.
@@ -89,6 +93,8 @@ impl<'a> Storm<'a> {
             scratch: vec![0; SCRATCH],
             resuming: false,
             removing: false,
+            keep_alive_s: None,
+            pinged: Instant::now(),
             counts: Counts::default(),
             handshakes: Latency::default(),
         })
@@ -278,6 +284,7 @@ impl<'a> Storm<'a> {
             peer.flush()?;
         }
         if let Some(greeting) = connected {
+            self.keep_alive_s = greeting.keep_alive_s.or(self.keep_alive_s);
             self.counts.sessions_lost += u64::from(self.resuming && !greeting.session_present);
             self.made(number);
         }
@@ -302,6 +309,13 @@ impl<'a> Storm<'a> {
     pub fn idle(&mut self, time: Duration, progress: &mut Progress) -> Result<(), Failure> {
         let started = Instant::now();
         while started.elapsed() < time {
+            if ping_due(self.keep_alive_s, &mut self.pinged) {
+                for peer in self.peers.iter_mut().flatten() {
+                    peer.output.extend_from_slice(&wire::PING);
+                    // Whoever has lost its connection is told by its next event.
+                    let _ = peer.flush();
+                }
+            }
             self.turn(IDLE.min(time), false)?;
             progress.show(|| {
                 format!("{} connections, idle for {:.0} s", self.counts.made, started.elapsed().as_secs_f64())

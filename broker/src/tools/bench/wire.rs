@@ -8,6 +8,11 @@ use forebay_wire::varint;
 /// What every payload begins with: run, publisher, number, time.
 pub const STAMP: usize = 24;
 
+/// The longest: a load that is busy elsewhere is not to be ended for it. None at all is refused by some servers (rumqttd).
+const KEEP_ALIVE_S: u16 = u16::MAX;
+/// PINGREQ.
+pub const PING: [u8; 2] = [0xc0, 0];
+
 /// What CONNECT says.
 #[derive(Clone, Debug)]
 pub struct Connect<'a> {
@@ -31,7 +36,8 @@ pub fn connect(out: &mut Vec<u8>, c: &Connect<'_>) {
     body.push(c.version.level());
     let login = u8::from(c.username.is_some()) << 7 | u8::from(c.password.is_some()) << 6;
     // Keep alive 0: a load that is busy elsewhere is not to be ended for it.
-    body.extend_from_slice(&[login | u8::from(c.clean) << 1, 0, 0]);
+    body.extend_from_slice(&[login | u8::from(c.clean) << 1]);
+    body.extend_from_slice(&KEEP_ALIVE_S.to_be_bytes());
     if c.version.is_v5() {
         if c.expiry_s > 0 {
             body.extend_from_slice(&[5, 0x11]);

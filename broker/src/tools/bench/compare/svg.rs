@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use super::{Comparison, Row};
 use crate::tools::bench::words::digits;
 
-const WIDTH: f64 = 820.0;
+const WIDTH: f64 = 860.0;
 const MARGIN: f64 = 16.0;
-/// Where bars begin, behind the names of the brokers.
-const BARS: f64 = 116.0;
+/// Two of them.
+const COLUMN: f64 = 424.0;
+/// Where bars begin in a column, behind the names of the brokers.
+const BARS: f64 = 100.0;
 /// The longest.
-const LONGEST: f64 = 520.0;
+const LONGEST: f64 = 220.0;
 const BAR: f64 = 13.0;
 const ROW: f64 = 18.0;
 const TITLE: f64 = 26.0;
@@ -27,6 +29,12 @@ struct Group<'a> {
     bars: Vec<(&'a Row, f64)>,
 }
 
+impl Group<'_> {
+    fn height(&self) -> f64 {
+        TITLE + self.bars.len() as f64 * ROW
+    }
+}
+
 /// The chart; `None` if nothing was measured that it could show.
 #[must_use]
 pub fn chart(comparison: &Comparison) -> Option<String> {
@@ -41,15 +49,28 @@ pub fn chart(comparison: &Comparison) -> Option<String> {
     if groups.is_empty() {
         return None;
     }
-    let bars: usize = groups.iter().map(|group| group.bars.len()).sum();
-    let height = HEAD + groups.len() as f64 * TITLE + bars as f64 * ROW + MARGIN;
+    let all: f64 = groups.iter().map(Group::height).sum();
+    // The first column is the one that is longer.
+    let mut first = 0.0;
+    let split = groups.iter().position(|group| {
+        first += group.height();
+        first >= all / 2.0
+    });
+    let split = split.map_or(groups.len(), |at| at + 1);
+    let height = HEAD + first + MARGIN;
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = draw(&mut out, comparison, &groups, height);
+    let _ = draw(&mut out, comparison, &groups, split, height);
     Some(out)
 }
 
-fn draw(out: &mut String, comparison: &Comparison, groups: &[Group<'_>], height: f64) -> std::fmt::Result {
+fn draw(
+    out: &mut String,
+    comparison: &Comparison,
+    groups: &[Group<'_>],
+    split: usize,
+    height: f64,
+) -> std::fmt::Result {
     let title = "Processor time of the broker for each message";
     writeln!(
         out,
@@ -59,42 +80,50 @@ fn draw(out: &mut String, comparison: &Comparison, groups: &[Group<'_>], height:
     )?;
     writeln!(out, "<text class=\"h\" x=\"{MARGIN}\" y=\"26\">{title}</text>")?;
     let first = comparison.brokers.first().copied().unwrap_or_default();
-    let brokers = escaped(&comparison.brokers.join(", "));
+    let rounds =
+        if comparison.rounds > 1 { format!(" Medians of {} rounds.", comparison.rounds) } else { String::new() };
     writeln!(
         out,
-        "<text x=\"{MARGIN}\" y=\"46\">µs, and times {}; shorter is better; each group has its own scale. {brokers}, \
-         medians of {} rounds</text>",
-        escaped(first),
-        comparison.rounds
+        "<text x=\"{MARGIN}\" y=\"46\">µs, and times {}. Shorter is better; each group has its own scale.{rounds}</text>",
+        escaped(first)
     )?;
-    let mut y = HEAD;
-    for Group { load, what, bars } in groups {
-        let longest = bars.iter().map(|(_, cost)| *cost).fold(f64::MIN_POSITIVE, f64::max);
-        let (load, what) = (escaped(load), escaped(what));
-        writeln!(out, "<text x=\"{MARGIN}\" y=\"{:.0}\"><tspan class=\"t\">{load}</tspan>  {what}</text>", y + 14.0)?;
-        y += TITLE - 4.0;
-        for (row, cost) in bars {
-            bar(out, comparison, row, *cost, longest, y)?;
-            y += ROW;
+    let (left, right) = groups.split_at_checked(split).unwrap_or((groups, &[]));
+    for (groups, x) in [(left, MARGIN), (right, MARGIN + COLUMN)] {
+        let mut y = HEAD;
+        for group in groups {
+            draw_group(out, comparison, group, x, y)?;
+            y += group.height();
         }
-        y += 4.0;
     }
     writeln!(out, "</svg>")
 }
 
-fn bar(out: &mut String, comparison: &Comparison, row: &Row, cost: f64, longest: f64, y: f64) -> std::fmt::Result {
+fn draw_group(out: &mut String, comparison: &Comparison, group: &Group<'_>, x: f64, mut y: f64) -> std::fmt::Result {
+    let longest = group.bars.iter().map(|(_, cost)| *cost).fold(f64::MIN_POSITIVE, f64::max);
+    let (load, what) = (escaped(group.load), escaped(group.what));
+    writeln!(out, "<text x=\"{x}\" y=\"{:.0}\"><tspan class=\"t\">{load}</tspan>  {what}</text>", y + 14.0)?;
+    y += TITLE - 4.0;
+    for (row, cost) in &group.bars {
+        bar(out, comparison, row, *cost / longest, x, y)?;
+        y += ROW;
+    }
+    Ok(())
+}
+
+/// `part`: of the longest.
+fn bar(out: &mut String, comparison: &Comparison, row: &Row, part: f64, x: f64, y: f64) -> std::fmt::Result {
     let place = comparison.brokers.iter().position(|broker| *broker == row.broker).unwrap_or(0);
     let colour = COLOURS.get(place % COLOURS.len()).copied().unwrap_or(TEXT);
-    let length = (cost / longest * LONGEST).max(1.0);
+    let (start, length) = (x + BARS, (part * LONGEST).max(1.0));
+    let cost = row.figures.as_ref().ok().and_then(super::cost).map_or(String::new(), digits);
     let times = row.times_first.filter(|_| place > 0).map_or(String::new(), |times| format!("  {}×", digits(times)));
     let (name, base) = (escaped(row.broker), y + BAR - 2.0);
     writeln!(
         out,
-        "<text class=\"n\" x=\"{:.0}\" y=\"{base:.0}\">{name}</text><rect x=\"{BARS}\" y=\"{y:.0}\" width=\"{length:.1}\" \
-         height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{base:.0}\">{}{times}</text>",
-        BARS - 8.0,
-        BARS + length + 6.0,
-        digits(cost)
+        "<text class=\"n\" x=\"{:.0}\" y=\"{base:.0}\">{name}</text><rect x=\"{start}\" y=\"{y:.0}\" width=\"{length:.1}\" \
+         height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{base:.0}\">{cost}{times}</text>",
+        start - 8.0,
+        start + length + 6.0
     )
 }
 

@@ -41,6 +41,9 @@ fn line(out: &mut String, row: &Row) -> std::fmt::Result {
         }
     };
     let wrong = if report.problems.is_empty() { String::new() } else { format!(" **{}**", report.problems.join(", ")) };
+    let lost = report.messages.as_ref().map_or(0, |messages| messages.lost);
+    // QoS 0 is promised nothing, and what it lost is no less to be seen.
+    let wrong = if wrong.is_empty() && lost > 0 { format!(" ({} lost)", count(lost)) } else { wrong };
     let (m, b) = (&report.measured, report.broker.as_ref());
     let cpu = number(b.and_then(|b| b.cpu_us_each), |us| format!("{us:.3}"));
     let times = number(row.times_first, |times| format!("{times:.1}"));

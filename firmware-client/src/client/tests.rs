@@ -1,0 +1,109 @@
+//! What only the inside can set up.
+
+use super::*;
+extern crate std;
+use crate::{Input, Message, QoS};
+use std::vec::Vec;
+
+/// A connection that is up, without a broker.
+fn up(client: &mut Client<'_>, input: &mut Input<'_>) {
+    let mut out = [0; 512];
+    client.connected(0);
+    assert!(client.poll_transmit(0, &mut out) > 0);
+    input.clear();
+    #[cfg(feature = "v5")]
+    input.fill(&[0x20, 3, 0, 0, 0]);
+    #[cfg(not(feature = "v5"))]
+    input.fill(&[0x20, 2, 0, 0]);
+    while client.poll_event(0, input).is_some() {}
+}
+
+/// What is sent next, as packet identifiers of PUBLISH with QoS 1 to the topic `t`.
+fn sent(client: &mut Client<'_>) -> Vec<u16> {
+    let mut out = [0; 512];
+    let len = client.poll_transmit(0, &mut out);
+    let mut ids = Vec::new();
+    let mut rest = &out[..len];
+    while let [first, size, body @ ..] = rest {
+        if first >> 4 == 3 {
+            ids.push(u16::from_be_bytes([body[3], body[4]]));
+        }
+        rest = &body[usize::from(*size)..];
+    }
+    ids
+}
+
+fn every(depth: u32, sequence: &mut Vec<usize>, run: &mut impl FnMut(&[usize])) {
+    run(sequence);
+    if depth > 0 {
+        for choice in 0..4 {
+            sequence.push(choice);
+            every(depth - 1, sequence, run);
+            sequence.pop();
+        }
+    }
+}
+
+/// Every sequence of publishing, and of acknowledging the first, second or last message in flight, up to a depth of six
+/// (three under Miri), over the place where identifiers wrap.
+#[test]
+fn packet_identifiers_are_never_zero_never_twice_and_in_order() {
+    let mut options = Options::new("d");
+    options.in_flight_max = 4;
+    let depth = if cfg!(miri) { 3 } else { 6 };
+    every(depth, &mut Vec::new(), &mut |sequence| {
+        let (mut outbox, mut receive) = ([0; 1_024], [0; 64]);
+        let mut client = Client::new(&options, &mut outbox);
+        let mut input = Input::new(&mut receive);
+        client.memory = Memory::Clean;
+        up(&mut client, &mut input);
+        client.next_id = 65_533;
+        let mut in_flight: Vec<u16> = Vec::new();
+        let mut last = 65_532u16;
+        for choice in sequence {
+            if *choice == 0 {
+                client.publish(0, &Message::new("t"), b"x").unwrap();
+            } else if let Some(newest) = in_flight.len().checked_sub(1) {
+                let id = in_flight.remove((*choice - 1).min(newest)).to_be_bytes();
+                input.fill(&[0x40, 2, id[0], id[1]]);
+                while client.poll_event(0, &mut input).is_some() {}
+            }
+            for id in sent(&mut client) {
+                assert!(id != 0 && !in_flight.contains(&id));
+                assert!(id.wrapping_sub(last) <= 2, "in order, and only 0 is left out");
+                last = id;
+                in_flight.push(id);
+            }
+            assert!(in_flight.len() <= 3);
+        }
+    });
+}
+
+#[test]
+fn no_identifier_passes_one_that_is_still_in_use() {
+    let mut options = Options::new("d");
+    options.in_flight_max = 4;
+    let (mut outbox, mut receive) = ([0; 1_024], [0; 64]);
+    let mut client = Client::new(&options, &mut outbox);
+    let mut input = Input::new(&mut receive);
+    client.memory = Memory::Clean;
+    up(&mut client, &mut input);
+    client.next_id = 7;
+    client.publish(0, &Message::new("t"), b"x").unwrap();
+    assert_eq!(sent(&mut client), [7]);
+    // 65,534 messages later.
+    client.next_id = 7;
+    client.publish(0, &Message::new("t"), b"x").unwrap();
+    client.subscribe("f", QoS::AtMostOnce).unwrap();
+    assert_eq!(sent(&mut client), []);
+    assert_ne!(client.next_timeout(), Some(0), "and nobody spins meanwhile");
+    input.fill(&[0x40, 2, 0, 7]);
+    while client.poll_event(0, &mut input).is_some() {}
+    assert_eq!(sent(&mut client), [8], "7 is the subscription's");
+}
+
+#[test]
+fn the_core_is_small() {
+    let size = size_of::<Client<'_>>();
+    assert!(size <= 512, "{size}");
+}
