@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -456,15 +457,33 @@ impl Connection {
         if self.online {
             return Over::Lost(reason, Hint::default());
         }
-        // A reset is how some servers refuse.
-        let error = if let LostReason::Io(error) = reason
-            && error.kind() != std::io::ErrorKind::ConnectionReset
-        {
-            ConnectError::Unreachable { address: self.address.clone(), error }
-        } else {
-            ConnectError::Closed
+        let error = match reason {
+            LostReason::Io(error) => self.not_connected(error),
+            LostReason::Closed
+            | LostReason::KeepAlive
+            | LostReason::Server { .. }
+            | LostReason::Protocol(_)
+            | LostReason::Authentication(_)
+            | LostReason::Ended => ConnectError::Closed,
         };
         Over::NotConnected(error, Hint::default())
+    }
+
+    fn not_connected(&self, error: Arc<io::Error>) -> ConnectError {
+        use io::ErrorKind as Kind;
+        let address = self.address.clone();
+        match error.kind() {
+            // This is how some servers refuse.
+            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof => {
+                ConnectError::Closed
+            }
+            // With TLS 1.3 a server refuses the client's certificate when for the client all is well already.
+            #[cfg(feature = "tls")]
+            Kind::InvalidData if address.starts_with("mqtts:") || address.starts_with("wss:") => {
+                ConnectError::Tls { address, detail: crate::tls::explain(&error) }
+            }
+            _ => ConnectError::Unreachable { address, error },
+        }
     }
 
     /// DISCONNECT with what the server did wrong, if the socket takes it. No message more: it would be lost.

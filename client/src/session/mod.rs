@@ -724,8 +724,9 @@ fn received(publish: &Publish<'_>, topic: &str, token: Option<u64>) -> Received 
 /// A time of the wall clock for one of the monotonic clock: what is kept over a restart.
 pub(crate) fn unix_ms(at: Instant) -> u64 {
     let (now, wall) = (Instant::now(), SystemTime::now());
-    let at = wall + at.saturating_duration_since(now);
-    at.duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = since.saturating_add(at.saturating_duration_since(now));
+    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The other way.
