@@ -240,6 +240,10 @@ impl Client {
         self.handle.shared.end(EndReason::Disconnected, Some(reason));
         // An error means that the driver is gone.
         let _ = status.wait_for(|status| *status == Status::Ended).await;
+        #[cfg(feature = "durable")]
+        if let Some(store) = &self.handle.shared.store {
+            store.closed().await;
+        }
     }
 
     /// Starts a re-authentication. False without a connection or an authenticator.

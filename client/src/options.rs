@@ -366,7 +366,8 @@ impl Options {
         self
     }
 
-    /// Keeps the outbox, and what of QoS 2 must outlive the program, in this file. A message is accepted when it is on
+    /// Keeps the outbox, and what of QoS 2 must outlive the program, in this file, which belongs to one client at a time:
+    /// [`Client::disconnect`](crate::Client::disconnect) gives it back. A message is accepted when it is on
     /// disk, and while the disk is full or fails `publish` waits. Needs a client identifier; the session does not end unless
     /// [`Options::session_expiry`] says when.
     #[cfg(feature = "durable")]
