@@ -135,13 +135,13 @@ impl Client {
         match taken {
             Ok(op) => Ok(Offered::Taken(Ticket { told }, op)),
             Err((NoRoom::TooLarge, _)) => Err(PublishError::TooLarge { size, max: shared.options.outbox.max_bytes }),
-            Err((NoRoom::Full, message)) if may_wait => {
-                shared.lock().want_room();
+            Err((NoRoom::Full(size), message)) if may_wait => {
+                shared.lock().want_room(size);
                 // Room may have come since it was looked for.
                 shared.with(|_| ());
                 Ok(Offered::Full(message))
             }
-            Err((NoRoom::Full, message)) => Err(PublishError::Full(message)),
+            Err((NoRoom::Full(_), message)) => Err(PublishError::Full(message)),
         }
     }
 
@@ -228,7 +228,8 @@ impl Client {
 
     /// Ends the client with DISCONNECT, which the server takes for its will not to be published. Messages that are not
     /// acknowledged yet are dropped, and their tickets told so (a durable outbox keeps them for the next start): await
-    /// [`Client::drained`] first to send them. Resolves when the connection is closed.
+    /// [`Client::drained`] first to send them. Resolves when the connection is closed, for which a server that takes nothing
+    /// more has 5 s.
     pub async fn disconnect(&self) {
         self.disconnect_with(ReasonCode::Success).await;
     }
@@ -239,6 +240,10 @@ impl Client {
         self.handle.shared.end(EndReason::Disconnected, Some(reason));
         // An error means that the driver is gone.
         let _ = status.wait_for(|status| *status == Status::Ended).await;
+        #[cfg(feature = "durable")]
+        if let Some(store) = &self.handle.shared.store {
+            store.closed().await;
+        }
     }
 
     /// Starts a re-authentication. False without a connection or an authenticator.

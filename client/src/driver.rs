@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,6 +24,8 @@ use crate::url::Address;
 const SCRATCH: usize = 64 * 1024;
 /// Reads and writes before others on the same thread have their turn.
 const ROUNDS: usize = 16;
+/// How long a client that has ended waits for a socket that takes nothing.
+const LINGER: Duration = Duration::from_secs(5);
 /// A buffer larger than this is given back when it is empty.
 const KEPT: usize = 1024;
 
@@ -42,7 +45,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let address = addresses.next();
         let over = attempt(&shared, &address, &mut backoff).await;
-        shared.with_driver(|locked| locked.session.closed());
+        shared.with_driver(|locked| locked.closed());
         // Who waits for the first connection waits until every address was tried.
         if *shared.status.borrow() != Status::Starting || !addresses.has_untried() {
             if let (Over::NotConnected(error, _), Status::Starting) = (&over, *shared.status.borrow()) {
@@ -76,7 +79,7 @@ async fn pause(shared: &Shared, wait: Duration) {
             let (ended, deadline) = shared.with_driver(|locked| {
                 // It is not connected: there is nothing that could be wrong with the connection.
                 let _ = locked.session.tick(now);
-                let ended = locked.session.ended().is_some() || !locked.sleep(cx.waker());
+                let ended = locked.session.ended().is_some() || !locked.sleep(cx.waker(), false);
                 (ended, locked.session.deadline())
             });
             if ended {
@@ -118,7 +121,8 @@ async fn attempt(shared: &Arc<Shared>, address: &Address, backoff: &mut Backoff)
         unwritten: Vec::new(),
         unflushed: false,
         timer: Timer::default(),
-        connect_by: Some(started + limit),
+        connect_by: started.checked_add(limit),
+        end_by: None,
         online: false,
     };
     let over = poll_fn(|cx| connection.poll(shared, backoff, cx)).await;
@@ -138,7 +142,7 @@ async fn ended_first<F: Future>(shared: &Shared, future: F) -> Option<F::Output>
         let awake = shared.with_driver(|locked| {
             // Messages that are accepted meanwhile wake nobody: there is no connection yet.
             let ended = locked.session.ended().is_some();
-            locked.sleep(cx.waker());
+            locked.sleep(cx.waker(), false);
             ended
         });
         if awake { Poll::Ready(None) } else { future.as_mut().poll(cx).map(Some) }
@@ -209,14 +213,17 @@ struct Addresses {
     next: usize,
     untried: usize,
     referred: Option<Address>,
+    /// The last address came from a server.
+    was_referred: bool,
 }
 
 impl Addresses {
     fn new(all: &[Address]) -> Self {
-        Self { all: all.to_vec(), next: 0, untried: all.len(), referred: None }
+        Self { all: all.to_vec(), next: 0, untried: all.len(), referred: None, was_referred: false }
     }
 
     fn next(&mut self) -> Address {
+        self.was_referred = self.referred.is_some();
         if let Some(address) = self.referred.take() {
             return address;
         }
@@ -236,7 +243,8 @@ impl Addresses {
     }
 
     fn has_untried(&self) -> bool {
-        self.referred.is_some() || self.untried > 0
+        // Servers that refer to each other would have no end: the second reference is followed after a wait.
+        if self.referred.is_some() { !self.was_referred } else { self.untried > 0 }
     }
 
     /// A server reference is `host[:port]`, several of them apart by spaces [MQTT5-4.13.2]; the first is followed, with the
@@ -284,6 +292,8 @@ struct Connection {
     timer: Timer,
     /// CONNACK must have come by then.
     connect_by: Option<Instant>,
+    /// The client has ended, and the socket must have taken the rest by then.
+    end_by: Option<Instant>,
     online: bool,
 }
 
@@ -316,16 +326,18 @@ impl Connection {
             let blocked = !self.out.is_empty();
             let (asleep, ended, deadline) = shared.with_driver(|locked| {
                 let ended = locked.session.ended().is_some();
-                // While the socket takes nothing more there is no use in being told of more.
-                (blocked || locked.sleep(cx.waker()), ended, locked.session.deadline())
+                (locked.sleep(cx.waker(), blocked), ended, locked.session.deadline())
             });
             if ended && !blocked {
                 return Poll::Ready(Some(Over::Lost(LostReason::Ended, Hint::default())));
             }
+            if ended && self.end_by.is_none() {
+                self.end_by = Some(Instant::now() + LINGER);
+            }
             if !asleep {
                 continue;
             }
-            let at = deadline.into_iter().chain(self.connect_by).min();
+            let at = deadline.into_iter().chain(self.connect_by).chain(self.end_by).min();
             if self.timer.poll(cx, at).is_pending() {
                 return Poll::Pending;
             }
@@ -350,6 +362,9 @@ impl Connection {
         if self.connect_by.is_some_and(|by| now >= by) {
             return Some(None);
         }
+        if self.end_by.is_some_and(|by| now >= by) {
+            return Some(Some(Over::Lost(LostReason::Ended, Hint::default())));
+        }
         shared.with_driver(|locked| locked.session.tick(now)).err().map(Some)
     }
 
@@ -357,7 +372,7 @@ impl Connection {
         READ.with_borrow_mut(|scratch| {
             if shared.with_driver(|locked| {
                 locked.paused = locked.session.inbox_is_full();
-                locked.paused
+                locked.paused || locked.session.is_choked()
             }) {
                 return Ok(Step::Blocked);
             }
@@ -442,15 +457,33 @@ impl Connection {
         if self.online {
             return Over::Lost(reason, Hint::default());
         }
-        // A reset is how some servers refuse.
-        let error = if let LostReason::Io(error) = reason
-            && error.kind() != std::io::ErrorKind::ConnectionReset
-        {
-            ConnectError::Unreachable { address: self.address.clone(), error }
-        } else {
-            ConnectError::Closed
+        let error = match reason {
+            LostReason::Io(error) => self.not_connected(error),
+            LostReason::Closed
+            | LostReason::KeepAlive
+            | LostReason::Server { .. }
+            | LostReason::Protocol(_)
+            | LostReason::Authentication(_)
+            | LostReason::Ended => ConnectError::Closed,
         };
         Over::NotConnected(error, Hint::default())
+    }
+
+    fn not_connected(&self, error: Arc<io::Error>) -> ConnectError {
+        use io::ErrorKind as Kind;
+        let address = self.address.clone();
+        match error.kind() {
+            // This is how some servers refuse.
+            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof => {
+                ConnectError::Closed
+            }
+            // With TLS 1.3 a server refuses the client's certificate when for the client all is well already.
+            #[cfg(feature = "tls")]
+            Kind::InvalidData if address.starts_with("mqtts:") || address.starts_with("wss:") => {
+                ConnectError::Tls { address, detail: crate::tls::explain(&error) }
+            }
+            _ => ConnectError::Unreachable { address, error },
+        }
     }
 
     /// DISCONNECT with what the server did wrong, if the socket takes it. No message more: it would be lost.

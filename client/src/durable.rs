@@ -6,7 +6,9 @@
 //! One gap is left: a program that is killed between a CONNACK that says that the server has lost the session and the commit
 //! of that comes back to the new session with packet identifiers of the old one, and cannot know it.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -70,18 +72,64 @@ impl Signal {
             committed.await;
         }
     }
+
+    /// Waits until the file is closed: it may be opened again then.
+    pub(crate) async fn closed(&self) {
+        loop {
+            let committed = self.committed.notified();
+            tokio::pin!(committed);
+            committed.as_mut().enable();
+            if self.done.load(Ordering::Acquire) {
+                return;
+            }
+            committed.await;
+        }
+    }
+}
+
+/// The file. redb refuses everything after an error of its file, for good: it is opened again then.
+pub(crate) struct Store {
+    file: PathBuf,
+    database: Option<Database>,
+}
+
+impl Store {
+    fn commit(&mut self, ops: &[Op]) -> Result<(), String> {
+        contain(|| {
+            let database = match self.database.take() {
+                Some(database) => database,
+                None => Database::create(&self.file).map_err(|error| error.to_string())?,
+            };
+            commit(&database, ops).map_err(|error| error.to_string())?;
+            self.database = Some(database);
+            Ok(())
+        })
+    }
+
+    fn close(mut self) {
+        // What could be said of it was said of the last commit.
+        let _ = contain(|| {
+            drop(self.database.take());
+            Ok(())
+        });
+    }
+}
+
+/// Calls redb. A file that something else has changed can make it panic: that ends here, as an error.
+fn contain<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err("it is damaged".to_owned()))
 }
 
 /// Opens the file that the options name, and gives the session what is in it.
-pub(crate) fn open(options: &Arc<Options>) -> Result<(Session, Option<Database>), ConnectError> {
+pub(crate) fn open(options: &Arc<Options>) -> Result<(Session, Option<Store>), ConnectError> {
     let now = Instant::now();
     let Some(file) = &options.durable else {
         return Ok((Session::new(options.clone(), Journal::default(), now), None));
     };
     let mut session = Session::new(options.clone(), Journal::durable(), now);
-    let database = restore(file, options, &mut session, now)
+    let database = contain(|| restore(file, options, &mut session, now))
         .map_err(|error| ConnectError::Store(format!("{}: {error}", file.display())))?;
-    Ok((session, Some(database)))
+    Ok((session, Some(Store { file: file.clone(), database: Some(database) })))
 }
 
 fn restore(file: &Path, options: &Options, session: &mut Session, now: Instant) -> Result<Database, String> {
@@ -132,8 +180,8 @@ fn load(write: &WriteTransaction, options: &Options, session: &mut Session, now:
 }
 
 /// Starts the committing thread.
-pub(crate) fn attach(mut shared: Shared, database: Option<Database>) -> Result<Arc<Shared>, ConnectError> {
-    let Some(database) = database else { return Ok(Arc::new(shared)) };
+pub(crate) fn attach(mut shared: Shared, store: Option<Store>) -> Result<Arc<Shared>, ConnectError> {
+    let Some(file) = store else { return Ok(Arc::new(shared)) };
     shared.store = Some(Signal {
         thread: OnceLock::new(),
         noticed: AtomicBool::new(false),
@@ -144,7 +192,7 @@ pub(crate) fn attach(mut shared: Shared, database: Option<Database>) -> Result<A
     let of_thread = shared.clone();
     let thread = std::thread::Builder::new()
         .name("outbox".to_owned())
-        .spawn(move || run(&of_thread, &database))
+        .spawn(move || run(&of_thread, file))
         .map_err(|error| ConnectError::Store(format!("its thread cannot be started: {error}")))?;
     if let Some(store) = &shared.store {
         let _ = store.thread.set(thread.thread().clone());
@@ -154,14 +202,15 @@ pub(crate) fn attach(mut shared: Shared, database: Option<Database>) -> Result<A
     Ok(shared)
 }
 
-fn run(shared: &Shared, database: &Database) {
+fn run(shared: &Shared, mut file: Store) {
     let Some(signal) = &shared.store else { return };
-    commit_until_the_end(shared, signal, database);
+    commit_until_the_end(shared, signal, &mut file);
+    file.close();
     signal.done.store(true, Ordering::Release);
     signal.committed.notify_waiters();
 }
 
-fn commit_until_the_end(shared: &Shared, signal: &Signal, database: &Database) {
+fn commit_until_the_end(shared: &Shared, signal: &Signal, file: &mut Store) {
     let mut safe = 0;
     let mut complained = false;
     let mut ops = Vec::new();
@@ -179,7 +228,7 @@ fn commit_until_the_end(shared: &Shared, signal: &Signal, database: &Database) {
             std::thread::park();
             continue;
         }
-        match commit(database, &ops) {
+        match file.commit(&ops) {
             Ok(()) => {
                 ops.clear();
                 complained = false;
@@ -194,6 +243,7 @@ fn commit_until_the_end(shared: &Shared, signal: &Signal, database: &Database) {
                 if ended {
                     return;
                 }
+                cancel_out(&mut ops);
                 std::thread::sleep(RETRY);
             }
         }
@@ -238,6 +288,35 @@ fn commit(database: &Database, ops: &[Op]) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// While the disk is full the outbox goes on, and drops what it must: what is put and removed again meanwhile is not kept.
+fn cancel_out(ops: &mut Vec<Op>) {
+    let mut keep = vec![true; ops.len()];
+    let mut removed = HashMap::new();
+    let mut forgotten = false;
+    for (at, op) in ops.iter().enumerate().rev() {
+        let mut omit = |at: usize| {
+            if let Some(keep) = keep.get_mut(at) {
+                *keep = false;
+            }
+        };
+        match op {
+            Op::Remove { number } => omit(removed.insert(*number, at).unwrap_or(usize::MAX)),
+            Op::Put { number, .. } => {
+                if let Some(removal) = removed.remove(number) {
+                    omit(at);
+                    omit(removal);
+                }
+            }
+            Op::Release { number } if removed.contains_key(number) => omit(at),
+            Op::Seen { .. } | Op::Forget { .. } | Op::ForgetAll if forgotten => omit(at),
+            Op::ForgetAll => forgotten = true,
+            Op::Release { .. } | Op::Seen { .. } | Op::Forget { .. } => {}
+        }
+    }
+    let mut keep = keep.into_iter();
+    ops.retain(|_| keep.next().unwrap_or(true));
+}
+
 /// A look at the next operations only: a message that is dropped at once is dropped soon.
 fn removed_later(ops: &[Op], at: usize, number: u64) -> bool {
     let mut near = ops.iter().skip(at + 1).take(8);
@@ -257,4 +336,43 @@ fn of_row(bytes: &[u8]) -> Option<(bool, Option<u64>, Frame)> {
     let (expires, rest) = rest.split_first_chunk::<8>()?;
     let expires = u64::from_be_bytes(*expires);
     Some((*released == 1, (expires > 0).then_some(expires), Frame::load(rest)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Message, QoS, Version};
+
+    #[test]
+    fn what_cancels_out_leaves_nothing() {
+        let frame = Frame::new(Version::V5, &Message::new("t", "x").qos(QoS::AtLeastOnce));
+        let put = |number| Op::Put { number, frame: frame.clone(), expires_unix_ms: None };
+        let remove = |number| Op::Remove { number };
+        let seen = |id| Op::Seen { id: PacketId::new(id).unwrap() };
+        let mut ops = vec![
+            remove(1),
+            put(2),
+            put(1),
+            Op::Release { number: 2 },
+            seen(7),
+            remove(2),
+            put(3),
+            Op::ForgetAll,
+            seen(8),
+            Op::ForgetAll,
+            seen(9),
+            Op::Release { number: 3 },
+        ];
+        cancel_out(&mut ops);
+        let left = [remove(1), put(1), put(3), Op::ForgetAll, seen(9), Op::Release { number: 3 }];
+        assert_eq!(ops, left);
+        // A topic of keep-last, again and again.
+        let mut ops = vec![put(1)];
+        for _ in 0..1_000 {
+            ops.extend([remove(1), put(1), put(5), remove(5)]);
+            cancel_out(&mut ops);
+        }
+        assert!(ops.len() <= 3, "{}", ops.len());
+        assert_eq!(ops.last(), Some(&put(1)));
+    }
 }

@@ -13,6 +13,10 @@ use crate::message::{LEVELS_MAX, Message, Properties, check_string};
 use crate::url::Address;
 use crate::{Authenticator, QoS};
 
+/// Bounds of [`Reconnect::min`] and [`Reconnect::max`].
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// All that a client is told before it starts. Every setting has a default; the URL has none.
 ///
 /// ```no_run
@@ -132,9 +136,9 @@ impl Default for Inbox {
 /// When to try again. Times are drawn by decorrelated jitter: each between `min` and three times the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconnect {
-    /// Shortest time.
+    /// Shortest time; 1 ms at least.
     pub min: Duration,
-    /// Longest time.
+    /// Longest time; 30 days at most.
     pub max: Duration,
     /// How long a connection must last before the next time is the shortest again.
     pub stable_after: Duration,
@@ -362,7 +366,8 @@ impl Options {
         self
     }
 
-    /// Keeps the outbox, and what of QoS 2 must outlive the program, in this file. A message is accepted when it is on
+    /// Keeps the outbox, and what of QoS 2 must outlive the program, in this file, which belongs to one client at a time:
+    /// [`Client::disconnect`](crate::Client::disconnect) gives it back. A message is accepted when it is on
     /// disk, and while the disk is full or fails `publish` waits. Needs a client identifier; the session does not end unless
     /// [`Options::session_expiry`] says when.
     #[cfg(feature = "durable")]
@@ -435,6 +440,13 @@ impl Options {
             if value == 0 {
                 return invalid(format!("the {what} is 0: it must be 1 at least"));
             }
+        }
+        let reconnect = &self.reconnect;
+        if reconnect.min < SHORTEST_WAIT || reconnect.min > reconnect.max || reconnect.max > LONGEST_WAIT {
+            return invalid(format!(
+                "the reconnect times {:?} and {:?}: the shortest must be 1 ms at least, the longest not below it, and 30 days at most",
+                reconnect.min, reconnect.max
+            ));
         }
         if self.maximum_packet_size < 64 {
             return invalid("the maximum packet size is below 64 bytes".to_owned());

@@ -46,13 +46,17 @@ pub(crate) struct Locked {
     driver: Option<Waker>,
     /// The driver does not read, since too much is unread.
     pub(crate) paused: bool,
-    room_wanted: bool,
+    /// The socket takes nothing more: output is of no use to the driver.
+    blocked: bool,
+    /// Bytes of the smallest message for which somebody waits for room.
+    room_wanted: Option<usize>,
     drain_wanted: bool,
 }
 
 impl Shared {
     pub(crate) fn new(options: Arc<Options>, session: Session) -> Self {
-        let locked = Locked { session, driver: None, paused: false, room_wanted: false, drain_wanted: false };
+        let locked =
+            Locked { session, driver: None, paused: false, blocked: false, room_wanted: None, drain_wanted: false };
         Self {
             options,
             locked: Mutex::new(locked),
@@ -105,8 +109,8 @@ impl Shared {
             }
             self.tell(event);
         }
-        if locked.room_wanted && locked.session.outbox_is_roomy() {
-            locked.room_wanted = false;
+        if locked.room_wanted.is_some_and(|size| locked.session.outbox_is_roomy_for(size)) {
+            locked.room_wanted = None;
             self.room.notify_waiters();
         }
         if locked.drain_wanted && (locked.session.is_drained() || locked.session.ended().is_some()) {
@@ -117,9 +121,7 @@ impl Shared {
         if let Some(store) = &self.store {
             store.notice(&locked.session);
         }
-        let session = &locked.session;
-        let unpaused = locked.paused && !session.inbox_is_full();
-        if session.has_output() || session.ended().is_some() || unpaused { locked.driver.take() } else { None }
+        if locked.has_work() || locked.session.ended().is_some() { locked.driver.take() } else { None }
     }
 
     pub(crate) fn lock(&self) -> parking_lot::MutexGuard<'_, Locked> {
@@ -135,10 +137,11 @@ impl Shared {
 }
 
 impl Locked {
-    /// The driver goes to sleep; false when there is something for it to do first.
-    pub(crate) fn sleep(&mut self, waker: &Waker) -> bool {
-        let session = &self.session;
-        if session.has_output() || session.ended().is_some() || self.paused && !session.inbox_is_full() {
+    /// The driver goes to sleep; false when there is something for it to do first. While the socket is `blocked` it is
+    /// woken by the end of the client, or when it may read again.
+    pub(crate) fn sleep(&mut self, waker: &Waker, blocked: bool) -> bool {
+        self.blocked = blocked;
+        if self.has_work() || self.session.ended().is_some() && !blocked {
             return false;
         }
         match &mut self.driver {
@@ -148,9 +151,19 @@ impl Locked {
         true
     }
 
-    /// Somebody waits for room.
-    pub(crate) fn want_room(&mut self) {
-        self.room_wanted = true;
+    fn has_work(&self) -> bool {
+        self.session.has_output() && !self.blocked || self.paused && !self.session.inbox_is_full()
+    }
+
+    /// The connection is over.
+    pub(crate) fn closed(&mut self) {
+        self.session.closed();
+        (self.paused, self.blocked) = (false, false);
+    }
+
+    /// Somebody waits for room for so many bytes.
+    pub(crate) fn want_room(&mut self, size: usize) {
+        self.room_wanted = Some(self.room_wanted.map_or(size, |other| other.min(size)));
     }
 
     /// Somebody waits until nothing is left.

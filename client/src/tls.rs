@@ -21,8 +21,8 @@ pub struct Tls {
     alpn: Option<Vec<Vec<u8>>>,
     server_name: Option<String>,
     without_verification: bool,
-    /// Made at the first connection: sessions are resumed after it.
-    config: Arc<OnceLock<Arc<ClientConfig>>>,
+    /// Made at the first connection: sessions are resumed after it. One for each protocol that is offered, MQTT and HTTP.
+    config: Arc<[OnceLock<Arc<ClientConfig>>; 2]>,
 }
 
 impl Tls {
@@ -44,7 +44,7 @@ impl Tls {
             added.map_err(|error| InvalidOptions(format!("{}: not a CA certificate: {error}", file.display())))?;
         }
         self.roots = Some(Arc::new(roots));
-        Ok(self)
+        Ok(self.changed())
     }
 
     /// This client's certificate chain and private key, PEM.
@@ -58,14 +58,14 @@ impl Tls {
         rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider())
             .map_err(|error| InvalidOptions(format!("{}: {error}", key_file.display())))?;
         self.identity = Some(Arc::new((chain, key)));
-        Ok(self)
+        Ok(self.changed())
     }
 
     /// Application protocols to offer instead of `mqtt`.
     #[must_use]
     pub fn alpn(mut self, protocols: &[&str]) -> Self {
         self.alpn = Some(protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect());
-        self
+        self.changed()
     }
 
     /// The name that the server's certificate must have, when that is not the host of the URL.
@@ -79,17 +79,25 @@ impl Tls {
     #[must_use]
     pub fn without_verification(mut self) -> Self {
         self.without_verification = true;
+        self.changed()
+    }
+
+    /// What was made for others that this was cloned from is not for this one.
+    fn changed(mut self) -> Self {
+        self.config = Arc::default();
         self
     }
 
     pub(crate) fn connector(&self, alpn: &[&[u8]]) -> Result<TlsConnector, String> {
-        if let Some(config) = self.config.get() {
+        let [of_mqtt, of_http] = &*self.config;
+        let place = if alpn == [b"mqtt"] { of_mqtt } else { of_http };
+        if let Some(config) = place.get() {
             return Ok(TlsConnector::from(config.clone()));
         }
         let mut config = self.build()?;
         let default = || alpn.iter().map(|protocol| protocol.to_vec()).collect();
         config.alpn_protocols = self.alpn.clone().unwrap_or_else(default);
-        Ok(TlsConnector::from(self.config.get_or_init(|| Arc::new(config)).clone()))
+        Ok(TlsConnector::from(place.get_or_init(|| Arc::new(config)).clone()))
     }
 
     fn build(&self) -> Result<ClientConfig, String> {
@@ -201,5 +209,21 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_changed_after_a_connection_counts() {
+        let first = Tls::new().without_verification();
+        first.connector(&[b"mqtt"]).unwrap();
+        let changed = first.clone().alpn(&["x"]);
+        let alpn = |tls: &Tls, of: &[u8]| tls.connector(&[of]).unwrap().config().alpn_protocols.clone();
+        assert_eq!(alpn(&changed, b"mqtt"), [b"x".to_vec()]);
+        assert_eq!(alpn(&first, b"mqtt"), [b"mqtt".to_vec()]);
+        assert_eq!(alpn(&first, b"http/1.1"), [b"http/1.1".to_vec()]);
     }
 }

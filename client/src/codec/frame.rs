@@ -148,7 +148,17 @@ impl Frame {
         let (len, end) = (body.len(), properties_at as usize + properties_len as usize);
         let fits = 2 + usize::from(topic_len) <= len && end <= len;
         let expires = expiry_at == 0 || expiry_at >= properties_at && expiry_at as usize + 4 <= end;
-        (fits && expires).then_some(Self { body, first_byte, topic_len, properties_at, properties_len, expiry_at })
+        // QoS 1 or 2, and the topic as it says.
+        let is_publish = first_byte & 0xf8 == 0x30 && matches!(first_byte >> 1 & 3, 1 | 2);
+        let topic = len >= 4 + usize::from(topic_len) && body.first_chunk() == Some(&topic_len.to_be_bytes());
+        (fits && expires && is_publish && topic).then_some(Self {
+            body,
+            first_byte,
+            topic_len,
+            properties_at,
+            properties_len,
+            expiry_at,
+        })
     }
 }
 

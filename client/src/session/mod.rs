@@ -41,6 +41,9 @@ use journal::{Journal, OpNumber};
 use outbox::{Fill, NoRoom, Outbox, Takes};
 use subscriptions::{Granted, Subscriptions};
 
+/// Bytes of acks and requests that wait for the socket.
+const ANSWERS_MAX: usize = 1 << 20;
+
 /// Why a connection is over, for the driver.
 #[derive(Debug)]
 pub(crate) enum Over {
@@ -596,8 +599,14 @@ impl Session {
         self.subscriptions.bytes() >= self.options.inbox.max_bytes
     }
 
-    pub(crate) fn outbox_is_roomy(&self) -> bool {
-        self.outbox.is_roomy()
+    pub(crate) fn outbox_is_roomy_for(&self, size: usize) -> bool {
+        self.outbox.is_roomy_for(size)
+    }
+
+    /// The server asks and does not listen: so many answers wait that no more is taken from the socket. Those to a full
+    /// Receive Maximum are fewer.
+    pub(crate) fn is_choked(&self) -> bool {
+        self.out.len() >= ANSWERS_MAX
     }
 
     /// Nothing waits to be sent, written or acknowledged.
@@ -715,8 +724,9 @@ fn received(publish: &Publish<'_>, topic: &str, token: Option<u64>) -> Received 
 /// A time of the wall clock for one of the monotonic clock: what is kept over a restart.
 pub(crate) fn unix_ms(at: Instant) -> u64 {
     let (now, wall) = (Instant::now(), SystemTime::now());
-    let at = wall + at.saturating_duration_since(now);
-    at.duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = since.saturating_add(at.saturating_duration_since(now));
+    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The other way.

@@ -72,8 +72,8 @@ pub(crate) struct Fill<'a> {
 /// Why a message was not accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoRoom {
-    /// For now.
-    Full,
+    /// For now; the bytes that it takes.
+    Full(usize),
     /// For ever.
     TooLarge,
 }
@@ -147,9 +147,12 @@ impl Outbox {
         self.bytes
     }
 
-    /// A quarter is free: enough for those who wait to be woken for more than one message.
-    pub(crate) fn is_roomy(&self) -> bool {
-        self.len() <= self.limits.max_messages / 4 * 3 && self.bytes <= self.limits.max_bytes / 4 * 3
+    /// There is room for a message of this size, and a quarter is free: enough for those who wait to be woken for more than
+    /// one message. One that is larger than that quarter is not kept waiting for it.
+    pub(crate) fn is_roomy_for(&self, size: usize) -> bool {
+        let bytes = self.limits.max_bytes / 4 * 3;
+        let roomy = self.len() <= self.limits.max_messages / 4 * 3 && self.bytes <= bytes;
+        self.has_room(size) && (roomy || size > self.limits.max_bytes - bytes)
     }
 
     fn has_room(&self, size: usize) -> bool {
@@ -175,7 +178,7 @@ impl Outbox {
             None => self.make_room(size, journal, stats),
         };
         if !room {
-            return Err((NoRoom::Full, frame));
+            return Err((NoRoom::Full(size), frame));
         }
         let number = replaced.and_then(|at| self.queue.get(at)).map_or(self.next_number, |old| old.number);
         let mut new = Waiting { number, frame, expires, op: 0, teller: Some(teller) };

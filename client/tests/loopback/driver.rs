@@ -1,0 +1,250 @@
+//! Who is woken when, what is bounded, and what ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use forebay_client::{Event, Inbox, Outbox, PublishError, Reconnect, Subscribe, Version, WhenFull};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::peer::{PUBREL, ack, connack, publish, suback, text};
+use crate::server::Server;
+use crate::{Q0, Q1, message, options, polled, soon};
+
+const V5: Version = Version::V5;
+/// Long enough for what must not happen to happen.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+fn seldom() -> Reconnect {
+    let hour = Duration::from_secs(3600);
+    Reconnect { min: hour, max: hour, ..Reconnect::default() }
+}
+
+async fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// The next connection, after CONNECT and CONNACK.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = soon(listener.accept()).await.unwrap();
+    let mut buffer = [0; 1024];
+    assert!(soon(stream.read(&mut buffer)).await.unwrap() > 0);
+    stream.write_all(&connack(V5, false, 0, &[])).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_message_that_must_wait_for_much_room_does_not_spin() {
+    let outbox = Outbox { max_bytes: 1_000, ..Outbox::default() };
+    let client = options(1, V5).reconnect(seldom()).outbox(outbox).start().unwrap();
+    let _ticket = client.publish(message("x".repeat(600), Q1)).await.unwrap();
+    // A quarter is free, and it needs half.
+    assert!(polled(client.publish(message("x".repeat(500), Q1)), 1).await.is_none());
+    let waits = tokio::time::timeout(A_WHILE, client.publish(message("x".repeat(500), Q1)));
+    assert!(waits.await.is_err());
+    let other = soon(client.publish(message("x".repeat(100), Q1))).await;
+    assert!(other.is_ok(), "{other:?}");
+}
+
+#[tokio::test]
+async fn all_who_wait_for_room_get_it() {
+    let server = Server::start(V5).await;
+    server.state().withhold = true;
+    let outbox = Outbox { max_messages: 4, max_bytes: 2_000, when_full: WhenFull::Wait };
+    let client = options(server.port, V5).outbox(outbox).start().unwrap();
+    let mut tasks = Vec::new();
+    for n in 0..100 {
+        let client = client.clone();
+        let payload = format!("{n}{}", " ".repeat(if n % 7 == 0 { 1_500 } else { 10 }));
+        tasks.push(tokio::spawn(async move { client.publish(message(payload, Q1)).await.unwrap().await }));
+    }
+    server.until(|state| !state.arrived.is_empty()).await;
+    server.state().withhold = false;
+    // What was withheld is acknowledged when it comes again.
+    server.drop_connection();
+    for task in tasks {
+        soon(task).await.unwrap().unwrap();
+    }
+    soon(client.drained()).await;
+    assert_eq!(client.stats().acked, 100);
+}
+
+#[tokio::test]
+async fn an_inbox_that_is_read_after_the_connection_was_lost_is_no_reason_to_hurry() {
+    let (listener, port) = listen().await;
+    let client = options(port, V5).reconnect(seldom()).inbox(Inbox { max_bytes: 100, ..Inbox::default() });
+    let client = client.start().unwrap();
+    let asked = client.clone();
+    let subscribing = tokio::spawn(async move { asked.subscribe("t").await.unwrap() });
+    let mut stream = accept(&listener).await;
+    let mut buffer = [0; 100];
+    let read = soon(stream.read(&mut buffer)).await.unwrap();
+    assert!(read > 4);
+    stream.write_all(&suback(V5, u16::from_be_bytes([buffer[2], buffer[3]]), &[0])).await.unwrap();
+    let mut messages = soon(subscribing).await.unwrap();
+    stream.write_all(&publish(V5, "t", &"x".repeat(100), Q0, 0, false)).await.unwrap();
+    while client.stats().received == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // The driver does not read now: it learns of the end when it writes.
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = connections.clone();
+    drop(stream);
+    let counting = tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await.unwrap());
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    while client.is_connected() {
+        let _ = client.try_publish(message("x", Q0));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(messages.recv().await.is_some());
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(connections.load(Ordering::Relaxed), 0, "it is to wait for an hour");
+    counting.abort();
+}
+
+#[tokio::test]
+async fn servers_that_refer_to_each_other_are_not_asked_without_end() {
+    let (first, first_port) = listen().await;
+    let (second, second_port) = listen().await;
+    let connections = Arc::new(AtomicUsize::new(0));
+    for (listener, other) in [(first, second_port), (second, first_port)] {
+        let counter = connections.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                counter.fetch_add(1, Ordering::Relaxed);
+                let mut buffer = [0; 1024];
+                let _ = stream.read(&mut buffer).await;
+                let reference = [vec![0x1c], text(&format!("127.0.0.1:{other}"))].concat();
+                let _ = stream.write_all(&connack(V5, false, 0x9c, &reference)).await;
+            }
+        });
+    }
+    let client = options(first_port, V5).reconnect(seldom()).start().unwrap();
+    let mut events = client.events();
+    let waiting = async { while !matches!(events.next().await, Some(Event::Waiting(_))) {} };
+    soon(waiting).await;
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
+}
+
+/// A server that hears nothing any more; the client's socket is full.
+async fn stuck(inbox: Inbox) -> (forebay_client::Client, forebay_client::Subscription, TcpStream) {
+    let (listener, port) = listen().await;
+    let outbox = Outbox { max_bytes: 256 << 20, ..Outbox::default() };
+    let client = options(port, V5).keep_alive(Duration::ZERO).inbox(inbox).outbox(outbox).start().unwrap();
+    let asked = client.clone();
+    let subscribing = tokio::spawn(async move { asked.subscribe(Subscribe::to("in/#")).await.unwrap() });
+    let mut stream = accept(&listener).await;
+    let mut buffer = [0; 100];
+    assert!(soon(stream.read(&mut buffer)).await.unwrap() > 4);
+    stream.write_all(&suback(V5, u16::from_be_bytes([buffer[2], buffer[3]]), &[0])).await.unwrap();
+    let messages = soon(subscribing).await.unwrap();
+    let payload = "x".repeat(1 << 20);
+    let mut before = usize::MAX;
+    // Until the kernel takes no more.
+    loop {
+        for _ in 0..16 {
+            drop(client.try_publish(message(&payload, Q0)).unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let waits = client.stats().outbox_messages;
+        if waits > 16 && waits >= before {
+            return (client, messages, stream);
+        }
+        before = waits;
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_reads_again_is_served_though_the_socket_takes_nothing() {
+    let (client, mut messages, stream) = stuck(Inbox { max_bytes: 1 << 20, ..Inbox::default() }).await;
+    let (_reading, mut writing) = stream.into_split();
+    let sender = tokio::spawn(async move {
+        let payload = "x".repeat(100_000);
+        for _ in 0..300 {
+            writing.write_all(&publish(V5, "in/x", &payload, Q0, 0, false)).await.unwrap();
+        }
+        writing
+    });
+    tokio::time::sleep(A_WHILE).await;
+    assert!(!sender.is_finished() && client.stats().received < 100, "it reads on though much is unread");
+    for _ in 0..300 {
+        assert!(soon(messages.recv()).await.is_some());
+    }
+    soon(sender).await.unwrap();
+}
+
+#[tokio::test]
+async fn disconnect_ends_though_the_socket_takes_nothing() {
+    let (client, _messages, _stream) = stuck(Inbox::default()).await;
+    soon(client.disconnect()).await;
+    let stats = client.stats();
+    assert_eq!(stats.accepted, stats.written + stats.dropped(), "{stats:?}");
+    assert!(matches!(client.publish(message("x", Q0)).await, Err(PublishError::Ended(_))));
+}
+
+#[tokio::test]
+async fn a_server_that_asks_and_does_not_listen_is_not_answered_into_memory() {
+    let (_client, _messages, mut stream) = stuck(Inbox::default()).await;
+    let flood: Vec<u8> = (1..=10_000).flat_map(|id| ack(PUBREL, id)).collect();
+    let mut sent = 0;
+    while tokio::time::timeout(A_WHILE, stream.write_all(&flood)).await.is_ok() {
+        sent += flood.len();
+        assert!(sent < 100 << 20, "each of these has its answer in memory");
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_is_written_before_disconnect() {
+    for _ in 0..20 {
+        let server = Server::start(V5).await;
+        let client = options(server.port, V5).connect().await.unwrap();
+        for n in 0..50 {
+            drop(client.publish(message(n, Q0)).await.unwrap());
+        }
+        soon(client.drained()).await;
+        soon(client.disconnect()).await;
+        server.until(|state| state.disconnects == 1).await;
+        assert_eq!(server.state().arrived.len(), 50);
+    }
+}
+
+#[tokio::test]
+async fn disconnect_and_drained_end_offline_and_ended() {
+    let client = options(1, V5).reconnect(seldom()).start().unwrap();
+    let ticket = client.publish(message("x", Q1)).await.unwrap();
+    let waiting = client.clone();
+    let drained = tokio::spawn(async move { waiting.drained().await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!drained.is_finished());
+    soon(client.disconnect()).await;
+    soon(drained).await.unwrap();
+    assert!(ticket.await.is_err());
+    soon(client.drained()).await;
+    soon(client.disconnect()).await;
+    // While the connection is being made, too.
+    let (listener, port) = listen().await;
+    let client = options(port, V5).start().unwrap();
+    let (_stream, _) = soon(listener.accept()).await.unwrap();
+    soon(client.disconnect()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_dropped_says_so_and_ends() {
+    let server = Server::start(V5).await;
+    let client = options(server.port, V5).connect().await.unwrap();
+    let messages = soon(client.subscribe("in/#")).await.unwrap();
+    drop(client);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(server.state().disconnects, 0, "a subscription is a handle");
+    drop(messages);
+    server.until(|state| state.disconnects == 1).await;
+}
