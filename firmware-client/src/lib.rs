@@ -144,6 +144,8 @@
 #[cfg(not(any(feature = "v3", feature = "v5")))]
 compile_error!("forebay-firmware needs a protocol: enable feature `v3` or `v5`");
 
+#[cfg(feature = "std")]
+pub mod adapter;
 mod arena;
 mod backoff;
 mod bytes;
