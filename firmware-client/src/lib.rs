@@ -145,7 +145,7 @@
 #[cfg(not(any(feature = "v3", feature = "v5")))]
 compile_error!("forebay-firmware needs a protocol: enable feature `v3` or `v5`");
 
-#[cfg(feature = "embedded-io")]
+#[cfg(any(feature = "std", feature = "embedded-io", feature = "embedded-io-async"))]
 pub mod adapter;
 mod arena;
 mod backoff;
