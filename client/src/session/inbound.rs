@@ -42,9 +42,15 @@ pub(crate) struct Inbound {
     /// PUBRECs and PUBCOMPs that wait for the journal.
     unsafe_yet: VecDeque<(OpNumber, AckKind, PacketId, ReasonCode)>,
     next_token: u64,
+    /// The session of this connection may be another than that of the one before.
+    in_doubt: bool,
 }
 
 impl Inbound {
+    pub(crate) fn connected(&mut self, in_doubt: bool) {
+        self.in_doubt = in_doubt;
+    }
+
     /// PUBLISH came; the caller calls [`Inbound::acknowledge`] then.
     pub(crate) fn arrived(
         &mut self,
@@ -54,8 +60,11 @@ impl Inbound {
         receive_maximum: u16,
         journal: &mut Journal,
     ) -> Arrival {
-        if !dup && !self.seen_earlier.is_empty() && self.seen_earlier.remove(&id) {
-            tracing::debug!(id = id.get(), "the server has given up a QoS 2 message that it had not released");
+        // The same identifier before PUBREL is the same message, with DUP or without [MQTT5-4.3.3-10]; unless the session
+        // may be another than the one in which the first came.
+        let is_other = !dup && self.in_doubt;
+        if is_other && self.seen_earlier.remove(&id) {
+            tracing::debug!(id = id.get(), "a QoS 2 message of a session that the server no longer has");
             journal.log(|| Op::Forget { id });
         }
         if qos == QoS::ExactlyOnce && (self.seen.contains(&id) || self.seen_earlier.contains(&id)) {
@@ -67,7 +76,8 @@ impl Inbound {
         }
         if let Some(at) = self.earlier.iter().position(|entry| entry.id == id) {
             let entry = self.earlier.remove(at);
-            if dup && entry.qos == qos {
+            let is_same = if qos == QoS::ExactlyOnce { !is_other } else { dup };
+            if is_same && entry.qos == qos {
                 self.current.push_back(entry);
                 return Arrival::Repeated;
             }

@@ -352,6 +352,7 @@ impl Session {
         } else if self.in_doubt {
             self.subscriptions.ask_again();
         }
+        self.inbound.connected(self.in_doubt);
         self.in_doubt = false;
         self.stats.connections += 1;
         self.event(Event::Connected(Connected::new(ack, &self.client_id)));
