@@ -401,8 +401,8 @@ impl Session {
         let token = match publish.packet_id {
             None => None,
             Some(id) => {
-                let maximum = self.receive_maximum();
-                match self.inbound.arrived(id, publish.qos, publish.dup, maximum, &mut self.journal) {
+                let (mark, maximum) = (inbound::mark(topic, publish.payload), self.receive_maximum());
+                match self.inbound.arrived(id, publish.qos, mark, maximum, &mut self.journal) {
                     Arrival::New(token) => Some(token),
                     Arrival::Repeated => {
                         self.acknowledge();
@@ -673,8 +673,8 @@ impl Session {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn restore_seen(&mut self, id: forebay_wire::types::PacketId) {
-        self.inbound.restore(id);
+    pub(crate) fn restore_seen(&mut self, id: forebay_wire::types::PacketId, mark: inbound::Mark) {
+        self.inbound.restore(id, mark);
     }
 }
 

@@ -197,7 +197,7 @@ struct Disk {
     #[cfg(feature = "durable")]
     messages: BTreeMap<u64, (crate::codec::frame::Frame, bool)>,
     #[cfg(feature = "durable")]
-    seen: BTreeSet<forebay_wire::types::PacketId>,
+    seen: BTreeMap<forebay_wire::types::PacketId, u64>,
     safe: OpNumber,
 }
 
@@ -345,15 +345,6 @@ impl Run {
         }
     }
 
-    /// A program that ends between CONNACK without a session and the commit that follows comes back to that new session with
-    /// identifiers of the old one, and cannot know it. That is the one gap there is; it is not what these runs look for.
-    fn forget(&mut self) {
-        #[cfg(feature = "durable")]
-        if self.b.session.take_ops().0.contains(&crate::session::journal::Op::ForgetAll) {
-            self.disk.seen.clear();
-        }
-    }
-
     /// What the program was done with stays so when the server or the disk knows of it.
     fn crash_or_end(&mut self) {
         let outgoing = self.server.kept.as_ref().map(|kept| &kept.outgoing);
@@ -442,15 +433,14 @@ impl Run {
         self.server_hears(some);
         self.pipes_end();
         self.crashes += 1;
-        self.forget();
         self.b = Self::program(self.server.version, true);
         #[cfg(feature = "durable")]
         {
             for (number, (frame, released)) in &self.disk.messages {
                 self.b.session.restore(*number, frame.clone(), None, *released);
             }
-            for id in &self.disk.seen {
-                self.b.session.restore_seen(*id);
+            for (id, mark) in &self.disk.seen {
+                self.b.session.restore_seen(*id, *mark);
             }
         }
         let safe = std::mem::take(&mut self.disk.safe);
@@ -518,7 +508,7 @@ impl Run {
 impl Disk {
     fn has_seen(&self, id: u16) -> bool {
         #[cfg(feature = "durable")]
-        return self.seen.iter().any(|seen| seen.get() == id);
+        return self.seen.keys().any(|seen| seen.get() == id);
         #[cfg(not(feature = "durable"))]
         return id == 0;
     }
@@ -536,7 +526,7 @@ impl Disk {
                 }
             }
             Op::Remove { number } => drop(self.messages.remove(&number)),
-            Op::Seen { id } => drop(self.seen.insert(id)),
+            Op::Seen { id, mark } => drop(self.seen.insert(id, mark)),
             Op::Forget { id } => drop(self.seen.remove(&id)),
             Op::ForgetAll => self.seen.clear(),
         }
