@@ -15,7 +15,8 @@ pub(crate) fn trials() -> Vec<Case> {
     vec![("a_full_disk_makes_publish_wait", absent, || block_on(full()))]
 }
 
-const SIZE_MB: u32 = 8;
+/// redb doubles its file when it grows.
+const SIZE_MB: u32 = 48;
 
 /// A small disk, gone when this is dropped.
 struct Disk(Scratch);
@@ -42,7 +43,7 @@ impl Drop for Disk {
 async fn full() {
     let disk = Disk::mount().unwrap();
     let filler = disk.path().join("filler");
-    std::fs::write(&filler, vec![1; 3 << 20]).unwrap();
+    std::fs::write(&filler, vec![1; 36 << 20]).unwrap();
     let mut broker = Broker::start();
     let subscriber = soon(options(broker.port(), "subscriber").connect()).await.unwrap();
     let mut messages = soon(subscriber.subscribe(Subscribe::to("full").qos(QoS::ExactlyOnce))).await.unwrap();
