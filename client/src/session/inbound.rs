@@ -112,6 +112,13 @@ impl Inbound {
         }
     }
 
+    /// Entries of all kinds.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn len(&self) -> usize {
+        let entries = self.current.len() + self.earlier.len() + self.unsafe_yet.len();
+        entries + self.seen.len() + self.seen_earlier.len()
+    }
+
     /// How many are not done with it.
     pub(crate) fn holders(&mut self, token: u64) -> u32 {
         self.entry(token).map_or(0, |entry| entry.holders)

@@ -8,6 +8,8 @@
 //! ```
 
 mod alias;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;
 mod inbound;
 pub(crate) mod journal;
 pub(crate) mod outbox;

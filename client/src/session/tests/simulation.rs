@@ -10,10 +10,10 @@ use super::peer::*;
 use super::*;
 
 /// SplitMix64.
-struct Rng(u64);
+pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -21,11 +21,11 @@ impl Rng {
         (z ^ (z >> 31)) % limit
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    fn qos(&mut self) -> QoS {
+    pub(super) fn qos(&mut self) -> QoS {
         [Q0, Q1, Q2][self.below(3) as usize]
     }
 }
@@ -559,19 +559,20 @@ fn whole_packets(bytes: &[u8]) -> usize {
     at
 }
 
-fn run(seed: u64) -> (u32, u32, u32, usize) {
-    struct Said(u64);
-    impl Drop for Said {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!(
-                    "the run again: FOREBAY_SEED={} cargo test -p forebay-client --all-features simulation",
-                    self.0
-                );
-            }
+/// Says which run it was, when that fails.
+pub(super) struct Said(pub(super) u64, pub(super) &'static str);
+
+impl Drop for Said {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self(seed, test) = self;
+            eprintln!("the run again: FOREBAY_SEED={seed} cargo test -p forebay-client --all-features {test}");
         }
     }
-    let _said = Said(seed);
+}
+
+fn run(seed: u64) -> (u32, u32, u32, usize) {
+    let _said = Said(seed, "simulation");
     let mut run = Run::new(seed);
     for _ in 0..1_500 {
         run.step(true);
@@ -581,7 +582,7 @@ fn run(seed: u64) -> (u32, u32, u32, usize) {
     (run.connections_lost, run.sessions_lost, run.crashes, run.accepted.len() + run.owed.len())
 }
 
-fn number_from(variable: &str) -> Option<u64> {
+pub(super) fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
