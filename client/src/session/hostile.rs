@@ -127,23 +127,23 @@ impl Client {
 
     fn publish(&mut self, op: u8) {
         let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].get(usize::from(op % 3)).copied();
-        let topic = if op % 2 == 0 { "topic/one" } else { "topic/two" };
+        let topic = if op.is_multiple_of(2) { "topic/one" } else { "topic/two" };
         let message = Message::new(topic, vec![op; usize::from(op)]).qos(qos.unwrap_or(QoS::AtMostOnce));
-        let message = if op % 5 == 0 { message.expires_after(Duration::from_secs(3)) } else { message };
+        let message = if op.is_multiple_of(5) { message.expires_after(Duration::from_secs(3)) } else { message };
         // A refusal is an answer, too.
         let _ = self.session.publish(self.now, message, pair().0);
     }
 
     fn subscribe(&mut self) {
         if self.keys.len() < 30 {
-            let what = Subscribe::to(if self.keys.len() % 2 == 0 { "#" } else { "t" }).manual_ack();
+            let what = Subscribe::to(if self.keys.len().is_multiple_of(2) { "#" } else { "t" }).manual_ack();
             self.keys.push(self.session.subscribe(what, pair().0));
         }
     }
 
     fn leave(&mut self) {
         if let Some(key) = self.keys.pop() {
-            if key % 2 == 0 {
+            if key.is_multiple_of(2) {
                 self.session.unsubscribe(key, None);
             } else {
                 self.session.detach(self.now, key);
@@ -157,7 +157,7 @@ impl Client {
                 self.held.extend(self.session.take(key));
             }
         }
-        if op % 2 == 0 {
+        if op.is_multiple_of(2) {
             for token in self.held.drain(..).filter_map(|received| received.token) {
                 self.session.ack(token, ReasonCode::Success);
             }
