@@ -347,7 +347,7 @@ impl Session {
         let aliases = if self.options.topic_aliases { ack.topic_alias_maximum } else { 0 };
         self.aliases = alias::Outgoing::new(aliases);
         let window = self.options.window.min(ack.receive_maximum);
-        self.outbox.connected(ack.session_present, window, &mut self.journal, &mut self.stats);
+        self.outbox.connected(ack.session_present, self.options.version, window, &mut self.journal, &mut self.stats);
         if !ack.session_present {
             self.inbound.forget(&mut self.journal);
             self.subscriptions.forgotten();
