@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fuzzes the guard, the session and topic filters for FOREBAY_FUZZ_SECONDS each (default 10), from the corpus in
+# Fuzzes the guard, the session, topic filters and the client library for FOREBAY_FUZZ_SECONDS each (default 10), from the corpus in
 # broker/fuzz/corpus; what is found lands in a scratch folder and is shown. Ends with a line of counts in cargo's form.
-#   tests/fuzz.sh [TARGET...]     all three without an argument
+#   tests/fuzz.sh [TARGET...]     all four without an argument
 set -u
 cd "$(dirname "$0")/.." || exit 1
 seconds=${FOREBAY_FUZZ_SECONDS:-10}
 targets=("$@")
-[ "${#targets[@]}" -gt 0 ] || targets=(guard session filters)
+[ "${#targets[@]}" -gt 0 ] || targets=(guard session filters client)
 scratch=$(mktemp -d)
 # cargo-fuzz cannot be told `--locked`: a lock file that it had to change is put back.
 cp broker/fuzz/Cargo.lock "$scratch/Cargo.lock"

@@ -3,8 +3,6 @@
 //! A publish is accepted when it is committed. A message is sent only after that, under an identifier that follows from its
 //! number, so that a program that comes back repeats it under the same one. PUBREL is sent when it is on disk that PUBREC
 //! came, and PUBREC when the packet identifier of the message is: so QoS 2 is exactly once over a crash of either side.
-//! One gap is left: a program that is killed between a CONNACK that says that the server has lost the session and the commit
-//! of that comes back to the new session with packet identifiers of the old one, and cannot know it.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,8 +25,8 @@ use crate::shared::Shared;
 
 /// Number of the message to [`row`].
 const MESSAGES: TableDefinition<u64, &[u8]> = TableDefinition::new("messages");
-/// Packet identifiers of QoS 2 messages of the server that the program has.
-const SEEN: TableDefinition<u16, ()> = TableDefinition::new("seen");
+/// Packet identifiers of QoS 2 messages of the server that the program has, with their marks.
+const SEEN: TableDefinition<u16, u64> = TableDefinition::new("seen");
 /// `format`, `client`, `level`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
@@ -157,8 +155,9 @@ fn load(write: &WriteTransaction, options: &Options, session: &mut Session, now:
     }
     let seen = write.open_table(SEEN).map_err(table)?;
     for item in seen.iter().map_err(text)? {
-        if let Some(id) = PacketId::new(item.map_err(text)?.0.value()) {
-            session.restore_seen(id);
+        let (id, mark) = item.map_err(text)?;
+        if let Some(id) = PacketId::new(id.value()) {
+            session.restore_seen(id, mark.value());
         }
     }
     let mut meta = write.open_table(META).map_err(table)?;
@@ -274,13 +273,13 @@ fn commit(database: &Database, ops: &[Op]) -> Result<(), redb::Error> {
                 Op::Remove { number } => {
                     messages.remove(number)?;
                 }
-                Op::Seen { id } => {
-                    seen.insert(id.get(), ())?;
+                Op::Seen { id, mark } => {
+                    seen.insert(id.get(), mark)?;
                 }
                 Op::Forget { id } => {
                     seen.remove(id.get())?;
                 }
-                Op::ForgetAll => seen.retain(|_, ()| false)?,
+                Op::ForgetAll => seen.retain(|_, _| false)?,
             }
         }
     }
@@ -348,7 +347,7 @@ mod tests {
         let frame = Frame::new(Version::V5, &Message::new("t", "x").qos(QoS::AtLeastOnce));
         let put = |number| Op::Put { number, frame: frame.clone(), expires_unix_ms: None };
         let remove = |number| Op::Remove { number };
-        let seen = |id| Op::Seen { id: PacketId::new(id).unwrap() };
+        let seen = |id| Op::Seen { id: PacketId::new(id).unwrap(), mark: 0 };
         let mut ops = vec![
             remove(1),
             put(2),

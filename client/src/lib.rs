@@ -57,6 +57,10 @@ pub use forebay_wire::types::{QoS, Version};
 pub use message::{Message, Properties, Received};
 pub use options::{Inbox, Options, Outbox, Reconnect, RetainHandling, Subscribe, WhenFull, Will};
 pub use request::{RequestError, Requester};
+/// For the fuzzer.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use session::hostile::drive as fuzz_session;
 pub use stats::Stats;
 pub use ticket::{Acked, Ticket};
 #[cfg(feature = "tls")]

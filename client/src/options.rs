@@ -316,7 +316,7 @@ impl Options {
     }
 
     /// QoS 1 and 2 messages that are sent before the first of them is acknowledged; the server's Receive Maximum bounds it
-    /// as well.
+    /// as well. Before MQTT 5, which knows no Receive Maximum, at most 20 of QoS 2: some servers end a connection with more.
     #[must_use]
     pub fn window(mut self, messages: u16) -> Self {
         self.window = messages;

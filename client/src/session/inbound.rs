@@ -1,7 +1,7 @@
 //! QoS 1 and 2 messages of the server, until they are acknowledged: in the order in which they came [MQTT-4.6.0-2],
 //! [MQTT-4.6.0-3], and when the program is done with them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, QoS, Version};
@@ -9,10 +9,30 @@ use forebay_wire::types::{PacketId, QoS, Version};
 use super::journal::{Journal, Op, OpNumber};
 use crate::codec::{AckKind, write};
 
+/// Tells one message from another under the same packet identifier: a fingerprint of topic and payload. DUP does not: a
+/// server that comes back from a crash may not know that it has sent a message, and one that has given a message up, since it
+/// expired, for example, uses its identifier for the next.
+pub(crate) type Mark = u64;
+
+pub(crate) fn mark(topic: &str, payload: &[u8]) -> Mark {
+    let mut mark = topic.len() as u64;
+    for bytes in [topic.as_bytes(), payload] {
+        for chunk in bytes.chunks(8) {
+            let mut eight = [0; 8];
+            for (to, from) in eight.iter_mut().zip(chunk) {
+                *to = *from;
+            }
+            mark = (mark ^ u64::from_le_bytes(eight)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+        }
+    }
+    mark ^ payload.len() as u64
+}
+
 struct Entry {
     token: u64,
     id: PacketId,
     qos: QoS,
+    mark: Mark,
     /// Subscriptions that have it and are not done with it.
     holders: u32,
     reason: ReasonCode,
@@ -36,38 +56,31 @@ pub(crate) struct Inbound {
     /// Of an earlier connection of this session: the server will send them again, the program has them already.
     earlier: Vec<Entry>,
     /// QoS 2: acknowledged with PUBREC, not released with PUBREL.
-    seen: HashSet<PacketId>,
+    seen: HashMap<PacketId, Mark>,
     /// The same of earlier connections: they do not count against the Receive Maximum of this one [MQTT5-4.9.0-1].
-    seen_earlier: HashSet<PacketId>,
+    seen_earlier: HashMap<PacketId, Mark>,
     /// PUBRECs and PUBCOMPs that wait for the journal.
     unsafe_yet: VecDeque<(OpNumber, AckKind, PacketId, ReasonCode)>,
     next_token: u64,
-    /// The session of this connection may be another than that of the one before.
-    in_doubt: bool,
 }
 
 impl Inbound {
-    pub(crate) fn connected(&mut self, in_doubt: bool) {
-        self.in_doubt = in_doubt;
-    }
-
     /// PUBLISH came; the caller calls [`Inbound::acknowledge`] then.
     pub(crate) fn arrived(
         &mut self,
         id: PacketId,
         qos: QoS,
         dup: bool,
+        mark: Mark,
         receive_maximum: u16,
         journal: &mut Journal,
     ) -> Arrival {
-        // The same identifier before PUBREL is the same message, with DUP or without [MQTT5-4.3.3-10]; unless the session
-        // may be another than the one in which the first came.
-        let is_other = !dup && self.in_doubt;
-        if is_other && self.seen_earlier.remove(&id) {
-            tracing::debug!(id = id.get(), "a QoS 2 message of a session that the server no longer has");
+        if self.seen_earlier.get(&id).is_some_and(|earlier| *earlier != mark || qos != QoS::ExactlyOnce) {
+            tracing::debug!(id = id.get(), "the server has given up a QoS 2 message that it had not released");
+            self.seen_earlier.remove(&id);
             journal.log(|| Op::Forget { id });
         }
-        if qos == QoS::ExactlyOnce && (self.seen.contains(&id) || self.seen_earlier.contains(&id)) {
+        if qos == QoS::ExactlyOnce && (self.seen.contains_key(&id) || self.seen_earlier.contains_key(&id)) {
             // The PUBREC was lost [MQTT5-4.3.3-10]; unless it still waits for the disk.
             if !self.unsafe_yet.iter().any(|(_, kind, other, _)| (*kind, *other) == (AckKind::Pubrec, id)) {
                 self.unsafe_yet.push_back((journal.last(), AckKind::Pubrec, id, ReasonCode::Success));
@@ -76,13 +89,10 @@ impl Inbound {
         }
         if let Some(at) = self.earlier.iter().position(|entry| entry.id == id) {
             let entry = self.earlier.remove(at);
-            let is_same = if qos == QoS::ExactlyOnce { !is_other } else { dup };
-            if is_same && entry.qos == qos {
+            if (entry.qos, entry.mark) == (qos, mark) {
                 self.current.push_back(entry);
                 return Arrival::Repeated;
             }
-            // What is repeated has DUP [MQTT-3.3.1-1]. This is another message: the earlier one was given up by the server,
-            // since it expired there, for example.
         }
         // On a live connection only 3.1.1 repeats, and with DUP: others need no search.
         if dup && self.current.iter().any(|entry| entry.id == id) {
@@ -93,7 +103,7 @@ impl Inbound {
         }
         let token = self.next_token;
         self.next_token += 1;
-        self.current.push_back(Entry { token, id, qos, holders: 1, reason: ReasonCode::Success });
+        self.current.push_back(Entry { token, id, qos, mark, holders: 1, reason: ReasonCode::Success });
         Arrival::New(token)
     }
 
@@ -102,6 +112,13 @@ impl Inbound {
         if let Some(entry) = self.entry(token) {
             entry.holders = holders;
         }
+    }
+
+    /// Entries of all kinds.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn len(&self) -> usize {
+        let entries = self.current.len() + self.earlier.len() + self.unsafe_yet.len();
+        entries + self.seen.len() + self.seen_earlier.len()
     }
 
     /// How many are not done with it.
@@ -134,8 +151,8 @@ impl Inbound {
         while let Some(entry) = self.current.pop_front_where(|entry| entry.holders == 0) {
             match entry.qos {
                 QoS::ExactlyOnce if entry.reason.is_success() => {
-                    self.seen.insert(entry.id);
-                    let op = journal.log(|| Op::Seen { id: entry.id });
+                    self.seen.insert(entry.id, entry.mark);
+                    let op = journal.log(|| Op::Seen { id: entry.id, mark: entry.mark });
                     self.unsafe_yet.push_back((op, AckKind::Pubrec, entry.id, entry.reason));
                 }
                 // Refused: the identifier is free again [MQTT5-4.3.3-9].
@@ -158,7 +175,7 @@ impl Inbound {
     /// PUBREL. With PUBCOMP the server may use the identifier for another message, which a program that comes back and
     /// still has it on disk would take for this one.
     pub(crate) fn released(&mut self, id: PacketId, version: Version, journal: &mut Journal, out: &mut Vec<u8>) {
-        let known = self.seen.remove(&id) || self.seen_earlier.remove(&id);
+        let known = self.seen.remove(&id).is_some() || self.seen_earlier.remove(&id).is_some();
         if known {
             journal.log(|| Op::Forget { id });
         }
@@ -185,8 +202,8 @@ impl Inbound {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn restore(&mut self, id: PacketId) {
-        self.seen_earlier.insert(id);
+    pub(crate) fn restore(&mut self, id: PacketId, mark: Mark) {
+        self.seen_earlier.insert(id, mark);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use forebay_wire::types::PacketId;
 
+use super::inbound::Mark;
 use crate::codec::frame::Frame;
 
 /// A change that a store keeps.
@@ -15,7 +16,7 @@ pub(crate) enum Op {
     /// It is done with.
     Remove { number: u64 },
     /// A QoS 2 message of the server was given to the program: its packet identifier is remembered until PUBREL.
-    Seen { id: PacketId },
+    Seen { id: PacketId, mark: Mark },
     /// PUBREL came.
     Forget { id: PacketId },
     /// The server has a new session: identifiers of the old one mean nothing.

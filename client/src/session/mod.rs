@@ -8,6 +8,8 @@
 //! ```
 
 mod alias;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;
 mod inbound;
 pub(crate) mod journal;
 pub(crate) mod outbox;
@@ -345,14 +347,13 @@ impl Session {
         let aliases = if self.options.topic_aliases { ack.topic_alias_maximum } else { 0 };
         self.aliases = alias::Outgoing::new(aliases);
         let window = self.options.window.min(ack.receive_maximum);
-        self.outbox.connected(ack.session_present, window, &mut self.journal, &mut self.stats);
+        self.outbox.connected(ack.session_present, self.options.version, window, &mut self.journal, &mut self.stats);
         if !ack.session_present {
             self.inbound.forget(&mut self.journal);
             self.subscriptions.forgotten();
         } else if self.in_doubt {
             self.subscriptions.ask_again();
         }
-        self.inbound.connected(self.in_doubt);
         self.in_doubt = false;
         self.stats.connections += 1;
         self.event(Event::Connected(Connected::new(ack, &self.client_id)));
@@ -402,8 +403,8 @@ impl Session {
         let token = match publish.packet_id {
             None => None,
             Some(id) => {
-                let maximum = self.receive_maximum();
-                match self.inbound.arrived(id, publish.qos, publish.dup, maximum, &mut self.journal) {
+                let (mark, maximum) = (inbound::mark(topic, publish.payload), self.receive_maximum());
+                match self.inbound.arrived(id, publish.qos, publish.dup, mark, maximum, &mut self.journal) {
                     Arrival::New(token) => Some(token),
                     Arrival::Repeated => {
                         self.acknowledge();
@@ -674,8 +675,8 @@ impl Session {
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn restore_seen(&mut self, id: forebay_wire::types::PacketId) {
-        self.inbound.restore(id);
+    pub(crate) fn restore_seen(&mut self, id: forebay_wire::types::PacketId, mark: inbound::Mark) {
+        self.inbound.restore(id, mark);
     }
 }
 

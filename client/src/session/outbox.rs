@@ -23,6 +23,8 @@ use crate::ticket::{Acked, Outcome, Teller};
 pub(crate) const PUBLISH_IDS: u16 = 65_519;
 /// The socket's buffer takes no more once it is this full.
 const OUT_FULL: usize = 128 * 1024;
+/// Before MQTT 5 a server cannot say how many QoS 2 messages it takes at once; mosquitto ends a connection with more.
+const QOS_2_MAX: usize = 20;
 /// After a refusal for want of room that does not say when to try again; doubled each time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
@@ -87,6 +89,9 @@ pub(crate) struct Outbox {
     /// What may be in flight on this connection.
     window: usize,
     window_was_full: bool,
+    /// The same for QoS 2 alone, and how many of those are on the wire.
+    window_of_qos_2: usize,
+    qos_2_on_wire: usize,
     bytes: usize,
     /// QoS 0 messages that were given to the socket's buffer and are not written yet.
     unwritten: u64,
@@ -111,6 +116,8 @@ impl Outbox {
             on_wire: 0,
             window: 0,
             window_was_full: false,
+            window_of_qos_2: 0,
+            qos_2_on_wire: 0,
             bytes: 0,
             unwritten: 0,
             kept: 0,
@@ -262,9 +269,18 @@ impl Outbox {
 
     /// A new connection; what was in flight is repeated in order [MQTT-4.4.0-1], or, when the server has forgotten, sent
     /// anew.
-    pub(crate) fn connected(&mut self, resumed: bool, window: u16, journal: &mut Journal, stats: &mut Stats) {
+    pub(crate) fn connected(
+        &mut self,
+        resumed: bool,
+        version: Version,
+        window: u16,
+        journal: &mut Journal,
+        stats: &mut Stats,
+    ) {
         self.on_wire = 0;
+        self.qos_2_on_wire = 0;
         self.window = usize::from(window);
+        self.window_of_qos_2 = if version.is_v5() { self.window } else { self.window.min(QOS_2_MAX) };
         self.window_was_full = false;
         self.paused_until = None;
         if resumed {
@@ -290,6 +306,7 @@ impl Outbox {
     /// The connection is over.
     pub(crate) fn disconnected(&mut self) {
         self.on_wire = 0;
+        self.qos_2_on_wire = 0;
         self.window = 0;
     }
 
@@ -320,6 +337,7 @@ impl Outbox {
             next.frame.put(fill.out, id, false, expiry_s, alias);
             fill.stats.sent += 1;
             if id.is_some() {
+                self.qos_2_on_wire += usize::from(next.frame.qos() == QoS::ExactlyOnce);
                 self.flight.push_back(Flight { of: next, stage: Stage::Sent });
                 self.sort_last();
                 self.on_wire = self.flight.len();
@@ -336,7 +354,12 @@ impl Outbox {
         if self.paused_until.is_some() || !journal.is_safe(next.op) {
             return true;
         }
-        next.frame.qos() != QoS::AtMostOnce && !(self.window_is_open() && self.id_is_free(next.number))
+        next.frame.qos() != QoS::AtMostOnce
+            && !(self.window_is_open() && self.id_is_free(next.number) && self.takes_qos_2(&next.frame))
+    }
+
+    fn takes_qos_2(&self, frame: &Frame) -> bool {
+        frame.qos() != QoS::ExactlyOnce || self.qos_2_on_wire < self.window_of_qos_2
     }
 
     /// Whether no other message in flight has the same packet identifier: they follow from the numbers, so those of one
@@ -349,7 +372,7 @@ impl Outbox {
     /// be more than a window, or than there are packet identifiers.
     fn may_repeat(&self) -> bool {
         let next = self.flight.get(self.on_wire).filter(|_| self.on_wire < self.window);
-        next.is_some_and(|flight| self.id_is_free(flight.of.number))
+        next.is_some_and(|flight| self.id_is_free(flight.of.number) && self.takes_qos_2(&flight.of.frame))
     }
 
     /// A window that was full opens again when a quarter of it is free: one write for many messages, where acks come one by
@@ -394,6 +417,7 @@ impl Outbox {
                 // Its PUBREL comes with the commit.
                 Stage::Released(_) => {}
             }
+            self.qos_2_on_wire += usize::from(flight.of.frame.qos() == QoS::ExactlyOnce);
             self.on_wire += 1;
         }
     }
@@ -453,6 +477,7 @@ impl Outbox {
     fn settled(&mut self, at: usize, ack: &Ack, fill: &mut Fill<'_>) {
         let Some(flight) = self.flight.remove(at) else { return };
         self.on_wire -= 1;
+        self.qos_2_on_wire -= usize::from(flight.of.frame.qos() == QoS::ExactlyOnce);
         if ack.reason.is_success() {
             self.refusals = 0;
             fill.stats.acked += 1;
@@ -541,6 +566,7 @@ impl Outbox {
         }
         self.bytes = 0;
         self.on_wire = 0;
+        self.qos_2_on_wire = 0;
     }
 
     /// A message that an earlier run of the program left; in the order of the numbers.

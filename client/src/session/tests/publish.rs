@@ -153,6 +153,26 @@ fn a_resumed_session_repeats_in_order_with_dup_and_within_the_new_receive_maximu
 }
 
 #[test]
+fn before_mqtt_5_few_of_qos_2_are_sent_at_once() {
+    for (version, at_once) in [(V311, 20), (V5, 50)] {
+        let mut b = Bench::new(options(version));
+        b.connect(false);
+        for n in 0..50 {
+            drop(b.publish(message("t", n, Q2)));
+        }
+        let first = ids(&b.flush());
+        assert_eq!(first.len(), at_once);
+        b.lose();
+        b.connect(true);
+        assert_eq!(ids(&b.flush()), first);
+        b.receive(&ack(PUBREC, first[0]));
+        assert_eq!(b.flush(), [Packet::Ack(PUBREL, first[0], 0)]);
+        b.receive(&ack(PUBCOMP, first[0]));
+        assert_eq!(publishes(&b.flush()).len(), usize::from(at_once < 50));
+    }
+}
+
+#[test]
 fn a_lost_session_is_sent_anew_and_what_was_pubrecd_is_done() {
     for version in [V311, V5] {
         let mut b = Bench::new(options(version));

@@ -128,6 +128,32 @@ fn a_new_message_under_the_identifier_of_one_that_was_never_repeated_is_new() {
 }
 
 #[test]
+fn a_server_that_forgets_that_it_has_sent_a_message_does_not_double_it() {
+    // It came back from a crash: without DUP.
+    for version in [V311, V5] {
+        let mut b = Bench::new(options(version));
+        b.connect(false);
+        let key = b.subscribed(Subscribe::to("t").qos(Q2).manual_ack());
+        b.receive(&publish(version, "t", "done", Q2, 1, false));
+        b.receive(&publish(version, "t", "held", Q2, 2, false));
+        let (done, _held) = (b.take(key).unwrap(), b.take(key).unwrap());
+        b.session.ack(token(&done), ReasonCode::Success);
+        b.flush();
+        b.lose();
+        b.connect(true);
+        b.receive(&publish(version, "t", "done", Q2, 1, false));
+        b.receive(&publish(version, "t", "held", Q2, 2, false));
+        assert!(b.take(key).is_none());
+        assert_eq!(b.flush(), [Packet::Ack(PUBREC, 1, 0)]);
+        // Another message under such an identifier is another message, with DUP as well.
+        b.lose();
+        b.connect(true);
+        b.receive(&publish(version, "t", "new", Q2, 1, true));
+        assert_eq!(b.payloads(key), ["new"]);
+    }
+}
+
+#[test]
 fn a_message_of_an_ended_session_is_not_acknowledged_in_the_next() {
     let mut b = Bench::new(options(V5));
     b.connect(false);
@@ -283,6 +309,7 @@ fn a_message_that_nobody_claims_does_not_hold_back_the_others_for_ever() {
 #[cfg(feature = "durable")]
 mod durable {
     use super::*;
+    use crate::session::inbound::mark;
     use crate::session::journal::Op;
 
     fn commit(b: &mut Bench) -> Vec<Op> {
@@ -305,7 +332,7 @@ mod durable {
         b.receive(&publish(V5, "t", "x", Q2, 5, false));
         b.take(key).unwrap();
         assert!(b.flush().is_empty());
-        assert_eq!(commit(&mut b), [Op::Seen { id: id(5) }]);
+        assert_eq!(commit(&mut b), [Op::Seen { id: id(5), mark: mark("t", b"x") }]);
         assert_eq!(b.flush(), [Packet::Ack(PUBREC, 5, 0)]);
         b.receive(&ack(PUBREL, 5));
         // A program that ended now would take the next message under this identifier for this one.
@@ -353,7 +380,7 @@ mod durable {
         let frame = crate::codec::frame::Frame::new(V5, &message("t", "x", Q2));
         b.session.restore(10, frame.clone(), None, true);
         b.session.restore(11, frame, None, false);
-        b.session.restore_seen(id(4));
+        b.session.restore_seen(id(4), mark("t", b"again"));
         let Packet::Connect { clean, .. } = b.connect(true) else { panic!() };
         assert!(!clean);
         let sent = b.flush();

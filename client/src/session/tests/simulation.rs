@@ -10,10 +10,10 @@ use super::peer::*;
 use super::*;
 
 /// SplitMix64.
-struct Rng(u64);
+pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -21,11 +21,11 @@ impl Rng {
         (z ^ (z >> 31)) % limit
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    fn qos(&mut self) -> QoS {
+    pub(super) fn qos(&mut self) -> QoS {
         [Q0, Q1, Q2][self.below(3) as usize]
     }
 }
@@ -197,7 +197,7 @@ struct Disk {
     #[cfg(feature = "durable")]
     messages: BTreeMap<u64, (crate::codec::frame::Frame, bool)>,
     #[cfg(feature = "durable")]
-    seen: BTreeSet<forebay_wire::types::PacketId>,
+    seen: BTreeMap<forebay_wire::types::PacketId, u64>,
     safe: OpNumber,
 }
 
@@ -345,15 +345,6 @@ impl Run {
         }
     }
 
-    /// A program that ends between CONNACK without a session and the commit that follows comes back to that new session with
-    /// identifiers of the old one, and cannot know it. That is the one gap there is; it is not what these runs look for.
-    fn forget(&mut self) {
-        #[cfg(feature = "durable")]
-        if self.b.session.take_ops().0.contains(&crate::session::journal::Op::ForgetAll) {
-            self.disk.seen.clear();
-        }
-    }
-
     /// What the program was done with stays so when the server or the disk knows of it.
     fn crash_or_end(&mut self) {
         let outgoing = self.server.kept.as_ref().map(|kept| &kept.outgoing);
@@ -442,15 +433,14 @@ impl Run {
         self.server_hears(some);
         self.pipes_end();
         self.crashes += 1;
-        self.forget();
         self.b = Self::program(self.server.version, true);
         #[cfg(feature = "durable")]
         {
             for (number, (frame, released)) in &self.disk.messages {
                 self.b.session.restore(*number, frame.clone(), None, *released);
             }
-            for id in &self.disk.seen {
-                self.b.session.restore_seen(*id);
+            for (id, mark) in &self.disk.seen {
+                self.b.session.restore_seen(*id, *mark);
             }
         }
         let safe = std::mem::take(&mut self.disk.safe);
@@ -518,7 +508,7 @@ impl Run {
 impl Disk {
     fn has_seen(&self, id: u16) -> bool {
         #[cfg(feature = "durable")]
-        return self.seen.iter().any(|seen| seen.get() == id);
+        return self.seen.keys().any(|seen| seen.get() == id);
         #[cfg(not(feature = "durable"))]
         return id == 0;
     }
@@ -536,7 +526,7 @@ impl Disk {
                 }
             }
             Op::Remove { number } => drop(self.messages.remove(&number)),
-            Op::Seen { id } => drop(self.seen.insert(id)),
+            Op::Seen { id, mark } => drop(self.seen.insert(id, mark)),
             Op::Forget { id } => drop(self.seen.remove(&id)),
             Op::ForgetAll => self.seen.clear(),
         }
@@ -569,19 +559,20 @@ fn whole_packets(bytes: &[u8]) -> usize {
     at
 }
 
-fn run(seed: u64) -> (u32, u32, u32, usize) {
-    struct Said(u64);
-    impl Drop for Said {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!(
-                    "the run again: FOREBAY_SEED={} cargo test -p forebay-client --all-features simulation",
-                    self.0
-                );
-            }
+/// Says which run it was, when that fails.
+pub(super) struct Said(pub(super) u64, pub(super) &'static str);
+
+impl Drop for Said {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self(seed, test) = self;
+            eprintln!("the run again: FOREBAY_SEED={seed} cargo test -p forebay-client --all-features {test}");
         }
     }
-    let _said = Said(seed);
+}
+
+fn run(seed: u64) -> (u32, u32, u32, usize) {
+    let _said = Said(seed, "simulation");
     let mut run = Run::new(seed);
     for _ in 0..1_500 {
         run.step(true);
@@ -591,7 +582,7 @@ fn run(seed: u64) -> (u32, u32, u32, usize) {
     (run.connections_lost, run.sessions_lost, run.crashes, run.accepted.len() + run.owed.len())
 }
 
-fn number_from(variable: &str) -> Option<u64> {
+pub(super) fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 

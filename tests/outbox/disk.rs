@@ -1,0 +1,84 @@
+//! A full disk makes `publish` wait, and goes on when there is room.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use forebay_client::{Message, QoS, Subscribe};
+use forebay_tests::broker::Broker;
+use forebay_tests::scratch::Scratch;
+
+use crate::{Case, block_on, durable, options, soon};
+
+pub(crate) fn trials() -> Vec<Case> {
+    let absent = Disk::mount().is_none().then(|| "no right to mount a tmpfs".to_owned());
+    vec![("a_full_disk_makes_publish_wait", absent, || block_on(full()))]
+}
+
+/// redb doubles its file when it grows.
+const SIZE_MB: u32 = 48;
+
+/// A small disk, gone when this is dropped.
+struct Disk(Scratch);
+
+impl Disk {
+    fn mount() -> Option<Self> {
+        let scratch = Scratch::new("outbox-disk");
+        let size = format!("size={SIZE_MB}m");
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(scratch.path()).output();
+        status.is_ok_and(|output| output.status.success()).then_some(Self(scratch))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+async fn full() {
+    let disk = Disk::mount().unwrap();
+    let filler = disk.path().join("filler");
+    std::fs::write(&filler, vec![1; 36 << 20]).unwrap();
+    let mut broker = Broker::start();
+    let subscriber = soon(options(broker.port(), "subscriber").connect()).await.unwrap();
+    let mut messages = soon(subscriber.subscribe(Subscribe::to("full").qos(QoS::ExactlyOnce))).await.unwrap();
+    broker.kill();
+    // Nobody takes what is published.
+    let client = durable(broker.port(), &disk.path().join("outbox.redb")).start().unwrap();
+    let message = |n: u32| Message::new("full", format!("{n:<10000}")).qos(QoS::ExactlyOnce);
+    let mut published = 0;
+    let mut waiting = loop {
+        assert!(published < 2_000, "the disk is never full");
+        let of_publish = client.clone();
+        let next = message(published);
+        let mut publishing = Box::pin(async move { of_publish.publish(next).await });
+        published += 1;
+        if tokio::time::timeout(Duration::from_secs(2), &mut publishing).await.is_err() {
+            break publishing;
+        }
+    };
+    assert!(published > 50, "{published}");
+    assert!(tokio::time::timeout(Duration::from_secs(3), &mut waiting).await.is_err());
+    std::fs::remove_file(&filler).unwrap();
+    drop(soon(waiting).await.unwrap());
+    drop(soon(client.publish(message(published))).await.unwrap());
+    published += 1;
+    // It is all there for the next run of the program.
+    soon(client.disconnect()).await;
+    let stats = client.stats();
+    assert_eq!(stats.outbox_messages, published as usize, "{stats:?}");
+    broker.run();
+    let client = durable(broker.port(), &disk.path().join("outbox.redb")).start().unwrap();
+    assert_eq!(client.stats().restored, u64::from(published));
+    for n in 0..published {
+        let received = soon(messages.recv()).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(received.payload()).trim(), n.to_string());
+    }
+    soon(client.drained()).await;
+    assert!(messages.try_recv().is_none());
+}
