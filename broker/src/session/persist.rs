@@ -31,6 +31,8 @@ pub struct Collected {
     pub mark: u32,
     /// Places below are in this or an earlier delta.
     pub upto: u64,
+    /// Places below are written down as sent, perhaps.
+    pub sent: u64,
 }
 
 impl Session {
@@ -109,7 +111,7 @@ impl Session {
             let mark = persist.open;
             persist.open += 1;
             let wanted = persist.stored && !told;
-            return (wanted.then_some(Collected { delta, mark, upto: self.outbound.flow.next_seq }), false);
+            return (wanted.then_some(Collected { delta, mark, upto: self.outbound.flow.next_seq, sent: 0 }), false);
         }
         let durable = self.kept;
         let hurry = self.connected.then_some(cutoff);
@@ -123,7 +125,7 @@ impl Session {
             return (None, left);
         }
         let unsent_qos0 = u64::from(self.out.qos0);
-        let state = durable.then(|| self.outbound.state(&self.inbound.ids, unsent_qos0));
+        let state = durable.then(|| self.outbound.state(&self.inbound.ids, unsent_qos0, self.connected));
         let mut delta = SessionDelta {
             no: self.no,
             ended: false,
@@ -146,7 +148,8 @@ impl Session {
         persist.stored = true;
         let mark = persist.open;
         persist.open += 1;
-        (Some(Collected { delta, mark, upto: self.outbound.flow.collected }), left)
+        let sent = delta.state.as_ref().map_or(0, |state| state.sent);
+        (Some(Collected { delta, mark, upto: self.outbound.flow.collected, sent }), left)
     }
 
     /// The commit that held the delta is done: acks and PUBRELs that waited for it may leave.
@@ -155,7 +158,7 @@ impl Session {
             return;
         }
         self.inbound.committed_mark = self.inbound.committed_mark.max(collected.mark);
-        self.outbound.committed(collected.upto);
+        self.outbound.committed(collected.upto, collected.sent);
         self.release_committed(collected.mark);
         self.release_acks();
         self.pump(cx);
@@ -222,7 +225,12 @@ impl Outbound {
     }
 
     /// The state as of now: it speaks of places below `collected` only as the store knows them.
-    fn state(&self, ids: &hashbrown::HashSet<u16, foldhash::fast::FixedState>, unsent_qos0: u64) -> QueueState {
+    fn state(
+        &self,
+        ids: &hashbrown::HashSet<u16, foldhash::fast::FixedState>,
+        unsent_qos0: u64,
+        connected: bool,
+    ) -> QueueState {
         let mut done = Vec::new();
         let live = || {
             self.flow
@@ -274,13 +282,20 @@ impl Outbound {
             next_seq: end,
             floor,
             done,
-            sent: self.flow.inflight.back().map_or(floor, |f| f.seq + 1).max(self.flow.sent_before).min(end),
+            sent: self.sent(connected).max(floor).min(end),
             released,
             inbound: ids.iter().copied().collect(),
             queued: self.queued - uncollected,
             queued_bytes: self.queued_bytes.saturating_sub(uncollected_bytes),
             ledger,
         }
+    }
+
+    /// Places below may have been sent before the next commit [MQTT-3.3.1-1]: what the client's window has room for is as good
+    /// as sent.
+    fn sent(&self, connected: bool) -> u64 {
+        let sent = self.flow.inflight.back().map_or(0, |f| f.seq + 1).max(self.flow.sent_before);
+        if connected { sent.max(self.oldest_waiting() + u64::from(self.window)) } else { sent }
     }
 
     /// Messages in the queue that are in no delta yet: young ones, and QoS 0 in the socket's buffer.

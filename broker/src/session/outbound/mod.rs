@@ -199,6 +199,8 @@ pub(crate) struct Flow {
     /// Places below were given to the store; those below `committed` are committed.
     pub(crate) collected: u64,
     pub(crate) committed: u64,
+    /// Places below are on disk as sent, perhaps: a message of QoS 2 leaves only then.
+    sendable: u64,
     /// Places below may have been sent before the broker started, and whose PUBREC had come.
     pub(crate) sent_before: u64,
     pub(crate) released_before: Vec<u64>,
@@ -372,10 +374,11 @@ impl Outbound {
     }
 
     /// The commit of everything below `upto` is done.
-    pub(crate) fn committed(&mut self, upto: u64) {
+    pub(crate) fn committed(&mut self, upto: u64, sent: u64) {
         if !self.flow.is_made() {
             return;
         }
+        self.flow.sendable = self.flow.sendable.max(sent);
         self.flow.committed = self.flow.committed.max(upto);
         for flight in self.flow.inflight.iter_mut().filter(|f| f.awaiting && f.seq < upto) {
             flight.awaiting = false;
@@ -435,6 +438,7 @@ impl Outbound {
         self.flow.disk_from = state.floor;
         self.flow.disk_to = state.next_seq;
         self.flow.holes.clone_from(&state.done);
+        self.flow.sendable = state.sent;
         self.flow.sent_before = state.sent;
         self.flow.released_before.clone_from(&state.released);
         self.queued = state.queued;

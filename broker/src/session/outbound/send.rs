@@ -25,8 +25,9 @@ impl Session {
             let durable = self.durable();
             let o = &mut self.outbound;
             let Some(entry) = o.flow.queue.pop_front() else { return };
-            if durable && entry.item.qos == 2 && entry.item.seq >= o.flow.committed {
+            if durable && entry.item.qos == 2 && entry.item.seq >= o.flow.sendable {
                 o.flow.queue.push_front(entry);
+                self.changed();
                 self.want(Urgency::Now);
                 return;
             }
