@@ -14,7 +14,8 @@ use forebay_tests::broker::Broker;
 use forebay_tests::device::{Identity, Publisher, Subscriber};
 use forebay_tests::link::Endpoint;
 use forebay_tests::numbered::Seen;
-use forebay_tests::packet::Version;
+use forebay_tests::packet::{Ack, Version};
+use forebay_tests::peer::{Came, Connect, Peer, publish as publish_packet};
 use forebay_tests::rng::Rng;
 
 /// Messages of one publisher that are not acknowledged.
@@ -132,4 +133,27 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
     }
     eprintln!("{total} messages, {repeated} sent again by publishers");
     assert!(total > 100 * kills, "too little load to prove anything: {total} messages");
+}
+
+/// What was sent before the kill and not acknowledged comes again with DUP and its identifier [MQTT-3.3.1-1], however little
+/// time there was to write down that it was sent.
+#[test]
+fn what_was_sent_before_a_kill_comes_again_as_a_duplicate() {
+    for version in [Version::V4, Version::V5] {
+        let mut broker = Broker::start();
+        let endpoint = Endpoint::tcp(broker.port());
+        let (mut subscriber, _) = Peer::open(&endpoint, &Connect::kept(version, "subscriber"));
+        assert_eq!(subscriber.subscribe(&[("t/#", 2)]), [2]);
+        let (mut publisher, _) = Peer::open(&endpoint, &Connect::clean(version, "publisher"));
+        publisher.send(&publish_packet(version, 2, 1, "t/2", &[], b"2"));
+        assert!(matches!(publisher.answer(), Came::Ack(Ack::Pubrec, ..)));
+        let sent = subscriber.message();
+        assert_eq!((sent.dup, sent.qos), (false, 2));
+        broker.kill();
+        broker.run();
+        let (mut subscriber, present) = Peer::open(&endpoint, &Connect::kept(version, "subscriber"));
+        assert!(present);
+        let again = subscriber.message();
+        assert_eq!((again.dup, again.id, &again.payload), (true, sent.id, &sent.payload), "{version:?}");
+    }
 }

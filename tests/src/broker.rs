@@ -59,7 +59,17 @@ impl Broker {
 
     /// The same, not yet running; `data` is its data directory if it is given.
     pub fn prepare(data: Option<&Path>) -> Self {
-        let kind = Kind::from_environment();
+        Self::prepare_as(Kind::from_environment(), data)
+    }
+
+    /// Starts a broker of this kind, whatever the environment names.
+    pub fn start_as(kind: Kind) -> Self {
+        let mut broker = Self::prepare_as(kind, None);
+        broker.run();
+        broker
+    }
+
+    fn prepare_as(kind: Kind, data: Option<&Path>) -> Self {
         let scratch = Scratch::new("broker");
         let data = data.map_or_else(|| scratch.path().join("data"), Path::to_path_buf);
         std::fs::create_dir_all(&data).unwrap();

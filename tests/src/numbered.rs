@@ -51,6 +51,11 @@ impl Seen {
         self.topics.values().map(|s| s.next - s.missing.len() as u64).sum()
     }
 
+    /// What came out of order, or twice at QoS 2: all that can be wrong where some may be lost.
+    pub fn disorder(&self) -> Vec<String> {
+        self.topics.values().flat_map(|series| series.faults.iter().cloned()).collect()
+    }
+
     /// All that is wrong, given how many were published and acknowledged on each topic.
     pub fn faults(&self, published: &BTreeMap<String, u64>) -> Vec<String> {
         let mut faults = Vec::new();
@@ -88,6 +93,16 @@ mod tests {
     fn a_complete_series_has_no_fault() {
         assert!(faults(&[0, 1, 2, 3], true, 4).is_empty());
         assert!(faults(&[0, 1, 2, 1, 2, 3], false, 4).is_empty());
+    }
+
+    #[test]
+    fn what_is_lost_is_no_disorder() {
+        let mut seen = Seen::default();
+        [0, 3, 7].iter().for_each(|n| seen.note("t", *n, true));
+        assert!(seen.disorder().is_empty());
+        assert_eq!(seen.count(), 3);
+        seen.note("t", 5, true);
+        assert!(seen.disorder()[0].contains("came after"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What this device has from the debugger that it runs under (semihosting): what to do, a console, a way to end.
 //! A real one has these from its flash, its serial port, and never.
 
+#[cfg(feature = "tls")]
+use cortex_m_semihosting::syscall;
 use cortex_m_semihosting::{debug, syscall1};
 
 /// Space for the command line.
@@ -21,6 +23,22 @@ pub fn command_line(buffer: &mut [u8; LINE_MAX]) -> &str {
 pub fn time() -> u32 {
     // SAFETY: takes nothing and writes nothing.
     (unsafe { syscall1!(TIME, 0) }) as u32
+}
+
+/// Reads the beginning of a file of the host, as much as fits; empty when there is none. The name ends with a zero byte.
+#[cfg(feature = "tls")]
+pub fn read_file<'b>(name: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
+    const BINARY: usize = 1;
+    // SAFETY: the debugger reads the name, which has this length beside its last byte.
+    let file = unsafe { syscall!(OPEN, name.as_ptr(), BINARY, name.len() - 1) };
+    if file == usize::MAX {
+        return &[];
+    }
+    // SAFETY: the debugger writes at most the given length into the buffer; it answers how much it did not write.
+    let missing = unsafe { syscall!(READ, file, buffer.as_mut_ptr(), buffer.len()) };
+    // SAFETY: closes what was opened above.
+    unsafe { syscall!(CLOSE, file) };
+    buffer.get(..buffer.len().saturating_sub(missing)).unwrap_or_default()
 }
 
 /// Ends the emulation; its exit code is 0 or 1.

@@ -11,6 +11,9 @@
 //! It publishes numbered readings on `metal/1` with QoS 1 and on `metal/2` with QoS 2, prints the commands that come on
 //! `metal/command/…`, and ends when it has published everything and a message has come on `metal/end`; its last message, on
 //! `metal/report`, is its own account.
+//!
+//! With the feature `tls` it speaks TLS 1.3 (see `tls.rs` for what is checked): `arg=ca=FILE` is the certificate to trust, as
+//! DER, and `arg=name=NAME` the broker's name.
 #![no_std]
 #![no_main]
 
@@ -22,6 +25,8 @@ mod sensor;
 mod stack;
 mod task;
 mod text;
+#[cfg(feature = "tls")]
+mod tls;
 
 use cortex_m_semihosting::hprintln;
 use embedded_io::{Read, ReadReady, Write};
@@ -40,6 +45,8 @@ static RECEIVE: ConstStaticCell<[u8; 512]> = ConstStaticCell::new([0; 512]);
 static MAILBOX: ConstStaticCell<Mailbox<4_096>> = ConstStaticCell::new(Mailbox::new());
 static OPTIONS: ConstStaticCell<Options<'static>> = ConstStaticCell::new(Options::new(""));
 static NET: ConstStaticCell<net::Memory> = ConstStaticCell::new(net::Memory::new());
+#[cfg(feature = "tls")]
+static TLS: ConstStaticCell<tls::Memory> = ConstStaticCell::new(tls::Memory::new());
 static LINE: ConstStaticCell<[u8; host::LINE_MAX]> = ConstStaticCell::new([0; host::LINE_MAX]);
 /// It gives up after so long, so that nothing waits for it for ever.
 const LIFE_MS: u64 = 300_000;
@@ -51,6 +58,8 @@ struct Device {
     input: Input<'static>,
     mail: Receiver<'static>,
     connections: u32,
+    /// The sensor has taken its last reading.
+    all_taken: bool,
     /// Nobody wants anything of it any more.
     ended: bool,
     report: Option<Ticket>,
@@ -64,10 +73,21 @@ fn main() -> ! {
     };
     clock::start(peripherals.SYST);
     let mut net = net::Net::start(NET.take(), host::time());
+    #[cfg(feature = "tls")]
+    let mut tls = tls::Tls::start(TLS.take(), &task);
     while !device.has_reported() {
         device.wait_for_turn();
         match net.connect(task.port) {
+            #[cfg(not(feature = "tls"))]
             Ok(stream) => device.serve(stream).map_or((), net::Stream::close),
+            #[cfg(feature = "tls")]
+            Ok(stream) => match tls.open(stream) {
+                Ok(secured) => device.serve(secured).map_or((), tls::Secured::close),
+                Err(why) => {
+                    hprintln!("no TLS: {:?}", why);
+                    device.client.disconnected(clock::now());
+                }
+            },
             Err(_) => device.client.disconnected(clock::now()),
         }
     }
@@ -84,7 +104,7 @@ impl Device {
         options.keep_alive_s = 10;
         options.session_expiry_s = 3_600;
         options.response_timeout_ms = 5_000;
-        options.network = Ladder { base_ms: 100, cap_ms: 1_000 };
+        options.network = Ladder { base_ms: 100, cap_ms: 500 };
         options.seed = host::time();
         // The account is given even when the readings fill everything.
         options.reserve = [0, 256, 0, 0];
@@ -97,7 +117,7 @@ impl Device {
         }
         let (sender, mail) = MAILBOX.take().split();
         sensor::install(sender, task);
-        Some(Self { task, client, input: Input::new(RECEIVE.take()), mail, connections: 0, ended: false, report: None })
+        Some(Self { task, client, input: Input::new(RECEIVE.take()), mail, connections: 0, all_taken: false, ended: false, report: None })
     }
 
     /// Waits until it is time to connect.
@@ -118,7 +138,11 @@ impl Device {
             hprintln!("gave up: {:?}", self.client.counters());
             host::exit(false);
         }
-        if self.report.is_none() && self.ended && taken == self.task.count && self.client.is_drained() {
+        if taken == self.task.count && !self.all_taken {
+            self.all_taken = true;
+            hprintln!("all taken");
+        }
+        if self.report.is_none() && self.ended && self.all_taken && self.client.is_drained() {
             self.report = self.publish_report();
         }
     }
@@ -144,7 +168,10 @@ impl Device {
                 Ok(true) => {}
                 Ok(false) => clock::sleep(),
                 Err(Ended::Closed) => return Some(connection.into_transport()),
-                Err(_) => return None,
+                Err(why) => {
+                    hprintln!("disconnected {:?}", why);
+                    return None;
+                }
             }
         }
     }
@@ -160,11 +187,12 @@ impl Device {
         let _ = core::fmt::write(
             &mut text,
             format_args!(
-                "taken={} accepted={} acknowledged={} evicted={} mailbox={} dropped={} connections={}",
+                "taken={} accepted={} acknowledged={} evicted={} full={} mailbox={} dropped={} connections={}",
                 sensor::taken(),
                 counters.accepted,
                 counters.acknowledged,
                 counters.dropped(DropReason::Evicted),
+                counters.dropped(DropReason::Full),
                 counters.dropped(DropReason::Mailbox),
                 counters.dropped_with_ticket(),
                 self.connections,

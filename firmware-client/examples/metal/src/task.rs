@@ -15,12 +15,29 @@ pub struct Task {
     pub size: usize,
     /// MQTT 5, not 3.1.1.
     pub v5: bool,
+    /// TLS: a file of the host with the certificate to trust, DER.
+    #[cfg(feature = "tls")]
+    pub ca: &'static str,
+    /// TLS: what the broker's certificate is to be for.
+    #[cfg(feature = "tls")]
+    pub name: &'static str,
 }
 
 impl Task {
     /// From its words; what is not said is as in the first line.
     pub fn parse(line: &'static str) -> Self {
-        let mut task = Self { id: "metal", port: 1883, count: 100, every_ms: 20, size: 16, v5: true };
+        let mut task = Self {
+            id: "metal",
+            port: 1883,
+            count: 100,
+            every_ms: 20,
+            size: 16,
+            v5: true,
+            #[cfg(feature = "tls")]
+            ca: "ca.der",
+            #[cfg(feature = "tls")]
+            name: "localhost",
+        };
         for (name, value) in line.split_whitespace().filter_map(|word| word.split_once('=')) {
             let number = value.parse().unwrap_or(0);
             match name {
@@ -29,6 +46,10 @@ impl Task {
                 "count" => task.count = number,
                 "every" => task.every_ms = number,
                 "size" => task.size = (number as usize).clamp(10, SIZE_MAX),
+                #[cfg(feature = "tls")]
+                "ca" => task.ca = value,
+                #[cfg(feature = "tls")]
+                "name" => task.name = value,
                 "version" => task.v5 = number == 5,
                 _ => {}
             }
