@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let _ticket = client.publish(Message::new("example/durable", n.to_string()).qos(QoS::ExactlyOnce)).await?;
         let stats = client.stats();
         println!("{n} is safe; {} wait for the server", stats.outbox_messages);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     client.drained().await;
     client.disconnect().await;

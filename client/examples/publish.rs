@@ -1,4 +1,4 @@
-//! Publishes a reading each second, connected or not: `cargo run -p forebay-client --example publish [URL]`.
+//! Publishes readings, a few a second, connected or not: `cargo run -p forebay-client --example publish [URL]`.
 #![allow(clippy::print_stdout)]
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let ticket = client.publish(reading.expires_after(Duration::from_secs(3600))).await?;
         let acked = ticket.await?;
         println!("reading {n}: {}", acked.reason.name());
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
     }
     client.disconnect().await;
     Ok(())

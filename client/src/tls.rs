@@ -1,7 +1,8 @@
 //! TLS by rustls.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,6 +13,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio_rustls::TlsConnector;
 
 use crate::error::InvalidOptions;
+
+/// A PEM file is not larger than this.
+const PEM_BYTES_MAX: u64 = 16 << 20;
 
 /// How TLS is done: whom to trust, and who this client is. Without any setting: the platform's roots, no certificate.
 #[derive(Clone, Default)]
@@ -52,13 +56,17 @@ impl Tls {
     /// # Errors
     /// A file cannot be read, or does not hold what it should, or the key is not the certificate's.
     pub fn identity(mut self, chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, InvalidOptions> {
-        let (chain, key_file) = (certificates(chain.as_ref())?, key.as_ref());
+        let (chain_file, key_file) = (chain.as_ref(), key.as_ref());
+        let chain = certificates(chain_file)?;
+        let key = PrivateKeyDer::from_pem_slice(&pem(key_file)?);
         let key =
-            PrivateKeyDer::from_pem_file(key_file).map_err(|error| unreadable(key_file, "private key", &error))?;
-        rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider())
-            .map_err(|error| InvalidOptions(format!("{}: {error}", key_file.display())))?;
+            key.map_err(|_| InvalidOptions(format!("{} holds no private key in PEM form", key_file.display())))?;
+        rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider()).map_err(|error| {
+            let (chain, key) = (chain_file.display(), key_file.display());
+            InvalidOptions(format!("{key} is not the key of the certificate in {chain}: {error}"))
+        })?;
         self.identity = Some(Arc::new((chain, key)));
-        Ok(self.changed())
+        Ok(self)
     }
 
     /// Application protocols to offer instead of `mqtt`.
@@ -86,6 +94,14 @@ impl Tls {
     fn changed(mut self) -> Self {
         self.config = Arc::default();
         self
+    }
+
+    /// The rustls configuration that these settings make, for programs that own their sockets.
+    ///
+    /// # Errors
+    /// The platform has no root certificates.
+    pub fn client_config(&self) -> Result<ClientConfig, InvalidOptions> {
+        self.build().map_err(InvalidOptions)
     }
 
     pub(crate) fn connector(&self, alpn: &[&[u8]]) -> Result<TlsConnector, String> {
@@ -142,17 +158,18 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, InvalidOptions> {
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let found = read.map_err(|error| unreadable(file, "certificate", &error))?;
-    if found.is_empty() {
-        return Err(InvalidOptions(format!("{} holds no certificate in PEM form", file.display())));
-    }
-    Ok(found)
+    let bytes = pem(file)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found = found.ok().filter(|found| !found.is_empty());
+    found.ok_or_else(|| InvalidOptions(format!("{} holds no certificate in PEM form", file.display())))
 }
 
-fn unreadable(file: &Path, what: &str, error: &rustls::pki_types::pem::Error) -> InvalidOptions {
-    let file: PathBuf = file.into();
-    InvalidOptions(format!("the {what} in {} cannot be read: {error}", file.display()))
+/// Read with a limit: a device or an endless pipe is no certificate.
+fn pem(file: &Path) -> Result<Vec<u8>, InvalidOptions> {
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(file).and_then(|open| open.take(PEM_BYTES_MAX).read_to_end(&mut bytes));
+    read.map_err(|error| InvalidOptions(format!("{} cannot be read: {error}", file.display())))?;
+    Ok(bytes)
 }
 
 /// What rustls says, with what can be done about it.

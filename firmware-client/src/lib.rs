@@ -139,11 +139,14 @@
 //! | `v3`, `v5` | MQTT 3.1.1 and 5.0; with both, [`Options::protocol`] chooses for each connection. Both are on by default |
 //! | `qos2` | QoS 2, both ways; on by default |
 //! | `log`, `defmt` | connections, drops and faults are logged; off by default |
+//! | `embedded-io` | `adapter::blocking`: a loop over a blocking transport; off by default |
 #![no_std]
 
 #[cfg(not(any(feature = "v3", feature = "v5")))]
 compile_error!("forebay-firmware needs a protocol: enable feature `v3` or `v5`");
 
+#[cfg(any(feature = "std", feature = "embedded-io", feature = "embedded-io-async"))]
+pub mod adapter;
 mod arena;
 mod backoff;
 mod bytes;

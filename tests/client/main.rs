@@ -1,6 +1,7 @@
 //! The client library against real servers: this repository's broker and others'.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+mod examples;
 mod request;
 
 use std::time::Duration;

@@ -57,7 +57,7 @@ impl Session {
             ..Persist::default()
         }));
         session.inbound.ids.extend(found.state.inbound.iter().copied());
-        session.outbound.recover(&found.state);
+        session.outbound.recover(&found.state, record.disconnected_at.is_none());
         session
     }
 

@@ -70,6 +70,7 @@ impl Inbound {
         &mut self,
         id: PacketId,
         qos: QoS,
+        dup: bool,
         mark: Mark,
         receive_maximum: u16,
         journal: &mut Journal,
@@ -93,7 +94,8 @@ impl Inbound {
                 return Arrival::Repeated;
             }
         }
-        if self.current.iter().any(|entry| entry.id == id) {
+        // On a live connection only 3.1.1 repeats, and with DUP: others need no search.
+        if dup && self.current.iter().any(|entry| entry.id == id) {
             return Arrival::Repeated;
         }
         if self.current.len() + self.seen.len() >= usize::from(receive_maximum) {

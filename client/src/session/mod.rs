@@ -404,7 +404,7 @@ impl Session {
             None => None,
             Some(id) => {
                 let (mark, maximum) = (inbound::mark(topic, publish.payload), self.receive_maximum());
-                match self.inbound.arrived(id, publish.qos, mark, maximum, &mut self.journal) {
+                match self.inbound.arrived(id, publish.qos, publish.dup, mark, maximum, &mut self.journal) {
                     Arrival::New(token) => Some(token),
                     Arrival::Repeated => {
                         self.acknowledge();

@@ -201,6 +201,8 @@ pub(crate) struct Flow {
     pub(crate) committed: u64,
     /// Places below may have been sent before the broker started, and whose PUBREC had come.
     pub(crate) sent_before: u64,
+    /// Places below may have been sent after the last commit before a crash: nobody knows. They carry DUP.
+    pub(crate) maybe_sent_before: u64,
     pub(crate) released_before: Vec<u64>,
     /// PUBLISHes in flight that count for the Receive Maximum.
     unacked: u16,
@@ -427,8 +429,8 @@ impl Outbound {
         orphans
     }
 
-    /// What the store found. The queue stays on disk until the client comes.
-    pub(crate) fn recover(&mut self, state: &crate::store::QueueState) {
+    /// What the store found. The queue stays on disk until the client comes. `was_connected`: when the broker ended.
+    pub(crate) fn recover(&mut self, state: &crate::store::QueueState, was_connected: bool) {
         self.flow.next_seq = state.next_seq;
         self.flow.collected = state.next_seq;
         self.flow.committed = state.next_seq;
@@ -436,6 +438,10 @@ impl Outbound {
         self.flow.disk_to = state.next_seq;
         self.flow.holes.clone_from(&state.done);
         self.flow.sent_before = state.sent;
+        if was_connected {
+            // A QoS 2 message is not done with before a commit, so no more than a window of them can have been sent.
+            self.flow.maybe_sent_before = state.next_seq.min(state.sent + 65_535);
+        }
         self.flow.released_before.clone_from(&state.released);
         self.queued = state.queued;
         self.queued_bytes = state.queued_bytes;

@@ -64,7 +64,8 @@ impl Session {
         let item = &entry.item;
         let d = Delivery::of(item);
         let id = (item.qos > 0).then(|| Outbound::packet_id(item.seq));
-        if !self.write_publish(&d, entry.dup, id, cx.now) {
+        let dup = entry.dup || item.qos > 0 && item.seq < self.outbound.flow.maybe_sent_before;
+        if !self.write_publish(&d, dup, id, cx.now) {
             self.outbound.discard(entry, Some(DropReason::TooLarge));
             self.changed();
             return;

@@ -76,7 +76,7 @@ pub struct RunArgs {
     /// Who sends to whom
     #[arg(value_enum, default_value = "one-to-one")]
     pub scenario: Scenario,
-    /// The server: mqtt://[USER[:PASSWORD]@]HOST[:PORT], or mqtts:// for TLS
+    /// The server: mqtt://HOST:PORT, or mqtts:// for TLS; USER:PASSWORD@ may stand before the host
     #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883", help_heading = "Server")]
     pub url: Url,
     /// The version of MQTT

@@ -1,22 +1,16 @@
 //! Which server: the URL, and what is trusted.
 
-use std::io::{BufReader, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use forebay_client::{InvalidOptions, Tls};
+use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
 
 use crate::tools::exit::{Exit, Failure};
-
-/// A PEM file is not larger than this.
-const PEM_BYTES_MAX: u64 = 16 << 20;
 
 /// A server's URL, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,114 +127,20 @@ impl Endpoint {
 /// # Errors
 /// A file cannot be read, or holds something else.
 pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, Failure> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|why| Failure::failed(format!("TLS: {why}")))?;
-    let builder = if files.insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-    } else {
-        builder.with_root_certificates(roots(files.ca.as_deref())?)
-    };
-    let mut config = match &files.client {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let chain = certificates(certificate, "--cert")?;
-            let pair = format!("{} and {}", certificate.display(), key.display());
-            builder.with_client_auth_cert(chain, private_key(key)?).map_err(|why| {
-                Failure::usage(format!("{pair} do not go together ({why}); give a certificate and its own key"))
-            })?
-        }
-    };
+    let wrong = |flag: &'static str| move |error: InvalidOptions| Failure::usage(format!("{flag}: {error}"));
+    let mut tls = Tls::new();
+    if let Some(ca) = &files.ca {
+        tls = tls.ca_file(ca).map_err(wrong("--cafile"))?;
+    }
+    if let Some((certificate, key)) = &files.client {
+        tls = tls.identity(certificate, key).map_err(wrong("--cert, --key"))?;
+    }
+    if files.insecure {
+        tls = tls.without_verification();
+    }
+    let mut config = tls.client_config().map_err(wrong("--cafile"))?;
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
-}
-
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, Failure> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = ca {
-        for certificate in certificates(path, "--cafile")? {
-            roots.add(certificate).map_err(|why| {
-                Failure::usage(format!("--cafile {}: not a certificate of a CA: {why}", path.display()))
-            })?;
-        }
-        return Ok(roots);
-    }
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        return Err(Failure::usage("this system has no trusted certificates; give the server's CA with --cafile"));
-    }
-    Ok(roots)
-}
-
-/// Read with a limit: a device or an endless pipe is no certificate.
-fn pem(path: &Path, flag: &str) -> Result<Vec<u8>, Failure> {
-    let unreadable = |why| Failure::usage(format!("{flag} {} cannot be read: {why}", path.display()));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    BufReader::new(file).take(PEM_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok(bytes)
-}
-
-fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let bytes = pem(path, flag)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        _ => Err(Failure::usage(format!(
-            "{flag} {} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)",
-            path.display()
-        ))),
-    }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Failure> {
-    PrivateKeyDer::from_pem_slice(&pem(path, "--key")?).map_err(|_| {
-        Failure::usage(format!(
-            "--key {} holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)",
-            path.display()
-        ))
-    })
-}
-
-/// Accepts every certificate, for `--insecure`; the signatures of the handshake are still checked.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
