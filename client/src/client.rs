@@ -180,8 +180,8 @@ impl Client {
     }
 
     /// Says that the program is done with a message of a subscription with
-    /// [`manual_ack`](crate::Subscribe::manual_ack). False: the session in which it came is over, and the server will send
-    /// it again, or QoS 0. Messages are acknowledged to the server in the order in which they came, so one that is never
+    /// [`manual_ack`](crate::Subscribe::manual_ack). False: there is nothing to acknowledge, since it is QoS 0, or was
+    /// acknowledged before, or the server has lost the session in which it came. Messages are acknowledged to the server in the order in which they came, so one that is never
     /// acknowledged holds back those after it.
     pub fn ack(&self, received: &Received) -> bool {
         received.token.is_some_and(|token| self.handle.shared.with(|session| session.ack(token, ReasonCode::Success)))
@@ -280,7 +280,8 @@ enum Offered {
 
 /// Messages that match the filters of one [`Client::subscribe`]. They stay here, and unacknowledged, until they are read;
 /// when much is unread the client reads no more from the server. Dropping it unsubscribes, unless the session outlives the
-/// program ([`Options::session_expiry`]): then what was not read comes to the next who subscribes to it.
+/// program ([`Options::session_expiry`]): then what was not read is kept
+/// for the next who subscribes to it, see [`Inbox::unclaimed_for`](crate::Inbox::unclaimed_for).
 pub struct Subscription {
     client: Client,
     /// `None` when the session does not know it any more.

@@ -146,10 +146,12 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.log();
+            let log = self.log().into_bytes();
+            let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(3_000)..]).into_owned();
             println!(
-                "--- the server's log ends with:\n{}\n---",
-                &log[log.floor_char_boundary(log.len().saturating_sub(3000))..]
+                "--- the server's log ends with:
+{tail}
+---"
             );
         }
         if let Some(mut child) = self.child.take() {

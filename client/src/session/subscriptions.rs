@@ -15,7 +15,7 @@ use crate::codec::read::SubAck;
 use crate::codec::write;
 use crate::error::SubscribeError;
 use crate::message::Received;
-use crate::options::{Inbox, Subscribe};
+use crate::options::{Inbox, RetainHandling, Subscribe};
 use crate::ticket::Teller;
 
 /// Unacknowledged SUBSCRIBEs and UNSUBSCRIBEs at most.
@@ -58,13 +58,29 @@ struct Subscription {
     waker: Option<Waker>,
     /// The server puts its identifier on what it sends for it.
     with_id: bool,
+    /// Another has filters that match some of the same topics.
+    overlaps: bool,
+    /// It is asked for once more, for the identifier alone.
+    again: bool,
 }
 
 impl Subscription {
-    /// Only a shared subscription needs an identifier: the server sends its own copy for it, which nothing else tells from
-    /// that of a plain subscription to the same topics. Identifiers cost bytes in every message.
+    /// A shared subscription needs an identifier: the server sends its own copy for it, which nothing else tells from that of
+    /// a plain subscription to the same topics. So do subscriptions that overlap, since many servers send a copy for each.
+    /// Others do without: identifiers cost bytes in every message.
     fn needs_id(&self) -> bool {
-        self.what.filters.iter().any(|filter| topic::split_share(&filter.filter).is_some())
+        self.overlaps || self.what.filters.iter().any(|filter| topic::split_share(&filter.filter).is_some())
+    }
+
+    /// Whether a topic may match plain filters of both; one filter twice is one subscription for the server.
+    fn overlaps(&self, other: &Self) -> bool {
+        let pairs = self.plain().flat_map(|one| other.plain().map(move |two| (one, two)));
+        pairs.into_iter().any(|(one, two)| one != two && overlap(one, two))
+    }
+
+    fn plain(&self) -> impl Iterator<Item = &str> {
+        let filters = self.what.filters.iter().map(|filter| filter.filter.as_str());
+        filters.filter(|filter| topic::split_share(filter).is_none())
     }
 
     fn matches(&self, topic: &str) -> bool {
@@ -108,7 +124,7 @@ impl Subscriptions {
     pub(crate) fn add(&mut self, what: Subscribe, granted: Teller<Granted>) -> usize {
         self.last.0.clear();
         self.to_ask = true;
-        let (queue, waker, left, with_id) = (VecDeque::new(), None, None, false);
+        let (queue, waker, left) = (VecDeque::new(), None, None);
         let key = self.all.insert(Subscription {
             what,
             phase: Phase::Wanted,
@@ -116,10 +132,38 @@ impl Subscriptions {
             left,
             queue,
             waker,
-            with_id,
+            with_id: false,
+            overlaps: false,
+            again: false,
         });
+        self.mark_overlaps(key);
         self.claim(key);
         key
+    }
+
+    /// Those that overlap with a new one are asked for again, with an identifier.
+    fn mark_overlaps(&mut self, key: usize) {
+        let Some(new) = self.all.get(key) else { return };
+        let others = self.all.iter().filter(|(other, subscription)| *other != key && subscription.phase.is_wanted());
+        let overlapping: Vec<usize> =
+            others.filter(|(_, subscription)| subscription.overlaps(new)).map(|(other, _)| other).collect();
+        for other in &overlapping {
+            if let Some(subscription) = self.all.get_mut(*other) {
+                subscription.overlaps = true;
+            }
+        }
+        if let Some(new) = self.all.get_mut(key) {
+            new.overlaps = !overlapping.is_empty();
+        }
+    }
+
+    /// Has one that is held asked for again, when it lacks an identifier that it needs by now.
+    fn identify(&mut self, with_ids: bool) {
+        for (_, subscription) in &mut self.all {
+            if with_ids && subscription.phase == Phase::Held && subscription.needs_id() && !subscription.with_id {
+                (subscription.phase, subscription.again) = (Phase::Wanted, true);
+            }
+        }
     }
 
     /// What waits for a subscription like this one.
@@ -185,6 +229,7 @@ impl Subscriptions {
             return;
         }
         self.to_ask = false;
+        self.identify(with_ids);
         // What is to go goes first: it may be wanted again.
         for leave in [true, false] {
             for key in 0..self.all.capacity() {
@@ -211,7 +256,13 @@ impl Subscriptions {
         subscription.with_id = with_ids && subscription.needs_id();
         let subscription_id = subscription.with_id.then_some(key as u32 + 1);
         let what = &subscription.what;
-        write::subscribe(version, id, subscription_id, &what.filters, &what.user_properties, out)
+        if !std::mem::take(&mut subscription.again) {
+            return write::subscribe(version, id, subscription_id, &what.filters, &what.user_properties, out);
+        }
+        // Retained messages have come.
+        let mut filters = what.filters.clone();
+        filters.iter_mut().for_each(|filter| filter.retain_handling = RetainHandling::Never);
+        write::subscribe(version, id, subscription_id, &filters, &what.user_properties, out)
     }
 
     /// For the server there is one subscription for a filter: what another of the program's stands on stays.
@@ -254,7 +305,13 @@ impl Subscriptions {
             return Ok(Vec::new());
         };
         self.requests &= !bit(ack.id);
-        self.to_ask |= self.all.iter().any(|(_, s)| matches!(s.phase, Phase::Wanted | Phase::Unwanted));
+        let asks = |s: &Subscription| match s.phase {
+            Phase::Wanted | Phase::Unwanted => true,
+            // The answer that comes now may find it in need of an identifier.
+            Phase::Held | Phase::Asked(_) => s.overlaps && !s.with_id,
+            Phase::Leaving(_) | Phase::Refused => false,
+        };
+        self.to_ask |= self.all.iter().any(|(_, subscription)| asks(subscription));
         if ack.of_unsubscribe {
             if let Some(left) = self.all.remove(key).left {
                 left.tell(());
@@ -374,6 +431,7 @@ impl Subscriptions {
             if subscription.phase == Phase::Held {
                 subscription.phase = Phase::Wanted;
             }
+            subscription.again = false;
             let gone = subscription.phase == Phase::Unwanted;
             if gone && let Some(left) = subscription.left.take() {
                 left.tell(());
@@ -443,6 +501,19 @@ fn give(all: &mut Slab<Subscription>, bytes: &mut usize, key: usize, received: R
         subscription.queue.push_back(received);
         if let Some(waker) = subscription.waker.take() {
             waker.wake();
+        }
+    }
+}
+
+/// Whether there is a topic that both filters match.
+fn overlap(one: &str, two: &str) -> bool {
+    let (mut one, mut two) = (one.split('/'), two.split('/'));
+    loop {
+        match (one.next(), two.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (Some("+"), Some(_)) | (Some(_), Some("+")) => {}
+            (Some(one), Some(two)) if one == two => {}
+            (Some(_), Some(_) | None) | (None, Some(_)) => return false,
         }
     }
 }

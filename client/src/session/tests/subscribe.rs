@@ -211,6 +211,56 @@ fn the_subscription_identifier_says_whose_a_message_is() {
 }
 
 #[test]
+fn subscriptions_that_overlap_get_identifiers_and_each_message_once() {
+    let mut b = Bench::new(options(V5));
+    b.connect(false);
+    let other = b.subscribed("c/+");
+    let wide = b.subscribed("a/#");
+    let (narrow, told) = b.subscribe("a/b");
+    // The first that has none yet is asked for again; what is retained does not come again.
+    let sent = b.flush();
+    let asked = |packet: &Packet| match packet {
+        Packet::Subscribe { filters, properties, .. } => (filters[0].clone(), properties.clone()),
+        other => panic!("{other:?}"),
+    };
+    let expected = [(("a/#".to_owned(), 0x20), vec![0x0b, 2]), (("a/b".to_owned(), 0), vec![0x0b, 3])];
+    assert_eq!(sent.iter().map(asked).collect::<Vec<_>>(), expected);
+    answer(&mut b, &sent);
+    assert!(told.try_take().is_some() && b.flush().is_empty());
+    // A copy for each, or one for both.
+    b.receive(&[for_ids("a/b", "1", &[2]), for_ids("a/b", "1", &[3]), for_ids("a/b", "2", &[2, 3])].concat());
+    b.receive(&for_ids("c/x", "3", &[]));
+    assert_eq!(
+        (b.payloads(wide), b.payloads(narrow)),
+        (vec!["1".to_owned(), "2".to_owned()], vec!["1".to_owned(), "2".to_owned()])
+    );
+    assert_eq!(b.payloads(other), ["3"]);
+    // Anew, with what each was asked for.
+    b.lose();
+    b.connect(false);
+    let sent = b.flush();
+    assert_eq!(sent.iter().map(asked).collect::<Vec<_>>()[1], (("a/#".to_owned(), 0), vec![0x0b, 2]));
+    answer(&mut b, &sent);
+    assert!(b.flush().is_empty());
+}
+
+#[test]
+fn one_that_overlaps_while_it_is_asked_for_is_asked_for_again() {
+    let mut b = Bench::new(options(V5));
+    b.connect(false);
+    let (_, first) = b.subscribe("a/#");
+    let sent = b.flush();
+    let (_, second) = b.subscribe("a/+");
+    let more = b.flush();
+    answer(&mut b, &sent);
+    answer(&mut b, &more);
+    let again = b.flush();
+    assert_eq!(asked(&again), ["+a/#"]);
+    answer(&mut b, &again);
+    assert!(first.try_take().is_some() && second.try_take().is_some() && b.flush().is_empty());
+}
+
+#[test]
 fn two_subscriptions_with_one_filter_both_get_its_messages() {
     for version in [V311, V5] {
         let mut b = Bench::new(options(version));
