@@ -149,8 +149,18 @@ impl Bench {
             self.seen.note(&topic, text.trim_end_matches('.').parse().unwrap(), topic == "metal/2");
         };
         assert!(self.machine.ended(LIMIT).success(), "the device failed");
+        self.stack_was_enough();
         let pairs = report.split(' ').map(|pair| pair.split_once('=').unwrap());
         pairs.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect()
+    }
+
+    /// There is nothing below the stack that would stop it, so some of it has to be left.
+    fn stack_was_enough(&self) {
+        let [line] = &self.machine.printed("stack ")[..] else { panic!("it says nothing of its stack") };
+        let (used, size) = line.split_once(" of ").unwrap();
+        let (used, size): (u32, u32) = (used.parse().unwrap(), size.parse().unwrap());
+        println!("stack, {:?}: {used} of {size} bytes", self.plan.transport);
+        assert!(used + 1_024 <= size, "{line}");
     }
 
     /// The commands 1 to `count` have reached the device, in order; with QoS 2, once.
