@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Runtime;
 
 use crate::LIMIT;
+use crate::line::Line;
 use crate::machine::{Machine, Transport};
 
 /// What is tried.
@@ -34,11 +35,22 @@ impl Plan {
     pub const FLOOD: Self = Self { count: 300, every_ms: 5, size: 120, ..Self::USUAL };
 }
 
+/// A file with a certificate that the device is to trust: this, or that of the authority of the broker.
+pub fn trusted(broker: &Broker, certificate: Option<&[u8]>) -> String {
+    let file = broker.data().join(if certificate.is_some() { "other.der" } else { "trusted.der" });
+    let own = || CertificateDer::from_pem_file(broker.ca()).unwrap().to_vec();
+    std::fs::write(&file, certificate.map_or_else(own, <[u8]>::to_vec)).unwrap();
+    file.display().to_string()
+}
+
 /// All of it.
 pub struct Bench {
     plan: Plan,
     runtime: Runtime,
     pub broker: Broker,
+    /// Between the device and a broker that is not to be killed: mosquitto writes down nothing before it ends, and forgets
+    /// sessions of MQTT 5 even then.
+    line: Option<Line>,
     pub machine: Machine,
     client: Client,
     messages: Subscription,
@@ -61,8 +73,10 @@ impl Bench {
             let messages = client.subscribe(topics).await.unwrap();
             (client, messages)
         });
+        let line = (plan.broker == Kind::Mosquitto).then(|| Line::start(broker.port()));
+        let port = line.as_ref().map_or(broker.port(), Line::port);
         let mut task = vec![
-            ("port", broker.port().to_string()),
+            ("port", port.to_string()),
             ("version", plan.version.to_string()),
             ("count", plan.count.to_string()),
             ("every", plan.every_ms.to_string()),
@@ -70,12 +84,11 @@ impl Bench {
         ];
         if plan.transport == Transport::Tls {
             task[0].1 = broker.tls_port().to_string();
-            let trusted = broker.data().join("trusted.der");
-            std::fs::write(&trusted, CertificateDer::from_pem_file(broker.ca()).unwrap()).unwrap();
-            task.push(("ca", trusted.display().to_string()));
+            task.push(("ca", trusted(&broker, None)));
         }
         let machine = Machine::start(plan.transport, &task);
-        Self { plan: *plan, runtime, broker, machine, client, messages, commands: Vec::new(), seen: Seen::default() }
+        let (commands, seen) = (Vec::new(), Seen::default());
+        Self { plan: *plan, runtime, broker, line, machine, client, messages, commands, seen }
     }
 
     /// Waits for one message and notes it.
@@ -103,14 +116,17 @@ impl Bench {
         self.commands.push(self.runtime.block_on(self.client.publish(message)).unwrap());
     }
 
-    /// The broker is gone for so long: killed, or ended in an orderly way where it keeps nothing otherwise.
+    /// The broker is killed, or the line to it is cut, for so long.
     pub fn outage(&mut self, length: Duration) {
-        match self.plan.broker {
-            Kind::Forebay => self.broker.kill(),
-            Kind::Mosquitto => drop(self.broker.terminate()),
+        match &self.line {
+            None => self.broker.kill(),
+            Some(line) => line.cut(),
         }
         std::thread::sleep(length);
-        self.broker.run();
+        match &self.line {
+            None => self.broker.run(),
+            Some(line) => line.mend(),
+        }
     }
 
     /// How many different readings have come.
@@ -149,8 +165,18 @@ impl Bench {
             self.seen.note(&topic, text.trim_end_matches('.').parse().unwrap(), topic == "metal/2");
         };
         assert!(self.machine.ended(LIMIT).success(), "the device failed");
+        self.stack_was_enough();
         let pairs = report.split(' ').map(|pair| pair.split_once('=').unwrap());
         pairs.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect()
+    }
+
+    /// There is nothing below the stack that would stop it, so some of it has to be left.
+    fn stack_was_enough(&self) {
+        let [line] = &self.machine.printed("stack ")[..] else { panic!("it says nothing of its stack") };
+        let (used, size) = line.split_once(" of ").unwrap();
+        let (used, size): (u32, u32) = (used.parse().unwrap(), size.parse().unwrap());
+        println!("stack, {:?}: {used} of {size} bytes", self.plan.transport);
+        assert!(used + 1_024 <= size, "{line}");
     }
 
     /// The commands 1 to `count` have reached the device, in order; with QoS 2, once.

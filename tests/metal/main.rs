@@ -3,15 +3,16 @@
 #![allow(clippy::print_stderr, clippy::wildcard_enum_match_arm)]
 
 mod bench;
+mod line;
 mod machine;
 
 use std::time::Duration;
 
-use bench::{Bench, Plan};
+use bench::{Bench, Plan, trusted};
 use forebay_tests::absence::{of_program, panicking};
-use forebay_tests::broker::Kind;
+use forebay_tests::broker::{Broker, Kind};
 use libtest_mimic::Arguments;
-use machine::Transport;
+use machine::{Machine, Transport};
 
 /// How long anything may take before the test is given up.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -29,11 +30,12 @@ fn main() {
             survives(&Plan { version: 5, transport: Transport::Tls, ..Plan::USUAL });
             survives(&Plan { version: 3, transport: Transport::Tls, ..Plan::USUAL });
         }),
+        panicking("metal", "only_the_trusted_server_is_talked_to", machine.as_deref(), distrusts),
         panicking("metal", "an_outbox_that_overflows_counts_what_it_drops", machine.as_deref(), || {
             overflows(&Plan { version: 5, ..Plan::FLOOD });
             overflows(&Plan { version: 3, ..Plan::FLOOD });
         }),
-        panicking("metal", "mosquitto_restarted_twice_gets_everything", mosquitto.as_deref(), || {
+        panicking("metal", "mosquitto_behind_a_line_cut_twice_gets_everything", mosquitto.as_deref(), || {
             survives(&Plan { version: 5, broker: Kind::Mosquitto, ..Plan::USUAL });
             survives(&Plan { version: 3, broker: Kind::Mosquitto, ..Plan::USUAL });
         }),
@@ -41,7 +43,7 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// The broker goes away twice while the device publishes and is commanded. Nothing is lost, at QoS 2 nothing comes twice,
+/// The broker is away twice while the device publishes and is commanded. Nothing is lost, at QoS 2 nothing comes twice,
 /// all is in order, and the device agrees.
 fn survives(plan: &Plan) {
     let mut bench = Bench::start(plan);
@@ -87,4 +89,18 @@ fn overflows(plan: &Plan) {
     assert_eq!(report["acknowledged"] + report["dropped"], report["accepted"], "{report:?}");
     assert_eq!(bench.seen.count(), report["acknowledged"], "{report:?}");
     assert_eq!(report["dropped"], report["evicted"], "{report:?}");
+}
+
+/// A broker whose certificate another authority has signed, and one that has another name.
+fn distrusts() {
+    let broker = Broker::start();
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let ours = trusted(&broker, None);
+    let theirs = trusted(&broker, Some(stranger.cert.der()));
+    for (ca, name) in [(&theirs, "localhost"), (&ours, "elsewhere")] {
+        let task = [("port", broker.tls_port().to_string()), ("ca", ca.clone()), ("name", name.to_owned())];
+        let mut machine = Machine::start(Transport::Tls, &task);
+        machine.wait_for("no TLS: InvalidCertificate", LIMIT);
+        assert!(machine.printed("connected").is_empty(), "{name}, {ca}");
+    }
 }

@@ -41,13 +41,15 @@ use text::{Text, Topic};
 
 /// What the application gives the client; none of it is ever on the stack.
 static OUTBOX: ConstStaticCell<[u8; 8_192]> = ConstStaticCell::new([0; 8_192]);
-static RECEIVE: ConstStaticCell<[u8; 512]> = ConstStaticCell::new([0; 512]);
+static RECEIVE: ConstStaticCell<[u8; RECEIVE_MAX]> = ConstStaticCell::new([0; RECEIVE_MAX]);
 static MAILBOX: ConstStaticCell<Mailbox<4_096>> = ConstStaticCell::new(Mailbox::new());
 static OPTIONS: ConstStaticCell<Options<'static>> = ConstStaticCell::new(Options::new(""));
 static NET: ConstStaticCell<net::Memory> = ConstStaticCell::new(net::Memory::new());
 #[cfg(feature = "tls")]
 static TLS: ConstStaticCell<tls::Memory> = ConstStaticCell::new(tls::Memory::new());
 static LINE: ConstStaticCell<[u8; host::LINE_MAX]> = ConstStaticCell::new([0; host::LINE_MAX]);
+/// The largest packet that it takes.
+const RECEIVE_MAX: usize = 512;
 /// It gives up after so long, so that nothing waits for it for ever.
 const LIFE_MS: u64 = 300_000;
 
@@ -91,7 +93,7 @@ fn main() -> ! {
             Err(_) => device.client.disconnected(clock::now()),
         }
     }
-    hprintln!("stack {}", stack::used());
+    hprintln!("stack {} of {}", stack::used(), stack::size());
     host::exit(true)
 }
 
@@ -102,6 +104,7 @@ impl Device {
         options.client_id = task.id;
         options.protocol = if task.v5 { Protocol::V5 } else { Protocol::V311 };
         options.keep_alive_s = 10;
+        options.maximum_packet_size = RECEIVE_MAX as u32;
         options.session_expiry_s = 3_600;
         options.response_timeout_ms = 5_000;
         options.network = Ladder { base_ms: 100, cap_ms: 500 };
@@ -117,7 +120,16 @@ impl Device {
         }
         let (sender, mail) = MAILBOX.take().split();
         sensor::install(sender, task);
-        Some(Self { task, client, input: Input::new(RECEIVE.take()), mail, connections: 0, all_taken: false, ended: false, report: None })
+        Some(Self {
+            task,
+            client,
+            input: Input::new(RECEIVE.take()),
+            mail,
+            connections: 0,
+            all_taken: false,
+            ended: false,
+            report: None,
+        })
     }
 
     /// Waits until it is time to connect.

@@ -18,3 +18,8 @@ pub fn used() -> usize {
     }
     top as usize - at as usize
 }
+
+/// Bytes that there are for it.
+pub fn size() -> usize {
+    &raw const _stack_start as usize - &raw const _stack_end as usize
+}
