@@ -144,7 +144,7 @@
 #[cfg(not(any(feature = "v3", feature = "v5")))]
 compile_error!("forebay-firmware needs a protocol: enable feature `v3` or `v5`");
 
-#[cfg(feature = "std")]
+#[cfg(any(feature = "std", feature = "embedded-io-async"))]
 pub mod adapter;
 mod arena;
 mod backoff;
@@ -159,6 +159,9 @@ pub mod mailbox;
 mod message;
 mod options;
 mod write;
+
+#[cfg(any(feature = "embedded-io-async", feature = "flash"))]
+pub mod store;
 
 pub use client::{Client, ENDED_MAX, EXPORT_OVERHEAD, ImportError, Waiting};
 pub use event::{Event, Farewell, Pressure, Received, Session};

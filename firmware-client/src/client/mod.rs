@@ -1,6 +1,8 @@
 //! The client: one session with a server, over as many connections as it takes.
 
 mod encode;
+#[cfg(feature = "embedded-io-async")]
+mod held;
 mod outbox;
 mod receive;
 mod session;
@@ -152,6 +154,8 @@ pub struct Client<'a> {
     lost: Lost,
     counters: Counters,
     ended: outbox::Ended,
+    #[cfg(feature = "embedded-io-async")]
+    held: held::Held,
 }
 
 /// What the documentation promises; it holds on every target.
@@ -194,6 +198,8 @@ impl<'a> Client<'a> {
             lost: Lost { untold: 0, ticket: 0, told: 0 },
             counters: Counters::default(),
             ended: outbox::Ended::new(),
+            #[cfg(feature = "embedded-io-async")]
+            held: held::Held::new(),
         }
     }
 

@@ -148,6 +148,20 @@ impl Client<'_> {
         Ok(())
     }
 
+    /// Whether a message with so much payload would be taken now.
+    #[cfg(feature = "embedded-io-async")]
+    pub(crate) fn has_room(&self, message: &Message<'_>, payload_len: usize) -> bool {
+        let parts = message.topic.len().saturating_add(usize::from(properties_len(message).unwrap_or_default()));
+        let len = u32::try_from(arena::record_len(parts.saturating_add(payload_len))).unwrap_or(u32::MAX);
+        let (mut at, mut yielding) = (0, 0u32);
+        while let Some((here, head)) = self.next_yielding(at, message) {
+            at = here.wrapping_add(head.len);
+            yielding = yielding.wrapping_add(head.len as u32);
+        }
+        // What never fits is not waited for.
+        len > self.arena.capacity() || self.fits(message.class as usize, len, yielding)
+    }
+
     /// The next message that makes room for this one.
     fn next_yielding(&self, at: usize, message: &Message<'_>) -> Option<(usize, Head)> {
         let mut at = at;
