@@ -152,6 +152,8 @@ mod bytes;
 mod client;
 mod decode;
 mod event;
+#[cfg(feature = "flash")]
+pub mod flash;
 mod inbound;
 mod input;
 mod logging;

@@ -186,6 +186,8 @@ impl Client<'_> {
             let used = if at == account { used.wrapping_sub(back).saturating_add(len) } else { *used };
             kept = kept.saturating_add(used.max(self.reserve_of(at)));
         }
+        #[cfg(feature = "flash")]
+        let kept = kept.saturating_add(self.kept_back(account));
         kept <= self.arena.capacity()
     }
 
@@ -275,6 +277,10 @@ impl Client<'_> {
     /// Whether all that was published is safe, and nothing is owed to the server: a good moment to sleep.
     #[must_use]
     pub fn is_drained(&self) -> bool {
+        #[cfg(feature = "flash")]
+        if self.counters.spilled > 0 {
+            return false;
+        }
         self.arena.find(0, LIVE & !State::SubGranted.bit()).is_none() && self.tx.is_nothing() && !self.inbound.any_due()
     }
 
