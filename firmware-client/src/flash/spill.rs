@@ -44,14 +44,11 @@ impl<F: NorFlash> Tier<'_, F> {
         if self.torn {
             self.agree(access).await?;
         }
-        let mut full = false;
-        for class in Class::ALL {
-            let last = access
-                .client(|_, client| self.unstored(client, class).filter(|message| self.is_precious(message)).last());
-            if let Some(last) = last.flatten() {
-                // With all that was published before it: what lies in flash is in order.
-                full |= !self.store(access, class, last.ticket.number(), None).await?;
-            }
+        let mut full = !self.store_precious(access).await?;
+        if full {
+            // What has ended makes room.
+            self.sweep(access, false).await?;
+            full = !self.store_precious(access).await?;
         }
         let over = access.client(|_, client| client.fill().0 > self.config.high);
         if !full && over == Some(true) {
@@ -61,6 +58,20 @@ impl<F: NorFlash> Tier<'_, F> {
             self.sweep(access, true).await?;
         }
         Ok(())
+    }
+
+    /// Stores what must be stored before it is sent. False: flash is full.
+    async fn store_precious(&mut self, access: &mut impl Access) -> Result<bool, StoreFailed> {
+        let mut all = true;
+        for class in Class::ALL {
+            let last = access
+                .client(|_, client| self.unstored(client, class).filter(|message| self.is_precious(message)).last());
+            if let Some(last) = last.flatten() {
+                // With all that was published before it: what lies in flash is in order.
+                all &= self.store(access, class, last.ticket.number(), None).await?;
+            }
+        }
+        Ok(all)
     }
 
     async fn spill(&mut self, access: &mut impl Access) -> Result<(), StoreFailed> {

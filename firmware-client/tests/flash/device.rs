@@ -100,6 +100,8 @@ pub struct Device {
     pub cuts: u32,
     pub recovered: Vec<Recovered>,
     next: u32,
+    /// How many of the taken messages were looked at.
+    checked: usize,
 }
 
 pub fn payload(number: u32, len: usize) -> Vec<u8> {
@@ -139,6 +141,7 @@ impl Device {
             cuts: 0,
             recovered: Vec::new(),
             next: 1,
+            checked: 0,
         };
         device.recover();
         device
@@ -327,6 +330,7 @@ impl Device {
             let bytes: Vec<u8> = down.drain(..len).collect();
             assert_eq!(self.input.fill(&bytes), bytes.len());
         }
+        self.check_taken();
         if self.work() && self.broker.hang_up && self.link.as_ref().is_some_and(|(_, down)| down.is_empty()) {
             self.cut(usize::MAX);
         }
@@ -370,6 +374,15 @@ impl Device {
             }
             _ => {}
         }
+    }
+
+    /// What is sent with QoS 2 was stored before.
+    fn check_taken(&mut self) {
+        for taken in &self.broker.taken[self.checked..] {
+            let sent = &self.sent[&number_of(&taken.payload)];
+            assert!(taken.qos != QoS::ExactlyOnce || sent.stored || sent.cut, "{sent:?} was not stored");
+        }
+        self.checked = self.broker.taken.len();
     }
 
     /// At the end: what was promised for each message.

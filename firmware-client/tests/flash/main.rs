@@ -98,6 +98,25 @@ fn the_power_may_be_cut_at_every_operation() {
     }
 }
 
+#[test]
+fn a_full_flash_makes_messages_wait_and_loses_none() {
+    let mut device =
+        Device::new(Shape { sectors: 2, outbox: 6_000, high: 900, low: 500, in_flight_max: 16, ..shape(true) });
+    device.broker.mood.withhold = true;
+    for number in 0..60 {
+        device.publish(QoS::ExactlyOnce, Class::Telemetry, 60, 0);
+        device.turn(4_096, number > 5);
+        device.now += 10;
+    }
+    let stored = device.sent.values().filter(|sent| sent.stored).count();
+    assert!((10..30).contains(&stored), "{stored}");
+    device.broker.mood.withhold = false;
+    device.broker.release();
+    device.settle();
+    device.verify(true);
+    assert!(device.sent.len() == 60 && device.sent.values().all(|sent| sent.acknowledged));
+}
+
 fn run(number: u64) {
     let mut seed = Seed::new(number);
     let shape = Shape {

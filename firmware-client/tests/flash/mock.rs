@@ -100,9 +100,14 @@ impl NorFlash for Flash {
             if !last || self.torn == Torn::All {
                 self.bytes[range].fill(0xff);
             } else if self.torn == Torn::Some {
-                // Some bits are erased already.
-                for byte in &mut self.bytes[range] {
-                    *byte |= self.dice.next() as u8;
+                // Few words are erased already, or some bits, or most words.
+                let share = [1, 0, 19][self.dice.below(3)];
+                for word in self.bytes[range].chunks_mut(WORD) {
+                    if self.dice.below(20) < share {
+                        word.fill(0xff);
+                    } else if share == 0 {
+                        word.iter_mut().for_each(|byte| *byte |= self.dice.next() as u8);
+                    }
                 }
             }
             if last {
