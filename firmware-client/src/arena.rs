@@ -128,6 +128,12 @@ impl Head {
         Self { len: 0, state, pad: 0, ticket, expires: 0, id: 0, topic_len: 0, properties_len: 0, flags: ACCOUNT_SUB }
     }
 
+    /// Without topic, properties and payload.
+    #[cfg(feature = "flash")]
+    pub(crate) const fn stripped(&self) -> Self {
+        Self { len: HEAD, pad: 0, topic_len: 0, properties_len: 0, ..*self }
+    }
+
     pub(crate) const fn qos(&self) -> u8 {
         (self.flags & QOS) as u8
     }

@@ -153,6 +153,8 @@ mod bytes;
 mod client;
 mod decode;
 mod event;
+#[cfg(feature = "flash")]
+pub mod flash;
 mod inbound;
 mod input;
 mod logging;
@@ -160,6 +162,9 @@ pub mod mailbox;
 mod message;
 mod options;
 mod write;
+
+#[cfg(any(feature = "embedded-io-async", feature = "flash"))]
+pub mod store;
 
 pub use client::{Client, ENDED_MAX, EXPORT_OVERHEAD, ImportError, Waiting};
 pub use event::{Event, Farewell, Pressure, Received, Session};

@@ -229,9 +229,8 @@ where
         let mut written = false;
         loop {
             let now = self.now();
-            loop {
-                // The event borrows the input, not the client.
-                let Some(event) = self.client.poll_event(now, &mut self.input) else { break };
+            // The event borrows the input, not the client.
+            while let Some(event) = self.client.poll_event(now, &mut self.input) {
                 on_event(&mut self.client, event);
             }
             let Some(transport) = self.transport.as_mut() else { return Ok(()) };

@@ -1,6 +1,10 @@
 //! The client: one session with a server, over as many connections as it takes.
 
+#[cfg(feature = "flash")]
+mod durable;
 mod encode;
+#[cfg(feature = "embedded-io-async")]
+mod held;
 mod outbox;
 mod receive;
 mod session;
@@ -24,8 +28,12 @@ use receive::Stream;
 use timer::Clock;
 use transmit::Tx;
 
+#[cfg(feature = "flash")]
+pub(crate) use durable::is_from;
 pub use outbox::ENDED_MAX;
 pub use snapshot::{EXPORT_OVERHEAD, ImportError};
+#[cfg(feature = "flash")]
+pub(crate) use snapshot::{checksum, checksum_on};
 pub use spill::Waiting;
 
 pub(crate) const QOS2: bool = cfg!(feature = "qos2");
@@ -152,10 +160,14 @@ pub struct Client<'a> {
     lost: Lost,
     counters: Counters,
     ended: outbox::Ended,
+    #[cfg(feature = "embedded-io-async")]
+    held: held::Held,
+    #[cfg(feature = "flash")]
+    durable: durable::Durable,
 }
 
-/// What the documentation promises; it holds on every target.
-const _: () = assert!(size_of::<Client<'_>>() <= 512);
+/// What the documentation promises; it holds on every target. What the flash tier needs to know of the client comes on top.
+const _: () = assert!(size_of::<Client<'_>>() <= if cfg!(feature = "flash") { 544 } else { 512 });
 
 impl<'a> Client<'a> {
     /// A client that has nothing yet. Messages live in `outbox`: 20 bytes each beside their topic, properties and payload,
@@ -194,6 +206,10 @@ impl<'a> Client<'a> {
             lost: Lost { untold: 0, ticket: 0, told: 0 },
             counters: Counters::default(),
             ended: outbox::Ended::new(),
+            #[cfg(feature = "embedded-io-async")]
+            held: held::Held::new(),
+            #[cfg(feature = "flash")]
+            durable: durable::Durable::new(),
         }
     }
 

@@ -148,6 +148,20 @@ impl Client<'_> {
         Ok(())
     }
 
+    /// Whether a message with so much payload would be taken now.
+    #[cfg(feature = "embedded-io-async")]
+    pub(crate) fn has_room(&self, message: &Message<'_>, payload_len: usize) -> bool {
+        let parts = message.topic.len().saturating_add(usize::from(properties_len(message).unwrap_or_default()));
+        let len = u32::try_from(arena::record_len(parts.saturating_add(payload_len))).unwrap_or(u32::MAX);
+        let (mut at, mut yielding) = (0, 0u32);
+        while let Some((here, head)) = self.next_yielding(at, message) {
+            at = here.wrapping_add(head.len);
+            yielding = yielding.wrapping_add(head.len as u32);
+        }
+        // What never fits is not waited for.
+        len > self.arena.capacity() || self.fits(message.class as usize, len, yielding)
+    }
+
     /// The next message that makes room for this one.
     fn next_yielding(&self, at: usize, message: &Message<'_>) -> Option<(usize, Head)> {
         let mut at = at;
@@ -172,6 +186,8 @@ impl Client<'_> {
             let used = if at == account { used.wrapping_sub(back).saturating_add(len) } else { *used };
             kept = kept.saturating_add(used.max(self.reserve_of(at)));
         }
+        #[cfg(feature = "flash")]
+        let kept = kept.saturating_add(self.kept_back(account));
         kept <= self.arena.capacity()
     }
 
@@ -261,6 +277,10 @@ impl Client<'_> {
     /// Whether all that was published is safe, and nothing is owed to the server: a good moment to sleep.
     #[must_use]
     pub fn is_drained(&self) -> bool {
+        #[cfg(feature = "flash")]
+        if self.counters.spilled > 0 {
+            return false;
+        }
         self.arena.find(0, LIVE & !State::SubGranted.bit()).is_none() && self.tx.is_nothing() && !self.inbound.any_due()
     }
 

@@ -34,6 +34,18 @@ enum Streaming {
 }
 
 impl Stream {
+    /// A piece of a message, or its end, is there for the application.
+    #[cfg(feature = "embedded-io-async")]
+    pub(super) fn has_more(&self, pending: bool) -> bool {
+        self.state == Streaming::Yes && (pending || self.left == 0)
+    }
+
+    /// Whether no payload is being read.
+    #[cfg(feature = "embedded-io-async")]
+    pub(super) fn is_idle(&self) -> bool {
+        self.state == Streaming::No
+    }
+
     #[inline]
     pub(super) fn nothing() -> Self {
         Self { left: 0, id: 0, qos: 0, state: Streaming::No, reason: ReasonCode::Success }
@@ -98,6 +110,9 @@ impl Client<'_> {
     /// The message of the last event counts as handled, and is acknowledged.
     pub fn poll_event<'i>(&mut self, now: u64, input: &'i mut Input<'_>) -> Option<Event<'i>> {
         self.set_time(now);
+        #[cfg(feature = "embedded-io-async")]
+        self.release_unless_held();
+        #[cfg(not(feature = "embedded-io-async"))]
         self.inbound.release();
         let mut found = Found::nothing();
         let step = loop {
@@ -153,6 +168,10 @@ impl Client<'_> {
     #[inline(never)]
     fn step(&mut self, input: &mut Input<'_>, found: &mut Found) -> Result<Step, ReasonCode> {
         if !matches!(self.phase, Phase::ConnAck | Phase::Up) {
+            return Ok(Step::Idle);
+        }
+        #[cfg(feature = "embedded-io-async")]
+        if self.holds_back(input) {
             return Ok(Step::Idle);
         }
         if self.stream.state != Streaming::No {

@@ -2,7 +2,7 @@
 
 use super::{Client, Memory};
 use crate::arena::{LIVE, State};
-use crate::inbound::Owed;
+use crate::inbound::{Entry, Owed};
 use crate::write::Out;
 use forebay_wire::ReasonCode;
 use forebay_wire::read::Reader;
@@ -41,6 +41,16 @@ impl Client<'_> {
     /// first, and publish nothing after.
     pub fn export(&mut self, now: u64, out: &mut [u8]) -> Option<usize> {
         self.set_time(now);
+        self.write(out, Entry::outlives_connection, |client, to| to.bytes(client.arena.image()))
+    }
+
+    /// What is kept of the messages that came is said by `keep`; the records are written by `records`.
+    pub(super) fn write(
+        &mut self,
+        out: &mut [u8],
+        keep: fn(&Entry) -> bool,
+        records: impl FnOnce(&mut Self, &mut Out<'_>),
+    ) -> Option<usize> {
         let (head, body) = out.split_at_mut_checked(HEAD)?;
         let room = body.len();
         let mut to = Out::new(body, 0);
@@ -56,11 +66,11 @@ impl Client<'_> {
         for number in self.backoff.state() {
             to.u32(number);
         }
-        to.u8(self.inbound.all().iter().filter(|entry| entry.outlives_connection()).count() as u8);
-        for entry in self.inbound.all().iter().filter(|entry| entry.outlives_connection()) {
+        to.u8(self.inbound.all().iter().filter(|entry| keep(entry)).count() as u8);
+        for entry in self.inbound.all().iter().filter(|entry| keep(entry)) {
             to.u16(entry.id);
         }
-        to.bytes(self.arena.image());
+        records(self, &mut to);
         let len = to.seen();
         if len > room {
             return None;
@@ -148,6 +158,11 @@ impl Client<'_> {
 }
 
 /// FNV-1a: enough to know memory that did not keep what was in it.
-fn checksum(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
+    checksum_on(0x811c_9dc5, bytes)
+}
+
+/// That of what came before, and more.
+pub(crate) fn checksum_on(sum: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(sum, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }

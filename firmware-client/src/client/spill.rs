@@ -75,7 +75,11 @@ impl Client<'_> {
         self.set_time(now);
         let mut head =
             arena::parse(from).filter(|head| head.state == State::Queued).ok_or(PublishError::NotSupported)?;
-        if !self.fits(head.class() as usize, head.len as u32, 0) {
+        #[cfg(feature = "flash")]
+        let fits = self.fits_back(head.class() as usize, head.len as u32);
+        #[cfg(not(feature = "flash"))]
+        let fits = self.fits(head.class() as usize, head.len as u32, 0);
+        if !fits {
             return Err(PublishError::Full);
         }
         if head.expires != 0 {

@@ -95,6 +95,10 @@ impl Client<'_> {
 
     /// When a server that was asked and says nothing is given up.
     fn dead_at(&self) -> u64 {
+        #[cfg(feature = "embedded-io-async")]
+        if self.is_stalled() {
+            return NEVER;
+        }
         if self.ping_at == NEVER { NEVER } else { self.answer_due(self.ping_at.max(self.last_rx)) }
     }
 

@@ -189,7 +189,10 @@ impl Client<'_> {
 
     /// How many messages may wait for their acknowledgement.
     fn window(&self) -> usize {
-        usize::from(self.options.in_flight_max.min(self.peer.receive_maximum).max(1))
+        let most = self.options.in_flight_max.min(self.peer.receive_maximum).max(1);
+        #[cfg(feature = "flash")]
+        let most = most.min(crate::flash::FLOWN_MAX as u16);
+        usize::from(most)
     }
 
     /// Whether the next packet identifier is in use by nobody. It is, but for a server that leaves one unanswered for
@@ -216,6 +219,8 @@ impl Client<'_> {
                 State::InFlight | State::Released if head.qos() > 0 => {
                     survey.window = survey.window.wrapping_add(1);
                 }
+                #[cfg(feature = "flash")]
+                State::Queued if self.is_barred(&head) => {}
                 State::Queued => {
                     let class = head.class() as usize;
                     let is_live = self.options.order == Order::LiveFirst && !head.has(BACKLOG);

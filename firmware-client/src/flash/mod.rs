@@ -1,0 +1,250 @@
+//! A store in flash behind the outbox, over `embedded-storage`. It takes over what the outbox has no room for, and what must
+//! survive a power cut.
+//!
+//! Two areas of flash, each of whole sectors: one for messages, a ring in which the oldest sector is erased when all in it
+//! has ended, and one of at least two sectors for the session, which is written again and again into the next free place.
+//! So wear spreads over all sectors by itself.
+//!
+//! # How it is driven
+//!
+//! [`Tier::recover`] at the start; then, each time before the client is asked what to send, [`Store::settle`], and after
+//! that and before the bytes leave, [`Store::seal`]. The [task](crate::adapter::task) does so by itself when it is
+//! [given](crate::adapter::task::Device::split_with) the tier.
+//!
+//! # What it does
+//!
+//! - Above [`Config::high`] bytes in the outbox it moves messages out until [`Config::low`] are left, those first that would
+//!   be sent last. They come back, in order, when there is a connection and room.
+//! - A message of QoS 2, and any message of a class in [`Config::safe`], is written before it is sent, and waits for that.
+//! - A message stays in flash until it has ended; then it is marked, and its sector is erased when room is needed.
+//! - Identifiers of QoS 2, both ways, are written before the packet leaves that makes them count.
+//!
+//! # What holds after a power cut, at any write
+//!
+//! - A message that is [stored](Tier::is_stored) arrives: QoS 1 at least once, QoS 2 exactly once, in order within its
+//!   class; or its end is counted (expired, refused).
+//! - A message that was only in memory is gone with it. [`Recovered::missing`] says how many those can be at most that were
+//!   known when the session was last written. Publish what must not be lost in a [safe](Config::safe) class, and count it as
+//!   taken when it is stored.
+//! - QoS 0 arrives at most once.
+//! - A message that was dropped, and counted, shortly before the cut may still arrive.
+//! - When flash was full, messages of QoS 2 waited in the outbox (and are not safe there). One that is larger than
+//!   [`Config::largest`] is sent without being stored, and counted in [`Tier::unsafe_sent`]: after a power cut it arrives at
+//!   most once.
+//! - The session that is read back may be older than the last packet that was sent, but never in what matters: what is in
+//!   flight with QoS 2. Messages of QoS 1 that were on their way are sent again as new ones; subscriptions are made again.
+
+mod blocking;
+mod ring;
+mod session;
+mod spill;
+mod sweep;
+
+pub use blocking::Blocking;
+
+use crate::client::Client;
+use crate::message::{CLASSES, Class, Ticket};
+use crate::store::{Access, Store, StoreFailed};
+use core::ops::Range;
+use embedded_storage_async::nor_flash::NorFlash;
+use ring::Lane;
+
+/// Before each record: its length and its checksum.
+const FRONT: usize = 8;
+/// Before each message: when it was stored, in ticks of this boot.
+const STAMP: usize = 4;
+/// How many messages of QoS 2 can be in flight.
+pub const FLOWN_MAX: usize = 16;
+
+/// Where and when messages are stored.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Flash for messages: whole sectors, three or more.
+    pub messages: Range<u32>,
+    /// Flash for the session: whole sectors, two or more.
+    pub session: Range<u32>,
+    /// Bytes in the outbox above which messages move out.
+    pub high: u32,
+    /// Bytes in the outbox down to which they move out, and up to which they come back.
+    pub low: u32,
+    /// Bytes of the largest message in the outbox, see [the documentation of the crate](crate#memory). So many are kept free
+    /// for messages that come back.
+    pub largest: u32,
+    /// Classes whose messages are stored before they are sent, whatever their QoS, by [`Class`].
+    pub safe: [bool; CLASSES],
+}
+
+/// What was found after a start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub struct Recovered {
+    /// Messages in flash that wait.
+    pub waiting: u32,
+    /// Messages of QoS 2 that were in flight, and still are.
+    pub in_flight: u32,
+    /// Messages that the session knew of when it was last written, and that are not there: acknowledged since, or lost with
+    /// the memory.
+    pub missing: u32,
+    /// Messages of QoS 2 in flight that had not been stored ([`Tier::unsafe_sent`]): they arrived or are lost.
+    pub uncertain: u32,
+    /// There was a session.
+    pub session: bool,
+}
+
+/// A store in flash behind the outbox.
+pub struct Tier<'t, F> {
+    flash: F,
+    config: Config,
+    buffer: &'t mut [u8],
+    lanes: [Lane; CLASSES],
+    /// Messages that were in flight when the device started.
+    flown: [u32; FLOWN_MAX],
+    /// The first ticket of this boot.
+    boot: u32,
+    /// How long the device was off, as far as it knows.
+    slept_ms: u32,
+    /// The session that is stored.
+    digest: Option<u32>,
+    /// Where it is stored next, when that is known.
+    place: Option<session::Place>,
+    /// Ends of messages that the last look at the flash knew of.
+    ended: u32,
+    /// Flash and memory may not agree: an operation was not completed.
+    torn: bool,
+    /// Where the next message goes, when that is known.
+    end: Option<ring::End>,
+    unsafe_sent: u32,
+}
+
+impl<'t, F: NorFlash> Tier<'t, F> {
+    /// Over these areas of `flash`. `buffer` has room for the largest message, and 128
+    /// bytes more; and for the session: 200
+    /// bytes, 20 for each message of QoS 2 in flight, and the subscriptions.
+    pub fn new(flash: F, config: Config, buffer: &'t mut [u8]) -> Self {
+        Self {
+            flash,
+            config,
+            buffer,
+            lanes: [const { Lane::new() }; CLASSES],
+            flown: [0; FLOWN_MAX],
+            boot: 1,
+            slept_ms: 0,
+            digest: None,
+            place: None,
+            ended: 0,
+            torn: false,
+            end: None,
+            unsafe_sent: 0,
+        }
+    }
+
+    /// Whether a message is in flash, or has been and has ended. Ask after [`Store::settle`].
+    #[must_use]
+    pub fn is_stored(&self, class: Class, ticket: Ticket) -> bool {
+        !self.torn && self.lane(class).has(ticket.number())
+    }
+
+    /// Messages in flash, those included that are in the outbox too or have just ended.
+    #[must_use]
+    pub fn stored(&self) -> u32 {
+        self.lanes.iter().fold(0, |sum, lane| sum.wrapping_add(lane.stored))
+    }
+
+    /// How many messages of QoS 2 or of a safe class were sent without being stored, since they were too large.
+    #[must_use]
+    pub const fn unsafe_sent(&self) -> u32 {
+        self.unsafe_sent
+    }
+
+    /// The flash. What is written to it besides must stay out of the areas.
+    pub const fn flash(&mut self) -> &mut F {
+        &mut self.flash
+    }
+
+    /// The flash, when the tier is not needed any more.
+    pub fn into_flash(self) -> F {
+        self.flash
+    }
+
+    fn lane(&self, class: Class) -> Lane {
+        self.lanes.get(class as usize).copied().unwrap_or(const { Lane::new() })
+    }
+
+    fn change(&mut self, class: Class, change: impl FnOnce(&mut Lane)) {
+        if let Some(lane) = self.lanes.get_mut(class as usize) {
+            change(lane);
+        }
+    }
+
+    /// Reads what is in flash into a new client: before it connects, and before anything is published. `slept_ms` is how long
+    /// the device was off, as far as it knows.
+    ///
+    /// # Errors
+    /// Flash does not work.
+    pub async fn recover(
+        &mut self,
+        client: &mut Client<'_>,
+        now: u64,
+        slept_ms: u64,
+    ) -> Result<Recovered, StoreFailed> {
+        let mut recovered = Recovered::default();
+        self.slept_ms = u32::try_from(slept_ms).unwrap_or(u32::MAX);
+        client.keep_room(self.config.largest);
+        self.torn = true;
+        if let Some(len) = self.load_session().await? {
+            let image = self.buffer.get(..len).unwrap_or_default();
+            recovered.session = client.import_session(now, slept_ms, image).is_ok();
+        }
+        self.take_stock(client, now).await?;
+        recovered.uncertain = client.drop_hollow();
+        recovered.waiting = self.lanes.iter().fold(0, |sum, lane| sum.wrapping_add(lane.away));
+        recovered.in_flight = client.pending() as u32;
+        recovered.missing = client.recount(recovered.waiting);
+        self.boot = client.upcoming();
+        self.digest = recovered.session.then(|| client.session_digest());
+        self.torn = false;
+        self.bar(client);
+        Ok(recovered)
+    }
+
+    /// Tells the client what is not to be sent yet.
+    fn bar(&self, client: &mut Client<'_>) {
+        for class in Class::ALL {
+            let lane = self.lane(class);
+            let unsafe_one = self.first_unsafe(client, class);
+            let away = (lane.away > 0).then_some(lane.cursor);
+            let barrier = match (away, unsafe_one) {
+                (Some(away), Some(one)) if crate::client::is_from(away, one) => Some(one),
+                (away, one) => away.or(one),
+            };
+            client.set_barrier(class, barrier);
+        }
+    }
+}
+
+impl<F: NorFlash> Store for Tier<'_, F> {
+    async fn settle(&mut self, access: &mut impl Access) -> Result<(), StoreFailed> {
+        let result = self.move_messages(access).await;
+        access.client(|_, client| self.bar(client));
+        result
+    }
+
+    async fn seal(&mut self, access: &mut impl Access) -> Result<(), StoreFailed> {
+        let digest = access.client(|_, client| client.session_digest()).ok_or(StoreFailed)?;
+        if self.digest == Some(digest) {
+            return Ok(());
+        }
+        // A message that has ended must not be there without the session that says so.
+        self.sweep(access, false).await?;
+        if self.place.is_none() {
+            self.load_session().await?;
+        }
+        let len = access.client(|now, client| client.export_session(now, self.session_room()));
+        let len = len.flatten().ok_or(StoreFailed)?;
+        self.digest = None;
+        self.save_session(len).await?;
+        self.digest = Some(digest);
+        Ok(())
+    }
+}

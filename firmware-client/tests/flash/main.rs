@@ -1,0 +1,160 @@
+//! The client with a store in flash, and power cuts at every write and erase, by seed. `FOREBAY_SEEDS=n` runs more of them,
+//! `FOREBAY_SEED=s` one.
+#![cfg(all(feature = "flash", feature = "v3", feature = "v5", feature = "qos2"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::wildcard_enum_match_arm, clippy::print_stdout, dead_code)]
+
+#[path = "../simulation/broker.rs"]
+mod broker;
+mod device;
+mod mock;
+#[path = "../simulation/seed.rs"]
+mod seed;
+
+use device::{Device, Shape, payload};
+use forebay_firmware::{Class, QoS};
+use mock::Torn;
+use seed::Seed;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+fn shape(v5: bool) -> Shape {
+    Shape { v5, sectors: 4, outbox: 1_200, high: 600, low: 300, safe: [true, false, false, false], in_flight_max: 4 }
+}
+
+/// The fixed story: a backlog that overflows into flash, drained, with messages of every kind both ways, and a lost link.
+fn story(v5: bool, cut: Option<(u64, Torn)>) -> Device {
+    let mut device = Device::new(shape(v5));
+    if let Some((at, torn)) = cut {
+        device.flash().left = Some(at);
+        device.flash().torn = torn;
+    }
+    for round in 0..18 {
+        let qos = [QoS::AtLeastOnce, QoS::ExactlyOnce, QoS::AtLeastOnce][round % 3];
+        let class = [Class::Telemetry, Class::Alarm, Class::Telemetry, Class::Bulk][round % 4];
+        device.publish(qos, class, 30 + round, 0);
+        device.turn(4_096, false);
+    }
+    for round in 0..60u32 {
+        device.turn(64, true);
+        device.now += 100;
+        if round % 7 == 3 {
+            device.broker.send(5_000 + round, payload(5_000 + round, 20), QoS::ExactlyOnce);
+        }
+        if round % 5 == 1 {
+            device.publish(QoS::ExactlyOnce, Class::State, 25, 0);
+        }
+        if round == 30 {
+            device.cut(20);
+        }
+    }
+    device.settle();
+    device.verify(true);
+    device
+}
+
+#[test]
+fn without_a_cut_everything_arrives_and_flash_is_worn_evenly() {
+    for v5 in [false, true] {
+        let mut device = story(v5, None);
+        assert_eq!(device.cuts, 0);
+        assert!(device.sent.values().all(|sent| sent.acknowledged), "nothing is lost");
+        assert_eq!(device.tier.as_ref().unwrap().unsafe_sent(), 0);
+        // A thousand more.
+        for number in 0..1_000 {
+            device.publish(QoS::ExactlyOnce, Class::Telemetry, 40, 0);
+            device.turn(4_096, number % 40 > 20);
+            device.now += 200;
+        }
+        device.settle();
+        device.verify(true);
+        let messages = device.sent.len();
+        let flash = device.flash();
+        println!("{messages} messages, {} writes and erases; erases by sector: {:?}", flash.operations, flash.erases);
+        let (ring, session) = flash.erases.split_at(4);
+        for area in [ring, session] {
+            let (least, most) = (area.iter().min().unwrap(), area.iter().max().unwrap());
+            assert!(*least > 0 && most - least <= 2, "{:?}", flash.erases);
+        }
+    }
+}
+
+/// Every write and every erase of the story, each of them not done, half done, and done.
+#[test]
+fn the_power_may_be_cut_at_every_operation() {
+    for v5 in [false, true] {
+        let operations = story(v5, None).flash().operations;
+        println!("{operations} operations");
+        assert!(operations > 100);
+        for at in 0..operations {
+            for torn in [Torn::Nothing, Torn::Some, Torn::All] {
+                let run = || story(v5, Some((at, torn)));
+                let device = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+                    eprintln!("failed with v5 {v5}, cut at operation {at}, {torn:?}");
+                    std::panic::resume_unwind(panic)
+                });
+                assert_eq!(device.cuts, 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_flash_makes_messages_wait_and_loses_none() {
+    let mut device =
+        Device::new(Shape { sectors: 2, outbox: 6_000, high: 900, low: 500, in_flight_max: 16, ..shape(true) });
+    device.broker.mood.withhold = true;
+    for number in 0..60 {
+        device.publish(QoS::ExactlyOnce, Class::Telemetry, 60, 0);
+        device.turn(4_096, number > 5);
+        device.now += 10;
+    }
+    let stored = device.sent.values().filter(|sent| sent.stored).count();
+    assert!((10..30).contains(&stored), "{stored}");
+    device.broker.mood.withhold = false;
+    device.broker.release();
+    device.settle();
+    device.verify(true);
+    assert!(device.sent.len() == 60 && device.sent.values().all(|sent| sent.acknowledged));
+}
+
+fn run(number: u64) {
+    let mut seed = Seed::new(number);
+    let shape = Shape {
+        v5: seed.below(2) == 0,
+        sectors: 3 + seed.below(4) as u32,
+        outbox: 1_000 + seed.below(1_500),
+        high: 400 + seed.below(400) as u32,
+        low: 100 + seed.below(300) as u32,
+        safe: [true, seed.below(2) == 0, false, false],
+        in_flight_max: [1, 2, 8, 40][seed.below(4)],
+    };
+    let mut device = Device::new(shape);
+    for _ in 0..400 {
+        device.disturb(&mut seed);
+        let reachable = seed.below(4) > 0;
+        device.turn(1 + seed.below(300), reachable);
+        device.now += 1 + seed.below(300) as u64;
+        device.flash().torn = [Torn::Nothing, Torn::Some, Torn::All][seed.below(3)];
+    }
+    device.broker.mood = broker::Mood::default();
+    device.flash().left = None;
+    device.settle();
+    // What was refused for now may be overtaken by what was already on its way.
+    device.verify(device.broker.no_room == 0);
+    assert!(device.broker.is_subscribed("down/#"));
+}
+
+#[test]
+fn anything_may_happen_and_what_is_stored_arrives() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let range = match number("FOREBAY_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("FOREBAY_SEEDS").unwrap_or(300),
+    };
+    for seed in range {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
+            eprintln!("failed with FOREBAY_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Flash that loses its power at a chosen operation, and counts.
+
+use crate::seed::Seed;
+use embedded_storage_async::nor_flash::{ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash};
+
+pub const SECTOR: usize = 1024;
+const WORD: usize = 4;
+
+/// What the last operation before the cut has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Torn {
+    Nothing,
+    Some,
+    All,
+}
+
+#[derive(Clone)]
+pub struct Flash {
+    pub bytes: Vec<u8>,
+    /// Writes and erases until the power is cut.
+    pub left: Option<u64>,
+    pub torn: Torn,
+    pub dead: bool,
+    pub operations: u64,
+    pub erases: Vec<u32>,
+    dice: Seed,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct NoPower;
+
+impl NorFlashError for NoPower {
+    fn kind(&self) -> NorFlashErrorKind {
+        NorFlashErrorKind::Other
+    }
+}
+
+impl Flash {
+    pub fn new(sectors: usize) -> Self {
+        Self {
+            bytes: vec![0xff; sectors * SECTOR],
+            left: None,
+            torn: Torn::Some,
+            dead: false,
+            operations: 0,
+            erases: vec![0; sectors],
+            dice: Seed::new(1),
+        }
+    }
+
+    /// Whether this operation is the last one.
+    fn is_last(&mut self) -> Result<bool, NoPower> {
+        if self.dead {
+            return Err(NoPower);
+        }
+        self.operations += 1;
+        let last = self.left == Some(0);
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        self.dead |= last;
+        Ok(last)
+    }
+
+    pub fn power_on(&mut self) {
+        self.dead = false;
+        self.left = None;
+    }
+}
+
+impl ErrorType for Flash {
+    type Error = NoPower;
+}
+
+impl ReadNorFlash for Flash {
+    const READ_SIZE: usize = 1;
+
+    async fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), NoPower> {
+        if self.dead {
+            return Err(NoPower);
+        }
+        let at = offset as usize;
+        bytes.copy_from_slice(&self.bytes[at..at + bytes.len()]);
+        Ok(())
+    }
+
+    fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl NorFlash for Flash {
+    const WRITE_SIZE: usize = WORD;
+    const ERASE_SIZE: usize = SECTOR;
+
+    async fn erase(&mut self, from: u32, to: u32) -> Result<(), NoPower> {
+        assert!((from as usize).is_multiple_of(SECTOR) && (to as usize).is_multiple_of(SECTOR) && from < to);
+        for sector in from as usize / SECTOR..to as usize / SECTOR {
+            let last = self.is_last()?;
+            let range = sector * SECTOR..(sector + 1) * SECTOR;
+            self.erases[sector] += 1;
+            if !last || self.torn == Torn::All {
+                self.bytes[range].fill(0xff);
+            } else if self.torn == Torn::Some {
+                // Few words are erased already, or some bits, or most words.
+                let share = [1, 0, 19][self.dice.below(3)];
+                for word in self.bytes[range].chunks_mut(WORD) {
+                    if self.dice.below(20) < share {
+                        word.fill(0xff);
+                    } else if share == 0 {
+                        word.iter_mut().for_each(|byte| *byte |= self.dice.next() as u8);
+                    }
+                }
+            }
+            if last {
+                return Err(NoPower);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), NoPower> {
+        let at = offset as usize;
+        assert!(at.is_multiple_of(WORD) && bytes.len().is_multiple_of(WORD));
+        let last = self.is_last()?;
+        let words = bytes.len() / WORD;
+        let whole = match (last, self.torn) {
+            (false, _) | (true, Torn::All) => words,
+            (true, Torn::Nothing) => 0,
+            (true, Torn::Some) => self.dice.below(words),
+        };
+        for (word, from) in bytes.chunks(WORD).enumerate() {
+            for (index, from) in from.iter().enumerate() {
+                let to = &mut self.bytes[at + word * WORD + index];
+                if word < whole {
+                    assert_eq!(*to, 0xff, "nothing is written twice");
+                    *to &= from;
+                } else if word == whole && self.torn == Torn::Some {
+                    *to &= from | self.dice.next() as u8;
+                }
+            }
+        }
+        if last { Err(NoPower) } else { Ok(()) }
+    }
+}
