@@ -18,8 +18,8 @@ pub(crate) struct Program {
     pub(crate) port: u16,
     line: Vec<String>,
     variables: Vec<(String, String)>,
-    /// Erlang's port mapper, which outlives its node.
-    epmd: Option<u16>,
+    /// Erlang's port mapper. One that the node starts itself outlives it.
+    epmd: Option<Child>,
     child: Option<Child>,
     scratch: Scratch,
 }
@@ -94,8 +94,9 @@ impl Program {
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}".to_owned()),
         ];
         let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mapper = Command::new("epmd").args(["-address", "127.0.0.1", "-port", &epmd.to_string()]).spawn().unwrap();
         let (line, child) = (vec![RABBITMQ.to_owned()], None);
-        let mut program = Self { port, line, variables, epmd: Some(epmd), child, scratch };
+        let mut program = Self { port, line, variables, epmd: Some(mapper), child, scratch };
         program.run();
         program
     }
@@ -158,8 +159,9 @@ impl Drop for Program {
             let _ = Command::new("kill").args(["-9", "--", &format!("-{}", child.id())]).status();
             let _ = child.wait();
         }
-        if let Some(port) = self.epmd {
-            let _ = Command::new("epmd").args(["-port", &port.to_string(), "-kill"]).output();
+        if let Some(mut epmd) = self.epmd.take() {
+            let _ = epmd.kill();
+            let _ = epmd.wait();
         }
     }
 }
