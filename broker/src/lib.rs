@@ -17,3 +17,4 @@ pub mod start;
 pub mod store;
 #[cfg(feature = "tools")]
 pub mod tools;
+pub mod trim;

@@ -106,6 +106,7 @@ fn run(config: Config) -> anyhow::Result<()> {
             mechanisms: Mechanisms::default(),
         })?;
         say(&opening);
+        forebay::trim::start_up_code();
         stop.await;
         anyhow::Ok(running)
     })?;
