@@ -7,9 +7,12 @@
 #[path = "emulated.rs"]
 mod port;
 #[cfg(not(feature = "run"))]
+#[cfg_attr(feature = "empty", allow(dead_code))]
 mod port;
 
-use port::{clock, put, report, take, waiting};
+use port::{clock, report};
+#[cfg(not(feature = "empty"))]
+use port::{put, take, waiting};
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -17,6 +17,7 @@ pub fn clock() -> u32 {
 }
 
 /// Whether there is a connection.
+#[allow(dead_code)]
 pub fn up() -> bool {
     register(STATE) & 1 != 0
 }
