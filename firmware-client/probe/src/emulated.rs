@@ -1,5 +1,5 @@
-//! The same for QEMU, with a server in memory: it accepts, grants, acknowledges, sends a command, and hangs up once where that
-//! can be borne. It takes little stack, so that what is measured is the client's.
+//! The same for QEMU, with a server in memory: it accepts, grants, acknowledges, sends a command, and hangs up once
+//! where that can be borne. It takes little stack, so that what is measured is the client's.
 
 // It has the critical section that the console needs.
 use cortex_m as _;
