@@ -48,8 +48,8 @@ pub struct Bench {
     plan: Plan,
     runtime: Runtime,
     pub broker: Broker,
-    /// Between the device and a broker that is not to be killed: mosquitto writes down nothing before it ends, and forgets
-    /// sessions of MQTT 5 even then.
+    /// Between the device and a broker that is not to be killed: mosquitto writes down nothing before it ends, and
+    /// forgets sessions of MQTT 5 even then.
     line: Option<Line>,
     pub machine: Machine,
     client: Client,

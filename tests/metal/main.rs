@@ -68,8 +68,8 @@ fn survives(plan: &Plan) {
     bench.obeyed(commands);
 }
 
-/// Everything is measured while the broker is away, which is far more than the outbox holds. What is missing is what the
-/// device says that it has dropped, to the message, and it is the oldest.
+/// Everything is measured while the broker is away, which is far more than the outbox holds. What is missing is what
+/// the device says that it has dropped, to the message, and it is the oldest.
 fn overflows(plan: &Plan) {
     let mut bench = Bench::start(plan);
     while bench.arrived() < 10 {

@@ -3,33 +3,27 @@
 #![no_std]
 #![no_main]
 
-use core::ptr::{read_volatile, write_volatile};
+#[cfg(feature = "run")]
+#[path = "emulated.rs"]
+mod port;
+#[cfg(not(feature = "run"))]
+#[cfg_attr(feature = "empty", allow(dead_code))]
+mod port;
 
-/// What a chip would have: a clock, and a serial port to a modem. The probe is measured, not run.
-const CLOCK: *const u32 = 0x4000_0000 as *const u32;
-const DATA: *mut u32 = 0x4000_0004 as *mut u32;
-const STATE: *const u32 = 0x4000_0008 as *const u32;
+use port::{clock, report};
+#[cfg(not(feature = "empty"))]
+use port::{put, take, waiting};
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-fn register(at: *const u32) -> u32 {
-    // SAFETY: registers of the chip.
-    unsafe { read_volatile(at) }
-}
-
-fn put(value: u32) {
-    // SAFETY: as above.
-    unsafe { write_volatile(DATA, value) }
-}
-
 #[cfg(feature = "empty")]
 #[cortex_m_rt::entry]
 fn main() -> ! {
     loop {
-        put(register(CLOCK).wrapping_add(register(STATE)));
+        report(clock().wrapping_add(u32::from(port::up())));
     }
 }
 
@@ -50,8 +44,8 @@ fn main() -> ! {
     let mut input = Input::new(RECEIVE);
     let _ = client.subscribe("probe/command", QoS::AtLeastOnce);
     loop {
-        let now = u64::from(register(CLOCK));
-        let up = register(STATE) & 1 != 0;
+        let now = u64::from(clock());
+        let up = port::up();
         if up && client.connect_at().is_some_and(|at| at <= now) {
             input.clear();
             client.connected(now);
@@ -59,21 +53,23 @@ fn main() -> ! {
         if !up || client.should_close() {
             client.disconnected(now);
         }
-        let _ = client.publish(now, &TEMPERATURE, &register(CLOCK).to_le_bytes());
-        while register(STATE) & 2 != 0 {
-            input.fill(&[register(DATA) as u8]);
+        let _ = client.publish(now, &TEMPERATURE, &clock().to_le_bytes());
+        while waiting() {
+            input.fill(&[take()]);
         }
         while let Some(event) = client.poll_event(now, &mut input) {
             match event {
-                Event::Message(message) => put(message.payload.len() as u32),
-                Event::Acknowledged { ticket, .. } => put(ticket.number()),
+                Event::Message(message) => report(message.payload.len() as u32),
+                Event::Acknowledged { ticket, .. } => report(ticket.number()),
                 _ => {}
             }
         }
         let len = client.poll_transmit(now, OUT);
         for byte in OUT.iter().take(len) {
-            put(u32::from(*byte));
+            put(*byte);
         }
-        put(client.next_timeout().unwrap_or_default() as u32);
+        report(client.next_timeout().unwrap_or_default() as u32);
+        #[cfg(feature = "run")]
+        port::end_when_done(size_of::<Client<'_>>());
     }
 }

@@ -1,14 +1,19 @@
 //! A connection over a blocking transport: anything that is `Read + ReadReady + Write` of embedded-io 0.7.
 //!
-//! The transport is read only when it says that there is something, and a write may wait: give the transport a time-out of
-//! its own for that, and let it answer with an error, so that a peer that has gone does not hold up the device.
+//! The transport is read only when it says that there is something, and a write may wait: give the transport a time-out
+//! of its own for that, and let it answer with an error, so that a peer that has gone does not hold up the device.
 //!
 //! ```no_run
 //! use embedded_io::{Read, ReadReady, Write};
 //! use forebay_firmware::adapter::blocking::Connection;
 //! use forebay_firmware::{Client, Event, Input};
 //!
-//! fn run<T: Read + ReadReady + Write>(client: &mut Client<'_>, input: &mut Input<'_>, dial: fn() -> Option<T>, now: fn() -> u64) {
+//! fn run<T: Read + ReadReady + Write>(
+//!     client: &mut Client<'_>,
+//!     input: &mut Input<'_>,
+//!     dial: fn() -> Option<T>,
+//!     now: fn() -> u64,
+//! ) {
 //!     let mut connection: Option<Connection<T>> = None;
 //!     loop {
 //!         if client.connect_at().is_some_and(|at| at <= now()) {
@@ -34,6 +39,10 @@
 //!     }
 //! }
 //! ```
+//!
+//! `firmware-client/examples/metal` in the repository is a whole device around this: a Cortex-M3 with smoltcp, with and
+//! without TLS by embedded-tls. A TLS stream may have bytes to read and yet nothing for the client, so its `read_ready` has
+//! to take in a record to know: `tls.rs` there does, and says what embedded-tls does not check by itself.
 
 use crate::{Client, Event, Input};
 use embedded_io::{Read, ReadReady, Write};
@@ -50,8 +59,8 @@ pub struct Connection<T, const OUT: usize = 256> {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum Ended<E> {
-    /// The client has no more use for it: it has said good-bye, was refused, or the server is not to be trusted. The event
-    /// has said which.
+    /// The client has no more use for it: it has said good-bye, was refused, or the server is not to be trusted. The
+    /// event has said which.
     Closed,
     /// The server has closed it.
     EndOfStream,
@@ -67,8 +76,8 @@ impl<T: Read + ReadReady + Write, const OUT: usize> Connection<T, OUT> {
         Self { transport, out: [0; OUT] }
     }
 
-    /// Reads what has come, hands out what has happened, sends what there is to send, and flushes. Whether any of that was
-    /// done: if so, there may be more, and if not, nothing happens before something comes, is published, or
+    /// Reads what has come, hands out what has happened, sends what there is to send, and flushes. Whether any of that
+    /// was done: if so, there may be more, and if not, nothing happens before something comes, is published, or
     /// [`Client::next_timeout`].
     ///
     /// # Errors

@@ -25,7 +25,8 @@ pub fn time() -> u32 {
     (unsafe { syscall1!(TIME, 0) }) as u32
 }
 
-/// Reads the beginning of a file of the host, as much as fits; empty when there is none. The name ends with a zero byte.
+/// Reads the beginning of a file of the host, as much as fits; empty when there is none. The name ends with a zero
+/// byte.
 #[cfg(feature = "tls")]
 pub fn read_file<'b>(name: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
     const BINARY: usize = 1;

@@ -64,7 +64,8 @@ impl Mac {
     }
 }
 
-/// Takes a frame out of the FIFO, which holds its length (that counts itself and the checksum), the frame, the checksum.
+/// Takes a frame out of the FIFO, which holds its length (that counts itself and the checksum), the frame, the
+/// checksum.
 fn take(frame: &mut Frame) -> &[u8] {
     let first = Register::Data.read();
     let total = (first & 0xffff) as usize;

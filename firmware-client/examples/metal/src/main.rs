@@ -1,5 +1,5 @@
-//! A device that measures, buffers and reports: an interrupt takes readings, the outbox keeps them while the broker is away,
-//! and the main loop sends them over TCP. It runs in QEMU:
+//! A device that measures, buffers and reports: an interrupt takes readings, the outbox keeps them while the broker is
+//! away, and the main loop sends them over TCP. It runs in QEMU:
 //!
 //! ```text
 //! cargo build --release --target thumbv7m-none-eabi
@@ -9,11 +9,11 @@
 //! ```
 //!
 //! It publishes numbered readings on `metal/1` with QoS 1 and on `metal/2` with QoS 2, prints the commands that come on
-//! `metal/command/…`, and ends when it has published everything and a message has come on `metal/end`; its last message, on
-//! `metal/report`, is its own account.
+//! `metal/command/…`, and ends when it has published everything and a message has come on `metal/end`; its last
+//! message, on `metal/report`, is its own account.
 //!
-//! With the feature `tls` it speaks TLS 1.3 (see `tls.rs` for what is checked): `arg=ca=FILE` is the certificate to trust, as
-//! DER, and `arg=name=NAME` the broker's name.
+//! With the feature `tls` it speaks TLS 1.3 (see `tls.rs` for what is checked): `arg=ca=FILE` is the certificate to
+//! trust, as DER, and `arg=name=NAME` the broker's name.
 #![no_std]
 #![no_main]
 

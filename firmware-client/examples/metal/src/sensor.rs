@@ -1,4 +1,5 @@
-//! The sensor: an interrupt that takes a reading now and then and puts it into a mailbox, whatever the main loop is doing.
+//! The sensor: an interrupt that takes a reading now and then and puts it into a mailbox, whatever the main loop is
+//! doing.
 
 use crate::clock;
 use crate::task::{SIZE_MAX, Task};

@@ -1,13 +1,14 @@
 //! TLS 1.3 over the stream, by embedded-tls 0.19.
 //!
-//! What is checked: the server's certificate is signed (ECDSA P-256, SHA-256) by the one that is trusted, is for the server's
-//! name, and is valid today; the server has its key; the records are whole (AES-128-GCM).
+//! What is checked: the server's certificate is signed (ECDSA P-256, SHA-256) by the one that is trusted, is for the
+//! server's name, and is valid today; the server has its key; the records are whole (AES-128-GCM).
 //!
-//! embedded-tls itself takes a handshake whose server sends *no* certificate or no proof of its key, and a chain whose middle
-//! is no authority; and a proof without a certificate makes it panic. So [`Once`] lets through exactly one certificate, signed
-//! by the trusted one itself, then one proof, and [`Tls::open`] asks whether both came. What nobody checks: whether the trusted
-//! certificate is valid today, what keys may be used for, and whether a certificate was revoked. An IP address cannot be the
-//! name. A server that changes its keys makes embedded-tls panic (it sends KeyUpdate only after very much data).
+//! embedded-tls itself takes a handshake whose server sends *no* certificate or no proof of its key, and a chain whose
+//! middle is no authority; and a proof without a certificate makes it panic. So [`Once`] lets through exactly one
+//! certificate, signed by the trusted one itself, then one proof, and [`Tls::open`] asks whether both came. What nobody
+//! checks: whether the trusted certificate is valid today, what keys may be used for, and whether a certificate was
+//! revoked. An IP address cannot be the name. A server that changes its keys makes embedded-tls panic (it sends
+//! KeyUpdate only after very much data).
 
 use crate::net::Stream;
 use crate::task::Task;
@@ -25,8 +26,9 @@ use embedded_tls::{
 /// The largest certificate.
 const CERTIFICATE: usize = 1_024;
 
-/// The largest record that the server sends. It may be 16 KB, which this chip has no room for; but the server sends no more
-/// than Receive Maximum messages of at most `maximum_packet_size` unasked, which is half of this (3.1.1 cannot say either).
+/// The largest record that the server sends. It may be 16 KB, which this chip has no room for; but the server sends no
+/// more than Receive Maximum messages of at most `maximum_packet_size` unasked, which is half of this (3.1.1 cannot say
+/// either).
 const RECORD: usize = 8_192;
 
 /// Records both ways, and the certificate that is trusted.
@@ -134,8 +136,8 @@ impl Write for Secured<'_> {
     }
 }
 
-/// The stream, read record by record. embedded-tls waits for a record where it wants one; after the handshake, this answers
-/// `Interrupted` instead of waiting for the first byte of one.
+/// The stream, read record by record. embedded-tls waits for a record where it wants one; after the handshake, this
+/// answers `Interrupted` instead of waiting for the first byte of one.
 struct Records<'t> {
     stream: Stream<'t>,
     header: [u8; 5],
