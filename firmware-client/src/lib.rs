@@ -161,6 +161,7 @@ mod logging;
 pub mod mailbox;
 mod message;
 mod options;
+mod sizing;
 mod write;
 
 #[cfg(any(feature = "embedded-io-async", feature = "flash"))]
@@ -177,3 +178,4 @@ pub use message::{
     CLASSES, Class, Counters, DropReason, Dropped, Message, Policy, PublishError, PublishProperty, Status, Ticket,
 };
 pub use options::{Ladder, Options, Order, Protocol, Will};
+pub use sizing::Sizing;

@@ -57,7 +57,14 @@ impl Broker {
         broker
     }
 
-    /// The same, not yet running; `data` is its data directory if it is given.
+    /// Starts this one, whatever the environment names.
+    pub fn start_as(kind: Kind) -> Self {
+        let mut broker = Self::prepare_as(kind, None);
+        broker.run();
+        broker
+    }
+
+    /// The broker that the environment names, not yet running; `data` is its data directory if it is given.
     pub fn prepare(data: Option<&Path>) -> Self {
         Self::prepare_as(Kind::from_environment(), data)
     }
@@ -69,7 +76,8 @@ impl Broker {
         broker
     }
 
-    fn prepare_as(kind: Kind, data: Option<&Path>) -> Self {
+    /// This one, not yet running.
+    pub fn prepare_as(kind: Kind, data: Option<&Path>) -> Self {
         let scratch = Scratch::new("broker");
         let data = data.map_or_else(|| scratch.path().join("data"), Path::to_path_buf);
         std::fs::create_dir_all(&data).unwrap();

@@ -175,6 +175,7 @@ impl Device {
             self.broker.out.clear();
             self.broker.cut();
         }
+        self.note_drops();
         for sent in self.sent.values_mut() {
             sent.cut = true;
         }
