@@ -69,13 +69,6 @@ impl Broker {
         Self::prepare_as(Kind::from_environment(), data)
     }
 
-    /// Starts a broker of this kind, whatever the environment names.
-    pub fn start_as(kind: Kind) -> Self {
-        let mut broker = Self::prepare_as(kind, None);
-        broker.run();
-        broker
-    }
-
     /// This one, not yet running.
     pub fn prepare_as(kind: Kind, data: Option<&Path>) -> Self {
         let scratch = Scratch::new("broker");
