@@ -1,16 +1,24 @@
 #!/usr/bin/env bash
-# Fuzzes the guard, the session and topic filters for FOREBAY_FUZZ_SECONDS each (default 10), from the corpus in
-# broker/fuzz/corpus; what is found lands in a scratch folder and is shown. Ends with a line of counts in cargo's form.
-#   tests/fuzz.sh [TARGET...]     all three without an argument
+# Fuzzes the broker's guard, session and topic filters, and the firmware client's parser, core and import, for
+# FOREBAY_FUZZ_SECONDS each (default 10), from the corpus in fuzz/corpus of each; what is found lands in a scratch folder and
+# is shown. Ends with a line of counts in cargo's form.
+#   tests/fuzz.sh [PACKAGE/TARGET...]     all of them without an argument
 set -u
 cd "$(dirname "$0")/.." || exit 1
 seconds=${FOREBAY_FUZZ_SECONDS:-10}
 targets=("$@")
-[ "${#targets[@]}" -gt 0 ] || targets=(guard session filters)
+[ "${#targets[@]}" -gt 0 ] || targets=(broker/{guard,session,filters} firmware-client/{receive,core,import})
 scratch=$(mktemp -d)
 # cargo-fuzz cannot be told `--locked`: a lock file that it had to change is put back.
-cp broker/fuzz/Cargo.lock "$scratch/Cargo.lock"
-trap 'cmp -s "$scratch/Cargo.lock" broker/fuzz/Cargo.lock || cp "$scratch/Cargo.lock" broker/fuzz/Cargo.lock; rm -rf "$scratch"' EXIT
+packages=(broker firmware-client)
+for package in "${packages[@]}"; do cp "$package/fuzz/Cargo.lock" "$scratch/$package.lock"; done
+put_back() {
+    for package in "${packages[@]}"; do
+        cmp -s "$scratch/$package.lock" "$package/fuzz/Cargo.lock" || cp "$scratch/$package.lock" "$package/fuzz/Cargo.lock"
+    done
+    rm -rf "$scratch"
+}
+trap put_back EXIT
 passed=0 failed=0
 
 finish() {
@@ -37,21 +45,24 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
     cargo install --quiet --locked cargo-fuzz >"$scratch/install" 2>&1 || { tail -n 5 "$scratch/install"; skip "no cargo-fuzz"; }
 fi
 
-# The broker's own code has no unsafe block: the sanitizer costs more than it finds here. `cargo +nightly fuzz run` in
-# broker/ has it on.
+# Neither has an unsafe block of its own: the sanitizer costs more than it finds here. `cargo +nightly fuzz run` in the
+# package's folder has it on.
 fuzz() {
-    (cd broker && cargo +nightly fuzz "$1" --sanitizer none --target-dir "$OLDPWD/target/fuzz" "${@:2}")
+    (cd "$1" && cargo +nightly fuzz "$2" --sanitizer none --target-dir "$OLDPWD/target/fuzz" "${@:3}")
 }
 
-if ! fuzz build >"$scratch/build" 2>&1; then
-    tail -n 40 "$scratch/build"
-    failed=${#targets[@]}
-    finish 0
-fi
+for package in "${packages[@]}"; do
+    if ! fuzz "$package" build >"$scratch/build" 2>&1; then
+        tail -n 40 "$scratch/build"
+        failed=${#targets[@]}
+        finish 0
+    fi
+done
 for target in "${targets[@]}"; do
     mkdir -p "$scratch/$target/artifacts"
-    cp -r "broker/fuzz/corpus/$target" "$scratch/$target/corpus"
-    if fuzz run "$target" "$scratch/$target/corpus" -- -max_total_time="$seconds" -timeout=30 \
+    package=${target%/*}
+    cp -r "$package/fuzz/corpus/${target#*/}" "$scratch/$target/corpus"
+    if fuzz "$package" run "${target#*/}" "$scratch/$target/corpus" -- -max_total_time="$seconds" -timeout=30 \
         -artifact_prefix="$scratch/$target/artifacts/" >"$scratch/$target/log" 2>&1; then
         passed=$((passed + 1))
         runs=$(grep -oE 'Done [0-9]+ runs' "$scratch/$target/log" | grep -oE '[0-9]+')
