@@ -43,7 +43,9 @@ mod tests {
     }
 
     fn story(size: usize, lens: &'static [u8]) {
+        static RUNS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         loom::model(move || {
+            RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let ring = empty(size);
             let sender = {
                 let ring = Arc::clone(&ring);
@@ -70,6 +72,8 @@ mod tests {
             assert_eq!(sent.len() + lost as usize, lens.len(), "what had no room is counted");
             assert!(lost_before <= lost);
         });
+        let runs = RUNS.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(runs > 10, "{runs} interleavings");
     }
 
     #[test]
