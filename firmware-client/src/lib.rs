@@ -179,3 +179,8 @@ pub use message::{
 };
 pub use options::{Ladder, Options, Order, Protocol, Will};
 pub use sizing::Sizing;
+
+/// The page for newcomers: its code compiles.
+#[cfg(all(doctest, feature = "embedded-nal-async"))]
+#[doc = include_str!("../../docs/firmware.md")]
+struct Page;

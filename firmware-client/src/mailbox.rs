@@ -25,10 +25,13 @@
 //! assert_eq!(client.pending(), 1);
 //! ```
 
+mod ring;
+
 use crate::client::Client;
 use crate::message::{CLASSES, Class, DropReason, Dropped, Message, Policy, PublishError};
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{self, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use forebay_wire::types::QoS;
+use ring::Ends;
 
 /// The longest topic name of a message in a mailbox, in bytes.
 pub const TOPIC_MAX: usize = 128;
@@ -41,16 +44,6 @@ const HEAD: usize = 2 + 1 + 1 + 4;
 pub struct Mailbox<const N: usize> {
     bytes: [AtomicU8; N],
     ends: Ends,
-}
-
-#[derive(Debug)]
-struct Ends {
-    /// Where the receiver reads; only it writes this.
-    read: AtomicUsize,
-    /// Where the sender writes; only it writes this.
-    written: AtomicUsize,
-    /// How many messages of each class had no room; only the sender writes this.
-    lost: [AtomicU32; CLASSES],
 }
 
 impl<const N: usize> Mailbox<N> {
@@ -106,16 +99,11 @@ impl Sender<'_> {
         if topic.len() > TOPIC_MAX {
             return Err(PublishError::Topic);
         }
-        let size = self.bytes.len();
-        let read = self.ends.read.load(Ordering::Acquire);
-        let written = self.ends.written.load(Ordering::Relaxed);
-        let used =
-            if written >= read { written.wrapping_sub(read) } else { written.wrapping_add(size).wrapping_sub(read) };
-        let len = HEAD.wrapping_add(topic.len()).saturating_add(payload.len());
-        if payload.len() > usize::from(u16::MAX) || len >= size.wrapping_sub(used) {
-            if let Some(lost) = self.ends.lost.get(message.class as usize) {
-                lost.store(lost.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
-            }
+        let class = message.class as usize;
+        if payload.len() > usize::from(u16::MAX) {
+            // It would not fit any mailbox that is worth it: lost like others.
+            let lost = self.ends.lost.get(class);
+            lost.iter().for_each(|lost| lost.store(lost.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release));
             return Err(PublishError::Full);
         }
         let [a, b] = (payload.len() as u16).to_le_bytes();
@@ -128,33 +116,18 @@ impl Sender<'_> {
                 Policy::DropNewest => 1 << 5,
                 Policy::KeepLast => 2 << 5,
             };
-        let mut at = written;
-        for byte in [a, b, topic.len() as u8, how, c, d, e, f].iter().chain(topic).chain(payload) {
-            if let Some(to) = self.bytes.get(at) {
-                to.store(*byte, Ordering::Relaxed);
-            }
-            at = next(at, size);
-        }
-        // What was written is seen by whoever sees this.
-        self.ends.written.store(at, Ordering::Release);
-        Ok(())
+        let head = [a, b, topic.len() as u8, how, c, d, e, f];
+        if ring::put(self.bytes, self.ends, class, [&head, topic, payload]) { Ok(()) } else { Err(PublishError::Full) }
     }
-}
-
-fn next(at: usize, size: usize) -> usize {
-    let next = at.wrapping_add(1);
-    if next == size { 0 } else { next }
 }
 
 impl Receiver<'_> {
     fn byte(&self, at: &mut usize) -> u8 {
-        let byte = self.bytes.get(*at).map_or(0, |byte| byte.load(Ordering::Relaxed));
-        *at = next(*at, self.bytes.len());
-        byte
+        ring::byte(self.bytes, at)
     }
 
     fn newly_lost(&mut self, class: Class) -> u32 {
-        let lost = self.ends.lost.get(class as usize).map_or(0, |lost| lost.load(Ordering::Acquire));
+        let lost = ring::lost(self.ends, class as usize);
         let seen = self.seen.get_mut(class as usize).map_or(lost, |seen| core::mem::replace(seen, lost));
         lost.wrapping_sub(seen)
     }
@@ -171,10 +144,7 @@ impl Client<'_> {
         }
         let mut taken = 0usize;
         loop {
-            let mut at = mail.ends.read.load(Ordering::Relaxed);
-            if at == mail.ends.written.load(Ordering::Acquire) {
-                return taken;
-            }
+            let Some(mut at) = ring::pending(mail.ends) else { return taken };
             let mut head = [0u8; HEAD];
             for byte in &mut head {
                 *byte = mail.byte(&mut at);
@@ -211,10 +181,10 @@ impl Client<'_> {
                 at = end;
             } else {
                 for _ in 0..len {
-                    at = next(at, mail.bytes.len());
+                    at = ring::next(at, mail.bytes.len());
                 }
             }
-            mail.ends.read.store(at, Ordering::Release);
+            ring::done(mail.ends, at);
         }
     }
 }

@@ -16,7 +16,7 @@
 //! static OUTBOX: [u8; NEEDS.outbox()] = [0; NEEDS.outbox()];
 //! static RECEIVE: [u8; NEEDS.receive()] = [0; NEEDS.receive()];
 //! const _: () = assert!(NEEDS.total() < 8 * 1024);
-//! # assert_eq!((OUTBOX.len(), RECEIVE.len()), (96 * 60 + 40, 174));
+//! # assert_eq!((OUTBOX.len(), RECEIVE.len()), (96 * 60 + 36, 143));
 //! ```
 
 use crate::arena;
