@@ -96,7 +96,9 @@ fn subscriber(kind: Kind, port: u16, ready: &AtomicUsize, total: usize) -> BTree
     let connect = || tcp(("127.0.0.1", port))();
     let client = Client::new(options, vec![0; 4_096].leak());
     let mut driver = Driver::new(client, Input::new(vec![0; 64 * 1_024].leak()), connect);
-    driver.client().subscribe("devices/#", QoS::ExactlyOnce).unwrap();
+    // mosquitto 2.0.11 sends hundreds of QoS 2 at once, which is more than the client has places for.
+    let qos = if kind == Kind::Forebay { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+    driver.client().subscribe("devices/#", qos).unwrap();
     let begun = Instant::now();
     while driver.client().subscriptions() == 0 {
         assert!(begun.elapsed() < limit());
