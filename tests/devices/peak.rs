@@ -92,11 +92,13 @@ fn device(port: u16, device: u32) -> Report {
 /// Receives everything, after a while in which the queue fills; how often each message came, and in which order those of one
 /// device did.
 fn subscriber(kind: Kind, port: u16, ready: &AtomicUsize, total: usize) -> BTreeMap<(u32, u32), u32> {
-    let options = options("subscriber", true, |options| options.receive_maximum = 24);
+    let options = options("subscriber", kind == Kind::Forebay, |options| options.receive_maximum = 24);
     let connect = || tcp(("127.0.0.1", port))();
     let client = Client::new(options, vec![0; 4_096].leak());
     let mut driver = Driver::new(client, Input::new(vec![0; 64 * 1_024].leak()), connect);
-    driver.client().subscribe("devices/#", QoS::ExactlyOnce).unwrap();
+    // mosquitto 2.0.11 sends hundreds of QoS 2 at once, which is more than the client has places for.
+    let qos = if kind == Kind::Forebay { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+    driver.client().subscribe("devices/#", qos).unwrap();
     let begun = Instant::now();
     while driver.client().subscriptions() == 0 {
         assert!(begun.elapsed() < limit());

@@ -39,6 +39,11 @@ impl Client<'_> {
         self.durable.barred & 1 << class != 0 && is_from(head.ticket, barrier)
     }
 
+    /// Whether messages are elsewhere, or wait to be stored.
+    pub(super) fn is_barred_at_all(&self) -> bool {
+        self.durable.barred != 0
+    }
+
     /// Bytes that an account has to leave free. Subscriptions have their own share, and are made again at a start.
     pub(super) fn kept_back(&self, account: usize) -> u32 {
         if account == arena::SUBSCRIPTIONS { 0 } else { self.durable.kept_back }

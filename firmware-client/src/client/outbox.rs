@@ -278,7 +278,7 @@ impl Client<'_> {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         #[cfg(feature = "flash")]
-        if self.counters.spilled > 0 {
+        if self.is_barred_at_all() {
             return false;
         }
         self.arena.find(0, LIVE & !State::SubGranted.bit()).is_none() && self.tx.is_nothing() && !self.inbound.any_due()
