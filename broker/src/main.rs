@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     // A tool is no broker: it reads no configuration.
     #[cfg(feature = "tools")]
     match &cli.command {
-        Some(Command::Bench(rest)) => return forebay::tools::bench::main(&rest.arguments),
+        Some(Command::Bench(rest)) => return forebay::tools::bench::main(rest),
         Some(Command::Publish(rest)) => return forebay::tools::publish::main(rest),
         Some(Command::Subscribe(rest)) => return forebay::tools::subscribe::main(rest),
         Some(Command::Demo(rest)) => return forebay::tools::demo::main(rest),

@@ -128,7 +128,7 @@ async fn attempt(shared: &Arc<Shared>, address: &Address, backoff: &mut Backoff)
     let over = poll_fn(|cx| connection.poll(shared, backoff, cx)).await;
     let unwritten = std::mem::take(&mut connection.unwritten);
     shared.with_driver(|locked| locked.session.settle_unwritten(unwritten, false));
-    connection.close(shared).await;
+    connection.close().await;
     match over {
         Some(over) => over,
         None => timed_out(),
@@ -493,8 +493,7 @@ impl Connection {
     }
 
     /// Closes without waiting long for the server.
-    async fn close(mut self, shared: &Shared) {
-        let _ = shared;
+    async fn close(mut self) {
         let closing = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
         let _ = tokio::time::timeout(Duration::from_millis(200), closing).await;
     }

@@ -96,14 +96,15 @@ pub fn main(rest: &Rest) -> ExitCode {
 }
 
 async fn run(cli: PubCli) -> Result<Exit, Failure> {
-    let template = cli.template()?;
-    let options = cli.server.options(&cli.all_properties()?)?;
+    let properties = cli.all_properties()?;
+    let template = cli.template(&properties)?;
+    let options = cli.server.options(&properties)?;
     // A file that cannot be read is said before a connection is opened.
     let payload = cli.source.payload()?;
     let outbox = Outbox { max_messages: 1_000, ..Outbox::default() };
     let client = options.outbox(outbox).connect().await?;
     super::tell_events(&client, cli.server.debug());
-    let mut sender = Sender::start(client.clone());
+    let mut sender = Sender::start();
     let sent = match payload {
         Some(payload) => cli.repeated(&template.with_payload(payload), &client, &mut sender).await,
         None => cli.lines(&template, &client, &mut sender).await,
@@ -131,14 +132,13 @@ impl PubCli {
     }
 
     /// The message without its payload, checked.
-    fn template(&self) -> Result<Message, Failure> {
-        let properties = self.all_properties()?;
+    fn template(&self, properties: &Properties) -> Result<Message, Failure> {
         let mut message = Message::new(self.topic.as_str(), "").qos(self.qos).retain(self.retain);
         if let Some(expiry_s) = properties.expiry_s {
             message = message.expires_after(Duration::from_secs(expiry_s.into()));
         }
         if properties.publish != forebay_client::Properties::default() {
-            message = message.properties(properties.publish);
+            message = message.properties(properties.publish.clone());
         }
         match message.check() {
             Ok(()) => Ok(message),
@@ -242,7 +242,7 @@ struct Sender {
 }
 
 impl Sender {
-    fn start(_: Client) -> Self {
+    fn start() -> Self {
         let (tickets, mut waiting) = mpsc::unbounded_channel::<Ticket>();
         let told = tokio::spawn(async move {
             let mut failed = 0;

@@ -8,7 +8,7 @@ use forebay_wire::publish::Publish;
 use forebay_wire::reason::ReasonCode;
 
 use super::inbound::{self, Arrival};
-use super::outbox::{Fill, Takes};
+use super::outbox::Takes;
 use super::{Hint, Link, Over, Session, alias};
 use crate::codec::read::{Auth, ConnAck, Incoming, SubAck, read};
 use crate::codec::{Ack, AckKind, Words, write};
@@ -230,17 +230,10 @@ impl Session {
     }
 
     fn acked(&mut self, now: Instant, ack: &Ack) {
-        let mut fill = Fill {
-            now,
-            version: self.options.version,
-            takes: self.takes,
-            aliases: &mut self.aliases,
-            journal: &mut self.journal,
-            stats: &mut self.stats,
-            out: &mut self.out,
-            unwritten: &mut Vec::new(),
-        };
-        self.outbox.acked(ack, &mut fill);
+        // PUBREL joins the acks that wait already.
+        let mut out = std::mem::take(&mut self.out);
+        self.with_outbox(now, &mut out, &mut Vec::new(), |outbox, fill| outbox.acked(ack, fill));
+        self.out = out;
     }
 
     fn answered(&mut self, ack: SubAck) -> Result<(), Over> {

@@ -258,6 +258,17 @@ impl Session {
         if self.link != Link::Online || self.ended.is_some() {
             return;
         }
+        self.with_outbox(now, out, unwritten, Outbox::fill);
+    }
+
+    /// Has the outbox write into `out`.
+    fn with_outbox(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<u8>,
+        unwritten: &mut Vec<Teller<Outcome>>,
+        work: impl FnOnce(&mut Outbox, &mut Fill<'_>),
+    ) {
         let mut fill = Fill {
             now,
             version: self.options.version,
@@ -268,7 +279,7 @@ impl Session {
             out,
             unwritten,
         };
-        self.outbox.fill(&mut fill);
+        work(&mut self.outbox, &mut fill);
     }
 
     /// What is still to be said on a connection that is over: why, and no message more.

@@ -1,6 +1,5 @@
 //! The command line of `forebay bench`. It is built when it is asked for, since the broker pays for what its own holds.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -181,12 +180,6 @@ pub struct CompareArgs {
     /// Write everything as JSON to a file, or with - to the standard output
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-}
-
-/// Reads what stands behind `forebay bench`; whoever asked for help, or wrong, has been answered.
-#[must_use]
-pub fn parse(arguments: &[OsString]) -> BenchCli {
-    BenchCli::parse_from(std::iter::once(OsString::from("forebay bench")).chain(arguments.iter().cloned()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use mio::{Events, Poll, Token};
 
 use super::alarm::Alarm;
 use super::clients::{Clients, Stage};
-use super::peer::{Fault, Peer};
+use super::peer::{Fault, Peer, poll_for};
 use super::plan::{Pacing, Plan};
 use super::progress::Progress;
 use super::publisher::Schedule;
@@ -246,12 +246,7 @@ impl<'a> Load<'a> {
                 }
             }
         }
-        match self.poll.poll(&mut self.events, Some(wait)) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
-            Err(error) => return Err(Failure::failed(format!("poll: {error}"))),
-            Ok(()) => {}
-        }
-        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        let Some(mut events) = poll_for(&mut self.poll, &mut self.events, wait)? else { return Ok(()) };
         let mut done = Ok(());
         for event in &events {
             let number = event.token().0;

@@ -20,22 +20,22 @@ pub mod target;
 pub mod wire;
 pub mod words;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cli::{Command, CompareArgs, RunArgs};
+use cli::{BenchCli, Command, CompareArgs, RunArgs};
 use plan::Plan;
 use progress::Progress;
 
-use super::exit::{Exit, Failure};
+use super::exit::{self, Exit, Failure};
+use super::rest::Rest;
 
 /// Does what the command line says.
 #[must_use]
-pub fn main(arguments: &[OsString]) -> ExitCode {
-    let cli = cli::parse(arguments);
+pub fn main(rest: &Rest) -> ExitCode {
+    let cli: BenchCli = rest.parse("forebay bench");
     let done = match cli.command {
         None => one(&cli.run),
         Some(Command::Run(args)) => one(&args),
@@ -44,13 +44,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
             floor::run(port).map(|()| Exit::Done).map_err(|why| Failure::failed(format!("floor: {why}")))
         }
     };
-    match done {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            eprintln!("forebay bench: {failure}");
-            failure.exit.into()
-        }
-    }
+    exit::of("forebay bench", done)
 }
 
 fn one(args: &RunArgs) -> Result<Exit, Failure> {

@@ -2,8 +2,9 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use mio::{Interest, Registry, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use rustls::ClientConnection;
 
 use super::target::Endpoint;
@@ -12,6 +13,15 @@ use crate::tools::exit::{Exit, Failure};
 
 /// Local addresses of 127.0.0.0/8 are taken in turn after so many connections: each has some 28,000 ports.
 const PORTS_OF_AN_ADDRESS: usize = 20_000;
+
+/// Waits for sockets; takes the events out of their place, to be put back when they are seen to. `None`: a signal came first.
+pub fn poll_for(poll: &mut Poll, events: &mut Events, wait: Duration) -> Result<Option<Events>, Failure> {
+    match poll.poll(events, Some(wait)) {
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(Failure::failed(format!("poll: {error}"))),
+        Ok(()) => Ok(Some(std::mem::replace(events, Events::with_capacity(0)))),
+    }
+}
 
 /// Why a connection has ended.
 #[derive(Debug)]

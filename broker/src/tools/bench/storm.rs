@@ -7,7 +7,7 @@ use mio::{Events, Poll, Token};
 
 use super::latency::Latency;
 use super::load::ping_due;
-use super::peer::{Fault, Peer, greeting, packet};
+use super::peer::{Fault, Peer, greeting, packet, poll_for};
 use super::plan::Plan;
 use super::progress::Progress;
 use super::target::Endpoint;
@@ -221,12 +221,7 @@ impl<'a> Storm<'a> {
     }
 
     fn turn(&mut self, wait: Duration, again: bool) -> Result<(), Failure> {
-        match self.poll.poll(&mut self.events, Some(wait)) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
-            Err(error) => return Err(Failure::failed(format!("poll: {error}"))),
-            Ok(()) => {}
-        }
-        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        let Some(mut events) = poll_for(&mut self.poll, &mut self.events, wait)? else { return Ok(()) };
         let mut done = Ok(());
         for event in &events {
             let number = event.token().0;
