@@ -254,6 +254,18 @@ fn a_rate_is_kept() {
     let begun = Instant::now();
     publish(broker.port(), &["-t", "rate", "-m", "x", "-q", "1", "--repeat", "21", "--rate", "20"]);
     assert!(begun.elapsed() >= Duration::from_millis(990), "{:?}", begun.elapsed());
+    // Time without a message is not made up for by a burst.
+    let port = broker.port().to_string();
+    let mut child = forebay(&["pub", "-p", &port, "-t", "rate", "-q", "1", "-l", "--rate", "20"]);
+    let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+    let mut lines = child.stdin.take().unwrap();
+    lines.write_all(b"first\n").unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+    let begun = Instant::now();
+    lines.write_all(&b"later\n".repeat(21)).unwrap();
+    drop(lines);
+    assert!(child.wait_with_output().unwrap().status.success());
+    assert!(begun.elapsed() >= Duration::from_millis(950), "{:?}", begun.elapsed());
 }
 
 fn exit_codes() {

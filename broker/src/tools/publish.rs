@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use forebay_client::{Client, Dropped, Message, Outbox, QoS, Ticket};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use super::exit::{self, Exit, Failure};
 use super::properties::{Properties, PropertyArgs};
@@ -204,7 +205,10 @@ struct Pace {
 
 impl Pace {
     fn new(pause: Option<Duration>) -> Self {
-        let interval = pause.filter(|pause| !pause.is_zero()).map(tokio::time::interval);
+        let mut interval = pause.filter(|pause| !pause.is_zero()).map(tokio::time::interval);
+        if let Some(interval) = &mut interval {
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
         Self { interval }
     }
 
