@@ -14,9 +14,11 @@ const COUNT: u64 = 1_000_000;
 const SIZE: usize = 200;
 /// Kilobytes of resident memory that the backlog may add.
 const GROWTH_KB: u64 = 32 * 1024;
-/// Percent that the file may grow by when the same comes again: it does by up to a tenth where the drain and the next backlog
-/// meet, and not over more rounds. If its space were not used again it would grow by a hundred.
-const FILE_GROWTH: u64 = 25;
+/// How often the same comes.
+const ROUNDS: u64 = 5;
+/// Percent that the file may have grown by after all of them. It may once, by up to a tenth, where the drain of one backlog and
+/// the next one meet; space that is not used again would add up: 4 % a round are found.
+const FILE_GROWTH: u64 = 15;
 
 #[test]
 fn a_million_messages_in_one_absent_session() {
@@ -26,7 +28,7 @@ fn a_million_messages_in_one_absent_session() {
     subscriber.leave();
     let file_mb = || broker.data().join("forebay.redb").metadata().unwrap().len() >> 20;
     let mut files = Vec::new();
-    for round in 0..2 {
+    for round in 0..ROUNDS {
         let numbers = round * COUNT..(round + 1) * COUNT;
         let (before, begun) = (broker.resident_kb(), Instant::now());
         bulk::publish(broker.port(), "million", numbers.clone(), SIZE);
@@ -46,5 +48,5 @@ fn a_million_messages_in_one_absent_session() {
         assert_eq!(figure(&figures, "ledger/delivered"), figure(&figures, "ledger/accepted"));
     }
     let most = files[0] + files[0] * FILE_GROWTH / 100;
-    assert!(files[1] <= most, "the file grew from {} MB to {} MB with the same content", files[0], files[1]);
+    assert!(files.iter().all(|file| *file <= most), "the file grew with the same content, in MB: {files:?}");
 }
