@@ -2,6 +2,7 @@
 
 use crate::broker::Broker;
 use crate::mock::{Flash, SECTOR};
+use crate::payload::{number_of, payload};
 use crate::seed::Seed;
 use forebay_firmware::flash::{Config, Recovered, Tier};
 use forebay_firmware::store::{Now, Store};
@@ -102,18 +103,6 @@ pub struct Device {
     next: u32,
     /// How many of the taken messages were looked at.
     checked: usize,
-}
-
-pub fn payload(number: u32, len: usize) -> Vec<u8> {
-    let mut payload = number.to_be_bytes().to_vec();
-    payload.extend((4..len.max(4)).map(|at| (at as u32 ^ number) as u8));
-    payload
-}
-
-pub fn number_of(bytes: &[u8]) -> u32 {
-    let number = u32::from_be_bytes(bytes[..4].try_into().unwrap());
-    assert_eq!(bytes, payload(number, bytes.len()), "a payload arrives as it was");
-    number
 }
 
 impl Device {

@@ -8,12 +8,15 @@
 mod broker;
 mod device;
 mod mock;
+#[path = "../simulation/payload.rs"]
+mod payload;
 #[path = "../simulation/seed.rs"]
 mod seed;
 
-use device::{Device, Shape, payload};
+use device::{Device, Shape};
 use forebay_firmware::{Class, QoS};
 use mock::Torn;
+use payload::payload;
 use seed::Seed;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,7 +1,8 @@
 //! The outbox, message by message.
 
+use crate::payload::{number_of, payload};
 use crate::protocol;
-use crate::world::{World, number_of, options, payload};
+use crate::world::{World, options};
 use forebay_firmware::{
     Class, Client, DropReason, Input, Message, Options, Policy, PublishError, PublishProperty, QoS, Status, Ticket,
 };

@@ -1,6 +1,7 @@
 //! The connection ends after each byte there is.
 
-use crate::world::{World, options, payload};
+use crate::payload::payload;
+use crate::world::{World, options};
 use crate::{broker::Mood, protocol};
 use forebay_firmware::{Class, Policy, QoS};
 

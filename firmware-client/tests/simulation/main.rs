@@ -8,13 +8,15 @@ mod broker;
 mod every_byte;
 mod hostile;
 mod pace;
+mod payload;
 mod seed;
 mod world;
 
 use forebay_firmware::{Options, Order, Protocol, QoS};
+use payload::payload;
 use seed::Seed;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use world::{World, options, payload};
+use world::{World, options};
 
 fn protocol(v5: bool) -> Protocol {
     if v5 { Protocol::V5 } else { Protocol::V311 }

@@ -1,8 +1,9 @@
 //! How the client slows down: refusals, full queues, rates, silence.
 
 use crate::broker::Mood;
+use crate::payload::number_of;
 use crate::protocol;
-use crate::world::{World, number_of, options};
+use crate::world::{World, options};
 use forebay_firmware::{Class, Options, Order, Policy, Pressure, QoS, ReasonCode, Session};
 
 fn world(v5: bool, change: impl FnOnce(&mut Options<'static>)) -> World {

@@ -1,6 +1,7 @@
 //! A client, a model broker, the link between them, and a clock.
 
 use crate::broker::Broker;
+use crate::payload::{number_of, payload};
 use crate::seed::Seed;
 use forebay_firmware::{
     Class, Client, DropReason, Dropped, EXPORT_OVERHEAD, Event, Input, Message, Options, Policy, QoS, ReasonCode,
@@ -63,19 +64,6 @@ pub struct World {
     pub passed: usize,
     /// The transport takes and gives as many bytes at once.
     pub chunk: usize,
-}
-
-/// A payload that says its number, and is as it should be all along.
-pub fn payload(number: u32, len: usize) -> Vec<u8> {
-    let mut payload = number.to_be_bytes().to_vec();
-    payload.extend((4..len.max(4)).map(|at| (at as u32 ^ number) as u8));
-    payload
-}
-
-pub fn number_of(bytes: &[u8]) -> u32 {
-    let number = u32::from_be_bytes(bytes[..4].try_into().unwrap());
-    assert_eq!(bytes, payload(number, bytes.len()), "a payload arrives as it was");
-    number
 }
 
 pub fn options(change: impl FnOnce(&mut Options<'static>)) -> &'static Options<'static> {
