@@ -9,11 +9,10 @@ mod refusals;
 mod stopping;
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay_tests::absence::panicking;
-use forebay_tests::broker;
+use forebay_tests::ended::{self, Ended};
 use libtest_mimic::{Arguments, Trial};
 
 /// How long the program may take to end by itself.
@@ -33,33 +32,9 @@ fn main() {
 /// A name, why it cannot be run here, and what it does.
 type Case = (&'static str, Option<String>, fn());
 
-/// What the program wrote, and its exit code.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
 /// Runs the program until it ends by itself.
 fn run(arguments: &[&str]) -> Ended {
-    let mut command = Command::new(broker::program());
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    ended(command.spawn().unwrap(), arguments)
-}
-
-fn ended(mut child: Child, arguments: &[&str]) -> Ended {
-    let begun = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if begun.elapsed() > END_LIMIT {
-            let _ = child.kill();
-            let output = child.wait_with_output().unwrap();
-            panic!("{arguments:?}: it does not end; it wrote {}", String::from_utf8_lossy(&output.stderr));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-    Ended { code: status.code(), out: String::from_utf8(stdout).unwrap(), err: String::from_utf8(stderr).unwrap() }
+    ended::run(arguments, END_LIMIT)
 }
 
 /// The repository's folder of example configurations.

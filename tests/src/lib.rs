@@ -12,6 +12,7 @@ pub mod absence;
 pub mod broker;
 pub mod bulk;
 pub mod device;
+pub mod ended;
 pub mod link;
 pub mod numbered;
 pub mod packet;

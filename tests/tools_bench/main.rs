@@ -10,11 +10,10 @@ mod relay;
 mod scenarios;
 mod usage;
 
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay_tests::absence::panicking;
-use forebay_tests::broker;
+use forebay_tests::ended::{self, Ended};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
 
@@ -35,21 +34,6 @@ fn main() {
 /// A name, why it cannot be run here, and what it does.
 type Case = (&'static str, Option<String>, fn());
 
-/// What the program wrote, and its exit code.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ended {
-    /// The JSON on its standard output.
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|why| panic!("{why}: {self:?}"))
-    }
-}
-
 /// Runs `forebay bench` with these words until it ends by itself.
 fn bench(line: &str) -> Ended {
     let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
@@ -57,22 +41,7 @@ fn bench(line: &str) -> Ended {
 }
 
 fn bench_words(words: &[&str]) -> Ended {
-    let mut command = Command::new(broker::program());
-    command.arg("bench").args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    ended(command.spawn().unwrap(), words)
-}
-
-fn ended(child: Child, words: &[&str]) -> Ended {
-    let (id, begun) = (child.id(), Instant::now());
-    let (done, waiting) = std::sync::mpsc::channel();
-    // It is read while it runs: what it writes may be more than a pipe holds.
-    std::thread::spawn(move || done.send(child.wait_with_output()));
-    let Ok(output) = waiting.recv_timeout(END_LIMIT) else {
-        let _ = Command::new("kill").arg(id.to_string()).status();
-        panic!("{words:?}: it does not end in {:?}", begun.elapsed());
-    };
-    let Output { status, stdout, stderr } = output.unwrap();
-    Ended { code: status.code(), out: String::from_utf8(stdout).unwrap(), err: String::from_utf8(stderr).unwrap() }
+    ended::run(&[&["bench"], words].concat(), END_LIMIT)
 }
 
 /// A number in JSON.
