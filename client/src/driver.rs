@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::addresses::Addresses;
 use crate::backoff::Backoff;
+use crate::coalesce::Coalesce;
 use crate::error::{ConnectError, EndReason, LostReason};
 use crate::event::Event;
 use crate::session::{Hint, Over};
@@ -120,6 +122,8 @@ async fn attempt(shared: &Arc<Shared>, address: &Address, backoff: &mut Backoff)
         written: 0,
         unwritten: Vec::new(),
         unflushed: false,
+        coalesce: Coalesce::new(),
+        acknowledges: false,
         timer: Timer::default(),
         connect_by: started.checked_add(limit),
         end_by: None,
@@ -207,60 +211,6 @@ fn is_for_good(error: &ConnectError) -> bool {
     matches!(error, ConnectError::Authentication(_))
 }
 
-/// Addresses in turn; one that a server referred to comes first, once.
-struct Addresses {
-    all: Vec<Address>,
-    next: usize,
-    untried: usize,
-    referred: Option<Address>,
-    /// The last address came from a server.
-    was_referred: bool,
-}
-
-impl Addresses {
-    fn new(all: &[Address]) -> Self {
-        Self { all: all.to_vec(), next: 0, untried: all.len(), referred: None, was_referred: false }
-    }
-
-    fn next(&mut self) -> Address {
-        self.was_referred = self.referred.is_some();
-        if let Some(address) = self.referred.take() {
-            return address;
-        }
-        if self.untried == 0 {
-            self.untried = self.all.len();
-        }
-        self.untried -= 1;
-        let at = self.next % self.all.len().max(1);
-        self.next = at + 1;
-        // There is one at least: the options were made with it.
-        self.all.get(at).cloned().unwrap_or(Address {
-            scheme: crate::url::Scheme::Mqtt,
-            host: String::new(),
-            port: 0,
-            path: String::new(),
-        })
-    }
-
-    fn has_untried(&self) -> bool {
-        // Servers that refer to each other would have no end: the second reference is followed after a wait.
-        if self.referred.is_some() { !self.was_referred } else { self.untried > 0 }
-    }
-
-    /// A server reference is `host[:port]`, several of them apart by spaces [MQTT5-4.13.2]; the first is followed, with the
-    /// scheme of the server that said so.
-    fn refer(&mut self, reference: Option<&str>, from: &Address) {
-        let Some(first) = reference.and_then(|text| text.split_whitespace().next()) else { return };
-        let scheme = from.to_string();
-        let scheme = scheme.split("://").next().unwrap_or("mqtt");
-        match crate::url::parse(&format!("{scheme}://{first}")) {
-            Ok(parsed) if parsed.address != *from => self.referred = Some(parsed.address),
-            Ok(_) => {}
-            Err(error) => tracing::warn!("the server referred to something that is no address: {error}"),
-        }
-    }
-}
-
 /// A timer that is only armed anew when it must fire earlier; firing too early is harmless.
 #[derive(Default)]
 struct Timer {
@@ -289,6 +239,9 @@ struct Connection {
     /// QoS 0 messages in `out` whose sender waits.
     unwritten: Vec<Teller<Outcome>>,
     unflushed: bool,
+    coalesce: Coalesce,
+    /// What comes is acknowledged at once by TCP: nothing was written since that was asked for.
+    acknowledges: bool,
     timer: Timer,
     /// CONNACK must have come by then.
     connect_by: Option<Instant>,
@@ -324,10 +277,16 @@ impl Connection {
                 continue;
             }
             let blocked = !self.out.is_empty();
-            let (asleep, ended, deadline) = shared.with_driver(|locked| {
-                let ended = locked.session.ended().is_some();
-                (locked.sleep(cx.waker(), blocked), ended, locked.session.deadline())
+            let (asleep, ended, deadline, holds_back) = shared.with_driver(|locked| {
+                let session = &locked.session;
+                let (ended, deadline, holds_back) =
+                    (session.ended().is_some(), session.deadline(), session.holds_back());
+                (locked.sleep(cx.waker(), blocked), ended, deadline, holds_back)
             });
+            if holds_back && !self.acknowledges {
+                self.acknowledges = true;
+                self.stream.acknowledge_at_once();
+            }
             if ended && !blocked {
                 return Poll::Ready(Some(Over::Lost(LostReason::Ended, Hint::default())));
             }
@@ -376,9 +335,15 @@ impl Connection {
             }) {
                 return Ok(Step::Blocked);
             }
+            if self.coalesce.poll(cx).is_pending() {
+                return Ok(Step::Blocked);
+            }
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                Poll::Pending => Ok(Step::Blocked),
+                Poll::Pending => {
+                    self.coalesce.nothing();
+                    Ok(Step::Blocked)
+                }
                 Poll::Ready(Err(error)) => Err(self.lost(LostReason::Io(Arc::new(error)))),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(self.lost(LostReason::Closed)),
                 Poll::Ready(Ok(())) => self.received(shared, buffer.filled()).map(|()| Step::Progress),
@@ -388,6 +353,9 @@ impl Connection {
 
     fn received(&mut self, shared: &Shared, bytes: &[u8]) -> Result<(), Over> {
         let now = Instant::now();
+        if shared.options.coalesce {
+            self.coalesce.read(now, bytes.len());
+        }
         if self.tail.is_empty() {
             let taken = shared.with_driver(|locked| locked.session.receive(now, bytes))?;
             self.tail.extend_from_slice(bytes.get(taken..).unwrap_or_default());
@@ -407,12 +375,17 @@ impl Connection {
         if self.out.is_empty() {
             self.out = SPARE.take();
             let (out, unwritten) = (&mut self.out, &mut self.unwritten);
-            shared.with_driver(|locked| {
+            let spoke = shared.with_driver(|locked| {
+                let sent = locked.session.sent();
                 locked.session.fill(now, out, unwritten);
                 if !out.is_empty() {
                     locked.session.wrote(now);
                 }
+                locked.session.sent() > sent && !locked.session.is_saturated()
             });
+            if spoke {
+                self.coalesce.stop();
+            }
         }
         self.push(shared, cx)
     }
@@ -426,7 +399,7 @@ impl Connection {
                 Poll::Ready(Ok(0)) => return Err(self.lost(LostReason::Closed)),
                 Poll::Ready(Ok(written)) => {
                     self.written += written;
-                    self.unflushed = true;
+                    (self.unflushed, self.acknowledges) = (true, false);
                     step = Step::Progress;
                 }
                 Poll::Ready(Err(error)) => return Err(self.lost(LostReason::Io(Arc::new(error)))),

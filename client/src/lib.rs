@@ -26,9 +26,11 @@
 //! Inside, one state machine for both versions of the protocol, without I/O and without a clock, is driven by one tokio
 //! task for each client. An idle client owns no buffer.
 
+mod addresses;
 mod auth;
 mod backoff;
 mod client;
+mod coalesce;
 mod codec;
 mod driver;
 #[cfg(feature = "durable")]

@@ -369,6 +369,21 @@ impl Session {
             || online && (self.subscriptions.wants_to_ask() || self.outbox.wants_to_send(&self.journal))
     }
 
+    /// Messages that were given to the socket.
+    pub(crate) fn sent(&self) -> u64 {
+        self.stats.sent
+    }
+
+    /// Whether more waits than the server takes at once.
+    pub(crate) fn is_saturated(&self) -> bool {
+        self.outbox.is_saturated()
+    }
+
+    /// Whether it is silent by its own choice, when the server may be waiting for a sign of life.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.outbox.holds_back()
+    }
+
     /// Whether the program has so much unread that no more is taken from the socket.
     pub(crate) fn inbox_is_full(&self) -> bool {
         self.subscriptions.bytes() >= self.options.inbox.max_bytes

@@ -382,6 +382,15 @@ impl Outbox {
         if self.window_was_full { free > self.window / 4 } else { free > 0 }
     }
 
+    pub(crate) fn is_saturated(&self) -> bool {
+        self.window_was_full
+    }
+
+    /// Whether something could be sent, but for that.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.window_was_full && self.flight.len() < self.window && !self.window_is_open()
+    }
+
     /// A message that was refused and is sent again stands before others that were not.
     fn sort_last(&mut self) {
         let Some(last) = self.flight.back().map(|flight| flight.of.number) else { return };

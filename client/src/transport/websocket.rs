@@ -18,7 +18,7 @@ use crate::url::{Address, Scheme};
 
 /// A byte stream over binary frames.
 pub(crate) struct WebSocket {
-    stream: WebSocketStream<Box<Stream>>,
+    pub(super) stream: WebSocketStream<Box<Stream>>,
     /// What of a frame was not read yet.
     rest: Bytes,
 }

@@ -8,8 +8,8 @@ use forebay_client::{Event, Inbox, Outbox, PublishError, Reconnect, Subscribe, V
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::peer::{PUBREL, ack, connack, publish, suback, text};
-use crate::server::Server;
+use crate::peer::{PUBACK, PUBREL, ack, connack, packets, publish, publishes, suback, text};
+use crate::server::{Server, whole_packets};
 use crate::{Q0, Q1, message, options, polled, soon};
 
 const V5: Version = Version::V5;
@@ -247,4 +247,42 @@ async fn a_client_that_is_dropped_says_so_and_ends() {
     assert_eq!(server.state().disconnects, 0, "a subscription is a handle");
     drop(messages);
     server.until(|state| state.disconnects == 1).await;
+}
+
+/// A server that leaves Nagle's algorithm on, and writes each ack by itself; how long so many messages take.
+async fn time_with_nagle(window: u16, messages: usize) -> Duration {
+    let (listener, port) = listen().await;
+    let client = options(port, V5).window(window).start().unwrap();
+    let mut stream = accept(&listener).await;
+    let server = tokio::spawn(async move {
+        let (mut buffer, mut tail) = ([0; 4096], Vec::new());
+        let mut acked = 0;
+        while acked < messages {
+            let read = stream.read(&mut buffer).await.unwrap();
+            tail.extend_from_slice(&buffer[..read]);
+            let whole: Vec<u8> = tail.drain(..whole_packets(&tail)).collect();
+            for (_, id, _) in publishes(&packets(V5, &whole)) {
+                stream.write_all(&ack(PUBACK, id)).await.unwrap();
+                acked += 1;
+            }
+        }
+        stream
+    });
+    let start = std::time::Instant::now();
+    for _ in 0..messages {
+        let _ticket = client.publish(message("x", Q1)).await.unwrap();
+    }
+    soon(client.drained()).await;
+    let took = start.elapsed();
+    assert_eq!(client.stats().acked, messages as u64);
+    drop(server.await.unwrap());
+    took
+}
+
+/// With more than one message in flight such a server waits for TCP's acknowledgement of its first ack: 40 ms for every
+/// window, if the client has nothing to write and leaves it at that.
+#[tokio::test]
+async fn a_window_that_is_held_back_does_not_wait_for_nagle() {
+    let (one, twenty) = (time_with_nagle(1, 400).await, time_with_nagle(20, 400).await);
+    assert!(twenty < one * 3, "one at a time took {one:?}, twenty at a time {twenty:?}");
 }
