@@ -2,6 +2,7 @@
 //!
 //!     client-compare PORT [SECONDS] [ROUNDS]      all clients, all scenarios, against the broker on this port
 //!     client-compare idle PORT [CLIENTS]          memory of the process for each idle connection
+//!     client-compare latency PORT RATE            this client's latency with and without coalesced reads
 //!
 //! Each measurement is a process of its own with one thread for everything, 64-byte payloads, MQTT 5, and 100 messages that
 //! are not acknowledged yet. The subscriber's load comes from another process.
@@ -26,6 +27,9 @@ fn main() {
             println!("{client:<12}{:>8} bytes for each of {clients} idle connections", idle(client, port, clients));
         }
         return;
+    }
+    if arguments.first().is_some_and(|first| first == "latency") {
+        return latency::table(number(1, 1883) as u16, number(2, 5_000));
     }
     if arguments.first().is_some_and(|first| first == "one-idle") {
         let (client, port, clients) = (&arguments[1], number(2, 1883) as u16, number(3, 1000));
@@ -155,6 +159,79 @@ async fn one(client: &str, scenario: &str, port: u16, time: Duration) -> u64 {
         ("mqtt5", "receive-0") => labs::receive(port, mqtt5::QoS::AtMostOnce, until).await,
         ("mqtt5", "receive-1") => labs::receive(port, mqtt5::QoS::AtLeastOnce, until).await,
         _ => panic!("{client} {scenario}"),
+    }
+}
+
+/// One message to each write, at an even rate, from a thread to this client; each carries the time when it was written.
+mod latency {
+    use super::*;
+    use forebay_client::Options;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    const TIME: Duration = Duration::from_secs(3);
+
+    pub fn table(port: u16, rate: u64) {
+        for round in 1..=3 {
+            for coalesce in [false, true] {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let cpu = cpu_of_this_thread();
+                let mut ns = runtime.block_on(receive(port, rate, coalesce));
+                let cpu = (cpu_of_this_thread() - cpu) / ns.len() as f64;
+                ns.sort_unstable();
+                let at = |share: f64| ns[(ns.len() as f64 * share) as usize] / 1_000;
+                println!(
+                    "round {round}  coalesced {coalesce:<5}  {:>6} a second  p50 {:>5} µs  p99 {:>5} µs  {cpu:.2} µs of CPU a message",
+                    ns.len() as u64 / TIME.as_secs(),
+                    at(0.5),
+                    at(0.99)
+                );
+            }
+        }
+    }
+
+    async fn receive(port: u16, rate: u64, coalesce: bool) -> Vec<u64> {
+        let options = Options::new(&format!("mqtt://127.0.0.1:{port}")).unwrap().coalesce(coalesce);
+        let client = options.connect().await.unwrap();
+        let mut messages = client.subscribe(TOPIC).await.unwrap();
+        let epoch = Instant::now();
+        let sender = std::thread::spawn(move || send(port, rate, epoch));
+        let (mut ns, until) = (Vec::new(), epoch + TIME);
+        while Instant::now() < until {
+            let message = messages.recv().await.unwrap();
+            let sent = u64::from_be_bytes(message.payload()[..8].try_into().unwrap());
+            ns.push(epoch.elapsed().as_nanos() as u64 - sent);
+        }
+        drop(client);
+        sender.join().unwrap();
+        ns
+    }
+
+    fn send(port: u16, rate: u64, epoch: Instant) {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(b"\x10\x10\0\x04MQTT\x04\x02\0\0\0\x04pace").unwrap();
+        stream.read_exact(&mut [0; 4]).unwrap();
+        for n in 0.. {
+            let due = Duration::from_nanos(n * 1_000_000_000 / rate);
+            if due > TIME + Duration::from_millis(200) {
+                break;
+            }
+            if let Some(early) = due.checked_sub(epoch.elapsed()) {
+                std::thread::sleep(early);
+            }
+            let mut packet = vec![0x30, 0, 0, TOPIC.len() as u8];
+            packet.extend_from_slice(TOPIC.as_bytes());
+            packet.extend_from_slice(&(epoch.elapsed().as_nanos() as u64).to_be_bytes());
+            packet.extend_from_slice(&PAYLOAD[8..]);
+            packet[1] = packet.len() as u8 - 2;
+            stream.write_all(&packet).unwrap();
+        }
+    }
+
+    fn cpu_of_this_thread() -> f64 {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1_000.0
     }
 }
 

@@ -16,9 +16,8 @@ const USER_PROPERTIES_MAX: usize = 1_000;
 
 /// A packet of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Incoming<'a> {
+pub(crate) enum Incoming {
     ConnAck(Box<ConnAck>),
-    Publish(Publish<'a>),
     Ack(Ack),
     /// SUBACK or UNSUBACK.
     SubAck(SubAck),
@@ -67,15 +66,14 @@ pub(crate) struct Auth {
     pub(crate) data: Option<Vec<u8>>,
 }
 
-/// Reads a complete packet whose fixed header is `frame`.
+/// Reads a complete packet, PUBLISH aside, whose fixed header is `frame`.
 ///
 /// # Errors
 /// What is wrong with it, or that a server may not send it.
 #[inline]
-pub(crate) fn read<'a>(version: Version, frame: &Frame, packet: &'a [u8]) -> Result<Incoming<'a>, WireError> {
+pub(crate) fn read(version: Version, frame: &Frame, packet: &[u8]) -> Result<Incoming, WireError> {
     let body = packet.get(frame.header_len..).unwrap_or_default();
     match frame.packet_type() {
-        frame::PUBLISH => Ok(Incoming::Publish(read_publish(version, frame.first_byte, body)?)),
         frame::PUBACK => read_ack(version, AckKind::Puback, body),
         frame::PUBREC => read_ack(version, AckKind::Pubrec, body),
         frame::PUBREL => read_ack(version, AckKind::Pubrel, body),
@@ -90,15 +88,21 @@ pub(crate) fn read<'a>(version: Version, frame: &Frame, packet: &'a [u8]) -> Res
     }
 }
 
-fn read_publish(version: Version, first_byte: u8, body: &[u8]) -> Result<Publish<'_>, WireError> {
-    let publish = Publish::parse(version, Sender::Server, first_byte, body, LEVELS_MAX)?;
-    if publish.user_properties > USER_PROPERTIES_MAX {
+/// Reads a complete PUBLISH.
+///
+/// # Errors
+/// What is wrong with it.
+#[inline]
+pub(crate) fn read_publish<'a>(version: Version, frame: &Frame, packet: &'a [u8]) -> Result<Publish<'a>, WireError> {
+    let body = packet.get(frame.header_len..).unwrap_or_default();
+    let publish = Publish::parse(version, Sender::Server, frame.first_byte, body, LEVELS_MAX);
+    if publish.as_ref().is_ok_and(|publish| publish.user_properties > USER_PROPERTIES_MAX) {
         return Err(WireError::new(ReasonCode::QuotaExceeded, "MQTT5-4.13.2", "more than 1,000 user properties"));
     }
-    Ok(publish)
+    publish
 }
 
-fn read_ack<'a>(version: Version, kind: AckKind, body: &[u8]) -> Result<Incoming<'a>, WireError> {
+fn read_ack(version: Version, kind: AckKind, body: &[u8]) -> Result<Incoming, WireError> {
     let mut r = Reader::new(body);
     let id = packet_id(r.u16()?)?;
     let mut ack = Ack { kind, id, reason: ReasonCode::Success, retry_after_ms: None };
@@ -116,7 +120,7 @@ fn read_ack<'a>(version: Version, kind: AckKind, body: &[u8]) -> Result<Incoming
     Ok(Incoming::Ack(ack))
 }
 
-fn read_connack<'a>(version: Version, body: &[u8]) -> Result<Incoming<'a>, WireError> {
+fn read_connack(version: Version, body: &[u8]) -> Result<Incoming, WireError> {
     let mut r = Reader::new(body);
     let flags = r.u8()?;
     let code = r.u8()?;
@@ -216,7 +220,7 @@ fn from_return_code(code: u8) -> Result<ReasonCode, WireError> {
     })
 }
 
-fn read_suback<'a>(version: Version, of_unsubscribe: bool, body: &[u8]) -> Result<Incoming<'a>, WireError> {
+fn read_suback(version: Version, of_unsubscribe: bool, body: &[u8]) -> Result<Incoming, WireError> {
     let mut r = Reader::new(body);
     let id = packet_id(r.u16()?)?;
     let mut reason_string = None;
@@ -232,7 +236,7 @@ fn read_suback<'a>(version: Version, of_unsubscribe: bool, body: &[u8]) -> Resul
     Ok(Incoming::SubAck(SubAck { of_unsubscribe, id, reasons, reason_string }))
 }
 
-fn read_disconnect<'a>(body: &[u8]) -> Result<Incoming<'a>, WireError> {
+fn read_disconnect(body: &[u8]) -> Result<Incoming, WireError> {
     let mut r = Reader::new(body);
     let reason = if r.is_empty() { ReasonCode::Success } else { reason(r.u8()?)? };
     let words = if r.is_empty() { Words::default() } else { words(section(&mut r)?, Place::Disconnect)? };
@@ -240,7 +244,7 @@ fn read_disconnect<'a>(body: &[u8]) -> Result<Incoming<'a>, WireError> {
     Ok(Incoming::Disconnect(reason, Box::new(words)))
 }
 
-fn read_auth<'a>(body: &[u8]) -> Result<Incoming<'a>, WireError> {
+fn read_auth(body: &[u8]) -> Result<Incoming, WireError> {
     let mut r = Reader::new(body);
     let mut auth = Auth { reason: ReasonCode::Success, method: None, data: None };
     if !r.is_empty() {
