@@ -173,7 +173,7 @@ fn after(
     let what = match &event {
         Event::Failed(error) => error.to_string(),
         Event::Lost(reason) => format!("the connection was lost: {reason}"),
-        Event::Connected(_) | Event::Waiting(_) | Event::Ended(_) => String::new(),
+        Event::Connected(_) | Event::Waiting(_) | Event::SubscriptionEnded { .. } | Event::Ended(_) => String::new(),
     };
     addresses.refer(hint.server_reference.as_deref(), address);
     shared.with_driver(|locked| locked.session.event(event));

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use forebay_wire::property::id;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
+use forebay_wire::varint;
 use mqttbytes::v5::RetainForwardRule;
 use mqttbytes::{v4, v5};
 
@@ -122,6 +123,21 @@ pub(crate) fn ack(version: Version, kind: AckKind, id: PacketId, reason: ReasonC
     } else {
         out.extend_from_slice(&[kind.first_byte(), 3, high, low, reason as u8]);
     }
+}
+
+/// A packet with a body of so many bytes.
+pub(crate) fn packet_len(body_len: usize) -> usize {
+    1 + varint::size(u32::try_from(body_len).unwrap_or(u32::MAX)) + body_len
+}
+
+/// Body of a SUBSCRIBE without filters: packet identifier and properties.
+pub(crate) fn subscribe_len(version: Version, subscription_id: Option<u32>, user: &[(String, String)]) -> usize {
+    if !version.is_v5() {
+        return 2;
+    }
+    let id = subscription_id.map_or(0, |id| 1 + varint::size(id));
+    let properties = id + user.iter().map(|(name, value)| 5 + name.len() + value.len()).sum::<usize>();
+    2 + varint::size(u32::try_from(properties).unwrap_or(u32::MAX)) + properties
 }
 
 /// SUBSCRIBE; false when mqttbytes cannot write it.

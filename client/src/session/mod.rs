@@ -37,7 +37,7 @@ use crate::ticket::{Outcome, Teller};
 use inbound::Inbound;
 use journal::{Journal, OpNumber};
 use outbox::{Fill, NoRoom, Outbox, Takes};
-use subscriptions::{Granted, Subscriptions};
+use subscriptions::{Asking, Granted, Subscriptions};
 
 /// Bytes of acks and requests that wait for the socket.
 const ANSWERS_MAX: usize = 1 << 20;
@@ -252,13 +252,25 @@ impl Session {
     /// Puts what may be sent now into `out`; QoS 0 messages in it whose sender waits go to `unwritten`.
     pub(crate) fn fill(&mut self, now: Instant, out: &mut Vec<u8>, unwritten: &mut Vec<Teller<Outcome>>) {
         if self.link == Link::Online && self.ended.is_none() {
-            self.subscriptions.ask(self.options.version, self.with_subscription_ids, &mut self.out);
+            self.ask();
         }
         out.append(&mut self.out);
         if self.link != Link::Online || self.ended.is_some() {
             return;
         }
         self.with_outbox(now, out, unwritten, Outbox::fill);
+    }
+
+    fn ask(&mut self) {
+        let how = Asking {
+            version: self.options.version,
+            with_ids: self.with_subscription_ids,
+            maximum_packet_size: self.takes.maximum_packet_size,
+        };
+        for token in self.subscriptions.ask(how, &mut self.out) {
+            self.inbound.done(token, ReasonCode::Success);
+            self.acknowledge();
+        }
     }
 
     /// Has the outbox write into `out`.
@@ -394,7 +406,7 @@ impl Session {
     }
 
     pub(crate) fn next_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop_front().or_else(|| self.subscriptions.next_event())
     }
 
     pub(crate) fn client_id(&self) -> &str {

@@ -13,9 +13,11 @@ use forebay_wire::types::PacketId;
 use slab::Slab;
 
 use crate::error::SubscribeError;
+use crate::event::Event;
 use crate::message::Received;
 use crate::options::{Inbox, Subscribe};
 use crate::ticket::Teller;
+pub(crate) use ask::Asking;
 use unclaimed::Unclaimed;
 
 /// What the server said to each filter.
@@ -28,6 +30,8 @@ pub(crate) type Granted = Result<Vec<ReasonCode>, SubscribeError>;
 ///    ▲                     │                 │
 ///    └── connection lost ──┴── session lost ─┘
 /// ```
+///
+/// A request that is too large for one packet is made in several: it is wanted again between them.
 ///
 /// One that was refused keeps its place until the program has heard of it: its key is nobody else's meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,14 @@ struct Subscription {
     left: Option<Teller<()>>,
     queue: VecDeque<Received>,
     waker: Option<Waker>,
+    /// Filters of the packet that is not answered yet.
+    sent: usize,
+    /// What the server has said to the first filters while it is asked.
+    reasons: Vec<ReasonCode>,
+    /// What it said to all of them the last time.
+    held: Vec<ReasonCode>,
+    /// Why the stream ends.
+    ended: Option<SubscribeError>,
     /// The server puts its identifier on what it sends for it.
     with_id: bool,
     /// Another has filters that match some of the same topics.
@@ -62,6 +74,24 @@ struct Subscription {
 }
 
 impl Subscription {
+    fn new(what: Subscribe) -> Self {
+        Self {
+            what,
+            phase: Phase::Wanted,
+            granted: None,
+            left: None,
+            queue: VecDeque::new(),
+            waker: None,
+            sent: 0,
+            reasons: Vec::new(),
+            held: Vec::new(),
+            ended: None,
+            with_id: false,
+            overlaps: false,
+            again: false,
+        }
+    }
+
     /// A shared subscription needs an identifier: the server sends its own copy for it, which nothing else tells from that of
     /// a plain subscription to the same topics. So do subscriptions that overlap, since many servers send a copy for each.
     /// Others do without: identifiers cost bytes in every message.
@@ -98,6 +128,8 @@ pub(crate) struct Subscriptions {
     /// Bytes in all queues.
     bytes: usize,
     unclaimed: Unclaimed,
+    /// Of those that have ended, for who listens.
+    ends: VecDeque<Event>,
     /// The topic of the last message, and who got it; emptied when a subscription changes.
     last: (String, Vec<usize>),
 }
@@ -110,6 +142,7 @@ impl Subscriptions {
             to_ask: false,
             bytes: 0,
             unclaimed: Unclaimed::default(),
+            ends: VecDeque::new(),
             last: (String::new(), Vec::new()),
         }
     }
@@ -121,18 +154,7 @@ impl Subscriptions {
     pub(crate) fn add(&mut self, what: Subscribe, granted: Teller<Granted>) -> usize {
         self.last.0.clear();
         self.to_ask = true;
-        let (queue, waker, left) = (VecDeque::new(), None, None);
-        let key = self.all.insert(Subscription {
-            what,
-            phase: Phase::Wanted,
-            granted: Some(granted),
-            left,
-            queue,
-            waker,
-            with_id: false,
-            overlaps: false,
-            again: false,
-        });
+        let key = self.all.insert(Subscription { granted: Some(granted), ..Subscription::new(what) });
         self.mark_overlaps(key);
         self.claim(key);
         key
@@ -186,8 +208,11 @@ impl Subscriptions {
     pub(crate) fn remove(&mut self, key: usize, left: Option<Teller<()>>) -> Vec<u64> {
         let Some(subscription) = self.all.get_mut(key) else { return Vec::new() };
         if subscription.phase == Phase::Refused {
-            self.all.remove(key);
-            return Vec::new();
+            let unread = self.detach(key);
+            if let Some(left) = left {
+                left.tell(());
+            }
+            return unread.iter().filter_map(|received| received.token).collect();
         }
         self.last.0.clear();
         self.to_ask = true;
@@ -261,8 +286,19 @@ impl Subscriptions {
         }
     }
 
-    pub(crate) fn exists(&self, key: usize) -> bool {
-        self.all.contains(key)
+    /// Whether no more comes than what there is.
+    pub(crate) fn is_at_its_end(&self, key: usize) -> bool {
+        self.all.get(key).is_none_or(|subscription| subscription.phase == Phase::Refused)
+    }
+
+    /// Why a stream ends, when the server is the reason.
+    pub(crate) fn ended(&self, key: usize) -> Option<SubscribeError> {
+        self.all.get(key)?.ended.clone()
+    }
+
+    /// What happened to one that was granted.
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
+        self.ends.pop_front()
     }
 
     /// The connection is over: what was asked is to be asked again.
@@ -285,6 +321,7 @@ impl Subscriptions {
             if subscription.phase == Phase::Held {
                 subscription.phase = Phase::Wanted;
             }
+            subscription.reasons.clear();
         }
         self.to_ask = true;
     }
@@ -296,6 +333,7 @@ impl Subscriptions {
                 subscription.phase = Phase::Wanted;
             }
             subscription.again = false;
+            subscription.reasons.clear();
             let gone = subscription.phase == Phase::Unwanted;
             if gone && let Some(left) = subscription.left.take() {
                 left.tell(());

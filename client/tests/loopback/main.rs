@@ -9,6 +9,7 @@ mod errors;
 #[path = "../../src/session/tests/peer.rs"]
 #[allow(dead_code, reason = "the session's tests use all of it")]
 mod peer;
+mod refused;
 mod server;
 
 use std::future::{Future, poll_fn};

@@ -8,6 +8,7 @@ mod outbox;
 mod peer;
 mod publish;
 mod receive;
+mod resubscribe;
 mod simulation;
 mod subscribe;
 
