@@ -209,8 +209,9 @@ pub(crate) fn disconnect(version: Version, reason: ReasonCode, session_expiry_s:
     }
 }
 
-/// AUTH.
-pub(crate) fn auth(reason: ReasonCode, method: &str, data: &[u8], out: &mut Vec<u8>) {
+/// AUTH; false, and nothing is written, when it is larger than the server takes [MQTT5-3.2.2-15].
+#[must_use]
+pub(crate) fn auth(reason: ReasonCode, method: &str, data: &[u8], maximum: u32, out: &mut Vec<u8>) -> bool {
     let mut properties = Vec::new();
     put_binary(&mut properties, id::AUTHENTICATION_METHOD, method.as_bytes());
     if !data.is_empty() {
@@ -219,7 +220,11 @@ pub(crate) fn auth(reason: ReasonCode, method: &str, data: &[u8], out: &mut Vec<
     let mut body = vec![reason as u8];
     put_varint(&mut body, properties.len());
     body.extend_from_slice(&properties);
-    out.push(0xf0);
-    put_varint(out, body.len());
-    out.extend_from_slice(&body);
+    let fits = packet_len(body.len()) <= maximum as usize;
+    if fits {
+        out.push(0xf0);
+        put_varint(out, body.len());
+        out.extend_from_slice(&body);
+    }
+    fits
 }

@@ -143,7 +143,7 @@ impl Session {
         }
         if auth.reason == ReasonCode::ContinueAuthentication {
             let answer = authenticator.answer(data).map_err(failed)?;
-            write::auth(ReasonCode::ContinueAuthentication, authenticator.method(), &answer, &mut self.out);
+            self.say_auth(ReasonCode::ContinueAuthentication, authenticator.method(), &answer).map_err(failed)?;
         } else {
             // The end of a re-authentication.
             authenticator.finish(data).map_err(failed)?;
@@ -157,8 +157,17 @@ impl Session {
             return Ok(false);
         };
         let data = authenticator.start()?;
-        write::auth(ReasonCode::ReAuthenticate, authenticator.method(), &data, &mut self.out);
+        self.say_auth(ReasonCode::ReAuthenticate, authenticator.method(), &data)?;
         Ok(true)
+    }
+
+    fn say_auth(&mut self, reason: ReasonCode, method: &str, data: &[u8]) -> Result<(), String> {
+        // What it takes is said in CONNACK.
+        let maximum = if self.link == Link::Online { self.takes.maximum_packet_size } else { u32::MAX };
+        if write::auth(reason, method, data, maximum, &mut self.out) {
+            return Ok(());
+        }
+        Err(format!("the authentication data of {} bytes is more than the server takes in a packet", data.len()))
     }
 
     fn arrived(&mut self, now: Instant, publish: &Publish<'_>) -> Result<(), Over> {

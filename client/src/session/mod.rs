@@ -206,8 +206,9 @@ impl Session {
         // In MQTT 3.1.1 DISCONNECT always means that the will is not to be published [MQTT-3.14.4-3].
         let with_will = |reason| reason == ReasonCode::DisconnectWithWill && !self.options.version.is_v5();
         if let Some(reason) = disconnect.filter(|reason| self.link == Link::Online && !with_will(*reason)) {
-            // Nobody comes back to a session that lives as long as the client.
-            let expiry_s = (self.options.session_expiry.is_none() && !self.journal.is_on()).then_some(0);
+            // Nobody comes back to a session that lives as long as the client. A server that takes no 9 bytes is not told.
+            let unwanted = self.options.session_expiry.is_none() && !self.journal.is_on();
+            let expiry_s = (unwanted && self.takes.maximum_packet_size >= 9).then_some(0);
             write::disconnect(self.options.version, reason, expiry_s, &mut self.out);
         }
         self.outbox.end(&Dropped::Ended(why.clone()), &self.journal, &mut self.stats);
