@@ -96,6 +96,9 @@ impl Session {
                 .map_err(|error| Over::NotConnected(ConnectError::Authentication(error), Hint::default()))?;
         }
         self.link = Link::Online;
+        if ack.session_present && !self.was_connected && !self.knows_its_past {
+            self.outbox.inherits();
+        }
         self.was_connected = true;
         if let Some(id) = &ack.assigned_client_id {
             self.client_id.clone_from(id);

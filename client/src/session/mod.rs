@@ -13,6 +13,7 @@ pub(crate) mod hostile;
 mod inbound;
 mod incoming;
 pub(crate) mod journal;
+mod leftovers;
 pub(crate) mod outbox;
 pub(crate) mod subscriptions;
 #[cfg(test)]
@@ -75,6 +76,8 @@ pub(crate) struct Session {
     /// CONNECT was sent and no CONNACK came: the server may have made a new session of it, which the next CONNACK calls
     /// present.
     in_doubt: bool,
+    /// What this client left with the server when it ran the last time is known: it is in the file.
+    knows_its_past: bool,
     outbox: Outbox,
     inbound: Inbound,
     subscriptions: Subscriptions,
@@ -108,6 +111,7 @@ impl Session {
             client_id,
             was_connected: false,
             in_doubt: false,
+            knows_its_past: false,
             outbox: Outbox::new(options.outbox.clone()),
             inbound: Inbound::default(),
             subscriptions: Subscriptions::new(),
@@ -458,6 +462,12 @@ impl Session {
     pub(crate) fn restore(&mut self, number: u64, frame: Frame, expires: Option<Instant>, released: bool) {
         self.stats.restored += 1;
         self.outbox.restore(number, frame, expires, released);
+    }
+
+    /// The file is not a new one.
+    #[cfg(feature = "durable")]
+    pub(crate) fn restored(&mut self) {
+        self.knows_its_past = true;
     }
 
     #[cfg(feature = "durable")]

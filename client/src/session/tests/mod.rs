@@ -3,6 +3,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "what is not looked for is wrong here")]
 
 mod connection;
+mod leftovers;
 mod malicious;
 mod outbox;
 mod peer;
