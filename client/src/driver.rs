@@ -120,6 +120,7 @@ async fn attempt(shared: &Arc<Shared>, address: &Address, backoff: &mut Backoff)
         written: 0,
         unwritten: Vec::new(),
         unflushed: false,
+        stuck: false,
         timer: Timer::default(),
         connect_by: started.checked_add(limit),
         end_by: None,
@@ -289,6 +290,8 @@ struct Connection {
     /// QoS 0 messages in `out` whose sender waits.
     unwritten: Vec<Teller<Outcome>>,
     unflushed: bool,
+    /// The socket was full.
+    stuck: bool,
     timer: Timer,
     /// CONNACK must have come by then.
     connect_by: Option<Instant>,
@@ -407,12 +410,7 @@ impl Connection {
         if self.out.is_empty() {
             self.out = SPARE.take();
             let (out, unwritten) = (&mut self.out, &mut self.unwritten);
-            shared.with_driver(|locked| {
-                locked.session.fill(now, out, unwritten);
-                if !out.is_empty() {
-                    locked.session.wrote(now);
-                }
-            });
+            shared.with_driver(|locked| locked.session.fill(now, out, unwritten));
         }
         self.push(shared, cx)
     }
@@ -422,10 +420,16 @@ impl Connection {
         let mut step = Step::Blocked;
         while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
             match Pin::new(&mut self.stream).poll_write(cx, rest) {
-                Poll::Pending => return Ok(step),
+                Poll::Pending => {
+                    self.stuck = true;
+                    return Ok(step);
+                }
                 Poll::Ready(Ok(0)) => return Err(self.lost(LostReason::Closed)),
                 Poll::Ready(Ok(written)) => {
                     self.written += written;
+                    if std::mem::take(&mut self.stuck) {
+                        shared.with_driver(|locked| locked.session.line_moves(Instant::now()));
+                    }
                     self.unflushed = true;
                     step = Step::Progress;
                 }

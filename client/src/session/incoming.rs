@@ -20,7 +20,7 @@ impl Session {
     /// Handles all complete packets; how many bytes they were.
     pub(crate) fn receive(&mut self, now: Instant, bytes: &[u8]) -> Result<usize, Over> {
         let mut at = 0;
-        self.last_received = now;
+        self.pulse.received(now);
         while let Some(rest) = bytes.get(at..) {
             let frame =
                 forebay_wire::frame::peek(rest, self.options.maximum_packet_size).map_err(|e| self.broken(e))?;
@@ -70,7 +70,7 @@ impl Session {
             }
             (Link::Online, Incoming::SubAck(ack)) => self.answered(ack),
             (Link::Online, Incoming::PingResp) => {
-                self.ping_sent = None;
+                self.pulse.answered();
                 Ok(())
             }
             (Link::Online, Incoming::Disconnect(reason, words)) => Err(server_left(reason, *words)),
@@ -109,7 +109,8 @@ impl Session {
             retain: ack.retain_available,
         };
         self.with_subscription_ids = ack.subscription_ids_available;
-        self.keep_alive = ack.server_keep_alive_s.map_or(self.options.keep_alive, |s| Duration::from_secs(s.into()));
+        self.pulse.keep_alive =
+            ack.server_keep_alive_s.map_or(self.options.keep_alive, |s| Duration::from_secs(s.into()));
         self.response_information.clone_from(&ack.response_information);
         let aliases = if self.options.topic_aliases { ack.topic_alias_maximum } else { 0 };
         self.aliases = alias::Outgoing::new(aliases);

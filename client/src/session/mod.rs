@@ -15,6 +15,7 @@ mod incoming;
 pub(crate) mod journal;
 mod leftovers;
 pub(crate) mod outbox;
+mod pulse;
 pub(crate) mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use crate::ticket::{Outcome, Teller};
 use inbound::Inbound;
 use journal::{Journal, OpNumber};
 use outbox::{Fill, NoRoom, Outbox, Takes};
+use pulse::Pulse;
 use subscriptions::{Asking, Granted, Subscriptions};
 
 /// Bytes of acks and requests that wait for the socket.
@@ -88,10 +90,7 @@ pub(crate) struct Session {
     out: Vec<u8>,
     takes: Takes,
     with_subscription_ids: bool,
-    keep_alive: Duration,
-    last_sent: Instant,
-    last_received: Instant,
-    ping_sent: Option<Instant>,
+    pulse: Pulse,
     events: VecDeque<Event>,
     stats: Stats,
     /// The end of the client, when it has come.
@@ -121,10 +120,7 @@ impl Session {
             out: Vec::new(),
             takes: Takes { maximum_packet_size: u32::MAX, maximum_qos: QoS::ExactlyOnce, retain: true },
             with_subscription_ids: false,
-            keep_alive: options.keep_alive,
-            last_sent: now,
-            last_received: now,
-            ping_sent: None,
+            pulse: Pulse::new(options.keep_alive, now),
             events: VecDeque::new(),
             stats: Stats::default(),
             ended: None,
@@ -241,7 +237,7 @@ impl Session {
         };
         self.out.clear();
         write::connect(&self.options, &connect, &mut self.out);
-        (self.link, self.last_sent, self.last_received, self.ping_sent) = (Link::Opening, now, now, None);
+        (self.link, self.pulse) = (Link::Opening, Pulse::new(self.options.keep_alive, now));
         self.given_aliases = alias::Incoming::new(self.options.topic_alias_maximum);
         Ok(())
     }
@@ -264,6 +260,13 @@ impl Session {
             return;
         }
         self.with_outbox(now, out, unwritten, Outbox::fill);
+        if !out.is_empty() {
+            self.pulse.sent(now, out.len());
+        }
+        if self.pulse.wants_sign() {
+            out.extend_from_slice(&PINGREQ);
+            self.pulse.asks(now);
+        }
     }
 
     fn ask(&mut self) {
@@ -304,9 +307,9 @@ impl Session {
         out.append(&mut self.out);
     }
 
-    /// Bytes were written to the socket.
-    pub(crate) fn wrote(&mut self, now: Instant) {
-        self.last_sent = now;
+    /// The socket was full, and has taken bytes again.
+    pub(crate) fn line_moves(&mut self, now: Instant) {
+        self.pulse.moved(now);
     }
 
     /// QoS 0 messages were written, or lost with the connection.
@@ -325,42 +328,29 @@ impl Session {
     pub(crate) fn tick(&mut self, now: Instant) -> Result<(), Over> {
         self.outbox.expire(now, &mut self.journal, &mut self.stats);
         self.give_up_unclaimed(now);
-        if self.link != Link::Online || self.keep_alive.is_zero() {
+        if self.link != Link::Online || self.pulse.keep_alive.is_zero() {
             return Ok(());
         }
         if self.inbox_is_full() {
             // It is this side that does not read: PINGRESP may wait in the socket. The server must hear of it all the same.
-            self.last_received = now;
+            self.pulse.received(now);
         }
-        if let Some(sent) = self.ping_sent.filter(|sent| self.last_received <= *sent) {
-            if now >= sent + self.patience() {
-                return Err(Over::Lost(LostReason::KeepAlive, Hint::default()));
-            }
-        } else if now >= self.last_sent.min(self.last_received) + self.keep_alive {
-            // Also when only this side talks: a connection that is dead on the way is noticed by the missing answer.
+        if self.pulse.is_dead(now) {
+            return Err(Over::Lost(LostReason::KeepAlive, Hint::default()));
+        }
+        if self.pulse.must_ask(now) {
             self.out.extend_from_slice(&PINGREQ);
-            self.ping_sent = Some(now);
-            self.last_sent = now;
-            self.last_received = self.last_received.min(now);
+            self.pulse.asks(now);
         }
         Ok(())
-    }
-
-    /// Half a keep alive for the answer to PINGREQ.
-    fn patience(&self) -> Duration {
-        (self.keep_alive / 2).max(Duration::from_secs(1))
     }
 
     /// When [`Session::tick`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let outbox = self.outbox.deadline();
-        let ping = (self.link == Link::Online && !self.keep_alive.is_zero()).then(|| {
-            match self.ping_sent.filter(|sent| self.last_received <= *sent) {
-                Some(sent) => sent + self.patience(),
-                None => self.last_sent.min(self.last_received) + self.keep_alive,
-            }
-        });
-        outbox.into_iter().chain(ping).chain(self.subscriptions.deadline()).min()
+        let watched = self.link == Link::Online && !self.pulse.keep_alive.is_zero();
+        let pulse = watched.then(|| self.pulse.deadline());
+        outbox.into_iter().chain(pulse).chain(self.subscriptions.deadline()).min()
     }
 
     /// The connection is over.

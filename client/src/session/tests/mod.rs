@@ -4,6 +4,7 @@
 
 mod connection;
 mod leftovers;
+mod line;
 mod malicious;
 mod outbox;
 mod peer;
@@ -103,7 +104,6 @@ impl Bench {
             if out.is_empty() {
                 break;
             }
-            self.session.wrote(self.now);
             let unwritten = std::mem::take(&mut self.unwritten);
             self.session.settle_unwritten(unwritten, true);
             all.extend_from_slice(&out);

@@ -363,9 +363,6 @@ impl Run {
         }
         let mut out = Vec::new();
         self.b.session.fill(self.b.now, &mut out, &mut self.b.unwritten);
-        if !out.is_empty() {
-            self.b.session.wrote(self.b.now);
-        }
         self.to_server.extend(out);
         let unwritten = std::mem::take(&mut self.b.unwritten);
         self.b.session.settle_unwritten(unwritten, true);
@@ -552,7 +549,7 @@ fn number(received: &Received) -> u32 {
 }
 
 /// Bytes of all complete packets at the front.
-fn whole_packets(bytes: &[u8]) -> usize {
+pub(super) fn whole_packets(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Ok(Some(frame)) = forebay_wire::frame::peek(&bytes[at..], u32::MAX) {
         if at + frame.total() > bytes.len() {
