@@ -228,8 +228,8 @@ impl Client {
 
     /// Ends the client with DISCONNECT, which the server takes for its will not to be published. Messages that are not
     /// acknowledged yet are dropped, and their tickets told so (a durable outbox keeps them for the next start): await
-    /// [`Client::drained`] first to send them. Resolves when the connection is closed, for which a server that takes nothing
-    /// more has 5 s.
+    /// [`Client::drained`] first to send them. Resolves when the connection is closed on both sides; the server has 5 s to
+    /// take what is left, and 5 s to close.
     pub async fn disconnect(&self) {
         self.disconnect_with(ReasonCode::Success).await;
     }

@@ -24,7 +24,7 @@ use crate::url::Address;
 const SCRATCH: usize = 64 * 1024;
 /// Reads and writes before others on the same thread have their turn.
 const ROUNDS: usize = 16;
-/// How long a client that has ended waits for a socket that takes nothing.
+/// How long a client that has ended waits for a socket that takes nothing, and then for the server to close.
 const LINGER: Duration = Duration::from_secs(5);
 /// A buffer larger than this is given back when it is empty.
 const KEPT: usize = 1024;
@@ -129,7 +129,7 @@ async fn attempt(shared: &Arc<Shared>, address: &Address, backoff: &mut Backoff)
     let over = poll_fn(|cx| connection.poll(shared, backoff, cx)).await;
     let unwritten = std::mem::take(&mut connection.unwritten);
     shared.with_driver(|locked| locked.session.settle_unwritten(unwritten, false));
-    connection.close().await;
+    connection.close(matches!(over, Some(Over::Lost(LostReason::Ended, _)))).await;
     match over {
         Some(over) => over,
         None => timed_out(),
@@ -496,9 +496,27 @@ impl Connection {
         let _ = self.push(shared, cx);
     }
 
-    /// Closes without waiting long for the server.
-    async fn close(mut self) {
+    /// Closes. At the `end` of the client it waits for the server to close as well: TCP throws away what the other side has not
+    /// got yet, DISCONNECT included, when something comes for a socket that is gone (RFC 1122, 4.2.2.13).
+    async fn close(mut self, end: bool) {
         let closing = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
-        let _ = tokio::time::timeout(Duration::from_millis(200), closing).await;
+        let closed = tokio::time::timeout(Duration::from_millis(200), closing).await;
+        if end && matches!(closed, Ok(Ok(()))) {
+            let _ = tokio::time::timeout(LINGER, poll_fn(|cx| self.poll_end(cx))).await;
+        }
+    }
+
+    /// Reads to the end, for nobody.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        READ.with_borrow_mut(|scratch| {
+            loop {
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                }
+            }
+        })
     }
 }

@@ -11,6 +11,7 @@ mod errors;
 mod peer;
 mod refused;
 mod server;
+mod slow;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

@@ -253,7 +253,7 @@ impl State {
     }
 }
 
-fn whole_packets(bytes: &[u8]) -> usize {
+pub fn whole_packets(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Ok(Some(frame)) = forebay_wire::frame::peek(&bytes[at..], u32::MAX) {
         if at + frame.total() > bytes.len() {
