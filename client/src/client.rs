@@ -228,8 +228,8 @@ impl Client {
 
     /// Ends the client with DISCONNECT, which the server takes for its will not to be published. Messages that are not
     /// acknowledged yet are dropped, and their tickets told so (a durable outbox keeps them for the next start): await
-    /// [`Client::drained`] first to send them. Resolves when the connection is closed, for which a server that takes nothing
-    /// more has 5 s.
+    /// [`Client::drained`] first to send them. Resolves when the connection is closed on both sides; the server has 5 s to
+    /// take what is left, and 5 s to close.
     pub async fn disconnect(&self) {
         self.disconnect_with(ReasonCode::Success).await;
     }
@@ -290,7 +290,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next message; `None` when the client has ended and all is read. A message is acknowledged as it is given out,
+    /// The next message; `None` when the stream has ended and all is read: the client has ended, or the server has lost the
+    /// subscription and refuses it now. [`Subscription::ended`] says which, and why. A message is acknowledged as it is given out,
     /// unless the subscription acknowledges by hand. Dropping the future loses nothing.
     pub async fn recv(&mut self) -> Option<Received> {
         poll_fn(|cx| self.poll_recv(cx)).await
@@ -307,7 +308,7 @@ impl Subscription {
         let Some(key) = self.key else { return Poll::Ready(None) };
         self.client.handle.shared.with(|session| match session.take(key) {
             Some(received) => Poll::Ready(Some(received)),
-            None if session.ended().is_some() || !session.subscriptions().exists(key) => Poll::Ready(None),
+            None if session.ended().is_some() || session.subscriptions().is_at_its_end(key) => Poll::Ready(None),
             None => {
                 session.subscriptions().wake_with(key, cx.waker());
                 Poll::Pending
@@ -315,7 +316,17 @@ impl Subscription {
         })
     }
 
-    /// What the server said to each filter: the QoS granted, or why not.
+    /// Why nothing comes any more but what is here; `None` while more may come.
+    #[must_use]
+    pub fn ended(&self) -> Option<SubscribeError> {
+        let of_server = |session: &mut Session| self.key.and_then(|key| session.subscriptions().ended(key));
+        self.client
+            .handle
+            .shared
+            .with(|session| of_server(session).or_else(|| session.ended().cloned().map(SubscribeError::Ended)))
+    }
+
+    /// What the server said to each filter when it was asked first: the QoS granted, or why not.
     #[must_use]
     pub fn granted(&self) -> &[ReasonCode] {
         &self.granted

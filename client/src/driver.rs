@@ -26,7 +26,7 @@ use crate::url::Address;
 const SCRATCH: usize = 64 * 1024;
 /// Reads and writes before others on the same thread have their turn.
 const ROUNDS: usize = 16;
-/// How long a client that has ended waits for a socket that takes nothing.
+/// How long a client that has ended waits for a socket that takes nothing, and then for the server to close.
 const LINGER: Duration = Duration::from_secs(5);
 /// A buffer larger than this is given back when it is empty.
 const KEPT: usize = 1024;
@@ -124,6 +124,7 @@ async fn attempt(shared: &Arc<Shared>, address: &Address, backoff: &mut Backoff)
         unflushed: false,
         coalesce: Coalesce::new(),
         acknowledges: false,
+        stuck: false,
         timer: Timer::default(),
         connect_by: started.checked_add(limit),
         end_by: None,
@@ -132,7 +133,7 @@ async fn attempt(shared: &Arc<Shared>, address: &Address, backoff: &mut Backoff)
     let over = poll_fn(|cx| connection.poll(shared, backoff, cx)).await;
     let unwritten = std::mem::take(&mut connection.unwritten);
     shared.with_driver(|locked| locked.session.settle_unwritten(unwritten, false));
-    connection.close().await;
+    connection.close(matches!(over, Some(Over::Lost(LostReason::Ended, _)))).await;
     match over {
         Some(over) => over,
         None => timed_out(),
@@ -177,7 +178,7 @@ fn after(
     let what = match &event {
         Event::Failed(error) => error.to_string(),
         Event::Lost(reason) => format!("the connection was lost: {reason}"),
-        Event::Connected(_) | Event::Waiting(_) | Event::Ended(_) => String::new(),
+        Event::Connected(_) | Event::Waiting(_) | Event::SubscriptionEnded { .. } | Event::Ended(_) => String::new(),
     };
     addresses.refer(hint.server_reference.as_deref(), address);
     shared.with_driver(|locked| locked.session.event(event));
@@ -242,6 +243,8 @@ struct Connection {
     coalesce: Coalesce,
     /// What comes is acknowledged at once by TCP: nothing was written since that was asked for.
     acknowledges: bool,
+    /// The socket was full.
+    stuck: bool,
     timer: Timer,
     /// CONNACK must have come by then.
     connect_by: Option<Instant>,
@@ -378,9 +381,6 @@ impl Connection {
             let spoke = shared.with_driver(|locked| {
                 let sent = locked.session.sent();
                 locked.session.fill(now, out, unwritten);
-                if !out.is_empty() {
-                    locked.session.wrote(now);
-                }
                 locked.session.sent() > sent && !locked.session.is_saturated()
             });
             if spoke {
@@ -395,10 +395,16 @@ impl Connection {
         let mut step = Step::Blocked;
         while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
             match Pin::new(&mut self.stream).poll_write(cx, rest) {
-                Poll::Pending => return Ok(step),
+                Poll::Pending => {
+                    self.stuck = true;
+                    return Ok(step);
+                }
                 Poll::Ready(Ok(0)) => return Err(self.lost(LostReason::Closed)),
                 Poll::Ready(Ok(written)) => {
                     self.written += written;
+                    if std::mem::take(&mut self.stuck) {
+                        shared.with_driver(|locked| locked.session.line_moves(Instant::now()));
+                    }
                     (self.unflushed, self.acknowledges) = (true, false);
                     step = Step::Progress;
                 }
@@ -465,9 +471,27 @@ impl Connection {
         let _ = self.push(shared, cx);
     }
 
-    /// Closes without waiting long for the server.
-    async fn close(mut self) {
+    /// Closes. At the `end` of the client it waits for the server to close as well: TCP throws away what the other side has not
+    /// got yet, DISCONNECT included, when something comes for a socket that is gone (RFC 1122, 4.2.2.13).
+    async fn close(mut self, end: bool) {
         let closing = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
-        let _ = tokio::time::timeout(Duration::from_millis(200), closing).await;
+        let closed = tokio::time::timeout(Duration::from_millis(200), closing).await;
+        if end && matches!(closed, Ok(Ok(()))) {
+            let _ = tokio::time::timeout(LINGER, poll_fn(|cx| self.poll_end(cx))).await;
+        }
+    }
+
+    /// Reads to the end, for nobody.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        READ.with_borrow_mut(|scratch| {
+            loop {
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                }
+            }
+        })
     }
 }

@@ -163,6 +163,9 @@ fn load(write: &WriteTransaction, options: &Options, session: &mut Session, now:
     let mut meta = write.open_table(META).map_err(table)?;
     let level = options.version.level();
     let said = |key: &str| meta.get(key).map_err(text).map(|value| value.map(|value| value.value().to_vec()));
+    if said("format")?.is_some() {
+        session.restored();
+    }
     if said("format")?.is_some_and(|format| format != [FORMAT]) {
         return Err("the outbox was written by a newer version".to_owned());
     }

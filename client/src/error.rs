@@ -77,7 +77,7 @@ pub enum EndReason {
     GaveUp(String),
 }
 
-/// Why a subscription was not made.
+/// Why a subscription was not made, or has ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
@@ -85,12 +85,31 @@ pub enum SubscribeError {
     #[error("the filter cannot be subscribed to: {0}")]
     Invalid(WireError),
     /// The server refused every filter.
-    #[error("refused by the server: {}", .reasons.first().map_or("", |reason| reason.name()))]
+    #[error("refused by the server: {}{}", .reasons.first().map_or_else(String::new, shown), said(.reason_string))]
     Refused {
         /// One for each filter.
         reasons: Vec<ReasonCode>,
         /// The server's words.
         reason_string: Option<String>,
+    },
+    /// The server had granted it, has lost it, and refuses now. One filter of several is enough: the others are unsubscribed
+    /// from, since a stream that misses a part of what it is for would look healthy.
+    #[error("no longer granted by the server: {}{}", filters(.refused), said(.reason_string))]
+    Revoked {
+        /// The filters that were granted before and are refused now, and why.
+        refused: Vec<(String, ReasonCode)>,
+        /// The server's words.
+        reason_string: Option<String>,
+    },
+    /// The server does not take packets as large as this filter needs, with the user properties of the subscription.
+    #[error("a packet that subscribes to {filter} has {size} bytes, and the server takes {max} at most")]
+    TooLarge {
+        /// The filter.
+        filter: String,
+        /// Bytes.
+        size: usize,
+        /// What the server takes.
+        max: usize,
     },
     /// The client has ended.
     #[error("the client has ended: {0}")]
@@ -162,6 +181,15 @@ pub enum ConnectError {
     /// The durable outbox cannot be opened.
     #[error("the outbox cannot be opened: {0}")]
     Store(String),
+}
+
+fn shown(reason: &ReasonCode) -> String {
+    format!("{} (0x{:02x})", reason.name(), *reason as u8)
+}
+
+fn filters(refused: &[(String, ReasonCode)]) -> String {
+    let each: Vec<String> = refused.iter().map(|(filter, reason)| format!("{filter}: {}", shown(reason))).collect();
+    each.join(", ")
 }
 
 fn said(reason_string: &Option<String>) -> String {

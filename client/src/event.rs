@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::codec::read::ConnAck;
-use crate::error::{ConnectError, EndReason, LostReason};
+use crate::error::{ConnectError, EndReason, LostReason, SubscribeError};
 use forebay_wire::types::QoS;
 
 /// What happened.
@@ -18,6 +18,14 @@ pub enum Event {
     Failed(ConnectError),
     /// The next attempt is made after this time.
     Waiting(Duration),
+    /// A subscription that the server had granted is over: it refuses what it had lost, or takes no packet that is large
+    /// enough to ask for it. Its stream ends when what it has is read.
+    SubscriptionEnded {
+        /// All filters of the subscription.
+        filters: Vec<String>,
+        /// What the server refuses, and why.
+        why: SubscribeError,
+    },
     /// The client has ended; nothing comes after this.
     Ended(EndReason),
 }

@@ -67,3 +67,4 @@ pub use stats::Stats;
 pub use ticket::{Acked, Ticket};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
+pub use url::{Scheme, Url};

@@ -233,6 +233,12 @@ impl Options {
 
     /// Whether the first connection starts a new session. Without this call it does unless there is something to resume:
     /// a session expiry or a durable outbox.
+    ///
+    /// A program that comes back to its session without a durable outbox knows nothing of it. To the letter of MQTT 5 it
+    /// would have to give the session up [MQTT5-3.2.2-4], and all messages that wait in it. This client keeps it, and gets
+    /// those; what the program that ended had in its outbox is lost, and a QoS 2 message that it had read may come once more.
+    /// The server may hold QoS 2 messages of it half way: before a packet identifier is used for QoS 2 the first time, it
+    /// is released (PUBREL), so that no new message is taken for one of those and lost.
     #[must_use]
     pub fn clean_start(mut self, clean: bool) -> Self {
         self.clean_start = Some(clean);

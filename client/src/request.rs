@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::error::{EndReason, PublishError, SubscribeError};
+use crate::error::{PublishError, SubscribeError};
 use crate::ticket::{Teller, pair};
 use crate::{Client, Dropped, Message, QoS, Received, Subscribe};
 
@@ -26,9 +26,9 @@ pub enum RequestError {
     /// Nobody answered in time.
     #[error("no response in {0:?}")]
     TimedOut(Duration),
-    /// The client has ended.
-    #[error("the client has ended: {0}")]
-    Ended(EndReason),
+    /// No response will come: the subscription to the response topic is over.
+    #[error("no response can come: {0}")]
+    Unsubscribed(SubscribeError),
 }
 
 /// Sends requests and awaits their responses, many at once. Made by [`Client::requester`].
@@ -44,7 +44,9 @@ pub struct Requester {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    tellers: HashMap<u64, Teller<Received>>,
+    tellers: HashMap<u64, Teller<Result<Received, SubscribeError>>>,
+    /// No response comes any more.
+    ended: Option<SubscribeError>,
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
@@ -74,12 +76,16 @@ impl Client {
                 let number = response.correlation_data().and_then(|data| data.try_into().ok()).map(u64::from_be_bytes);
                 let teller = number.and_then(|number| of_reader.lock().tellers.remove(&number));
                 match teller {
-                    Some(teller) => teller.tell(response),
+                    Some(teller) => teller.tell(Ok(response)),
                     None => tracing::debug!("a response to no request, or too late"),
                 }
             }
             // Who still waits learns that nothing will come.
-            of_reader.lock().tellers.clear();
+            let mut waiting = of_reader.lock();
+            waiting.ended = responses.ended();
+            if let Some(why) = waiting.ended.clone() {
+                waiting.tellers.drain().for_each(|(_, teller)| teller.tell(Err(why.clone())));
+            }
         });
         let reader = Arc::new(AbortOnDrop(reader));
         Ok(Requester { client: self.clone(), response_topic, waiting, _reader: reader })
@@ -91,11 +97,14 @@ impl Requester {
     /// response up, not the request.
     ///
     /// # Errors
-    /// The request was not taken, did not arrive, or nobody answered in time.
+    /// The request was not taken, did not arrive, nobody answered in time, or no answer can come.
     pub async fn request(&self, message: Message, limit: Duration) -> Result<Received, RequestError> {
         let (teller, told) = pair();
         let number = {
             let mut waiting = self.waiting.lock();
+            if let Some(why) = &waiting.ended {
+                return Err(RequestError::Unsubscribed(why.clone()));
+            }
             waiting.next += 1;
             let number = waiting.next;
             waiting.tellers.insert(number, teller);
@@ -109,7 +118,7 @@ impl Requester {
         message.properties = Some(properties);
         let answered = async {
             self.client.publish(message).await?.await?;
-            Ok(poll_fn(|cx| told.poll(cx)).await)
+            poll_fn(|cx| told.poll(cx)).await.map_err(RequestError::Unsubscribed)
         };
         tokio::time::timeout(limit, answered).await.map_err(|_| RequestError::TimedOut(limit))?
     }

@@ -1,7 +1,7 @@
 //! `forebay pub`, `forebay sub` and `forebay demo`, the real program, against this repository's broker and mosquitto.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -29,6 +29,7 @@ fn main() {
     add("exit_codes", None, exit_codes);
     add("wrong_arguments_never_open_a_connection", None, wrong_arguments_never_open_a_connection);
     add("sub_comes_back_after_the_broker_does", None, sub_comes_back_after_the_broker_does);
+    add("sub_ends_when_what_it_lost_is_refused", None, sub_ends_when_what_it_lost_is_refused);
     add("completions_and_manual_pages", None, completions_and_manual_pages);
     add("the_demo_ends_by_itself_with_nothing_lost", None, the_demo_ends_by_itself_with_nothing_lost);
     add("with_mosquittos_tools", no_mosquitto.as_deref(), with_mosquittos_tools);
@@ -266,6 +267,32 @@ fn a_rate_is_kept() {
     drop(lines);
     assert!(child.wait_with_output().unwrap().status.success());
     assert!(begun.elapsed() >= Duration::from_millis(950), "{:?}", begun.elapsed());
+}
+
+fn sub_ends_when_what_it_lost_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    // It loses every session, and grants only the first.
+    std::thread::spawn(move || {
+        for granted in [0, 0x87] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = [0; 512];
+            let _connect = stream.read(&mut buffer).unwrap();
+            stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
+            let _subscribe = stream.read(&mut buffer).unwrap();
+            // Its packet identifier follows the fixed header; then a message, which is read before the end.
+            let [high, low] = [buffer[2], buffer[3]];
+            stream.write_all(&[0x90, 4, high, low, 0, granted, 0x30, 7, 0, 1, b't', 0, b'h', b'i', b'\n']).unwrap();
+            if granted > 0 {
+                let _more = stream.read(&mut buffer);
+            }
+        }
+    });
+    let output = output(forebay(&["sub", "-p", &port, "-V", "5", "-t", "t", "-W", "60"]));
+    let said = words(&output);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("no longer granted by the server: t: Not authorized (0x87)"), "{said}");
+    assert_eq!(output.stdout, b"hi\n\n");
 }
 
 fn exit_codes() {

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use forebay_client::{Client, Message, Properties, QoS, ReasonCode, Subscribe, Subscription, Version, Will};
+use forebay_tests::link::Endpoint;
+use forebay_tests::packet;
+use forebay_tests::peer::{self, Came, Connect, Peer};
 
 use crate::program::Program;
 use crate::{Server, block_on, options, soon};
@@ -119,6 +122,38 @@ pub(crate) fn resumed(server: &Server, program: &mut Program, version: Version) 
         assert!(publisher.stats().connections > 1 && subscriber.stats().connections > 1);
         soon(publisher.disconnect()).await;
         soon(subscriber.disconnect()).await;
+    });
+}
+
+/// A program without a file ends with QoS 2 messages half way, and comes back: none of the next run is taken for one of
+/// those, though they are the same to the byte.
+pub(crate) fn inherited(server: &Server, program: &mut Program, version: Version) {
+    const LEFT: u16 = 3;
+    let name = format!("heir{}", version.level());
+    let of_raw = if version.is_v5() { packet::Version::V5 } else { packet::Version::V4 };
+    let (mut earlier, _) = Peer::open(&Endpoint::tcp(program.port), &Connect::kept(of_raw, &name));
+    for id in 1..=LEFT {
+        earlier.send(&peer::publish(of_raw, 2, id, "inherited", &[], b"on"));
+        assert!(matches!(earlier.answer(), Came::Ack(packet::Ack::Pubrec, ..)));
+    }
+    drop(earlier);
+    block_on(async {
+        let watcher = connect(program, version, "watch").await;
+        let mut messages = soon(watcher.subscribe(Subscribe::to("inherited").qos(QoS::ExactlyOnce))).await.unwrap();
+        let hour = Duration::from_secs(3600);
+        let client = soon(options(program.port, version, "heir").session_expiry(hour).connect()).await.unwrap();
+        for _ in 0..100 {
+            publish(&client, Message::new("inherited", "on").qos(QoS::ExactlyOnce)).await;
+        }
+        // A server may publish on PUBREC's side or on PUBREL's [MQTT5-4.3.3]: what was left has been published before, or is now.
+        let mut came = 0;
+        while let Ok(received) = tokio::time::timeout(Duration::from_secs(1), messages.recv()).await {
+            assert_eq!(received.unwrap().payload(), b"on");
+            came += 1;
+        }
+        assert!(came == 100 || came == 100 + u64::from(LEFT), "{came} of 100 from {}", server.name);
+        soon(client.disconnect()).await;
+        soon(watcher.disconnect()).await;
     });
 }
 

@@ -85,6 +85,9 @@ impl Server {
             let mut program = (self.start)();
             for version in self.versions {
                 let mut all: Vec<Check> = vec![checks::exchange, checks::retained, checks::will, checks::resumed];
+                if self.qos == QoS::ExactlyOnce {
+                    all.push(checks::inherited);
+                }
                 if self.shared {
                     all.push(checks::shared);
                 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
-use forebay_client::{ConnectError, Message, Options, QoS, Reconnect, Tls, Version, Will};
+use forebay_client::{ConnectError, Message, Options, QoS, Reconnect, Tls, Url, Version, Will};
 
 use super::exit::{Exit, Failure};
 use super::properties::Properties;
@@ -142,7 +142,7 @@ impl Server {
         for url in others {
             options = options.also(url).map_err(usage)?;
         }
-        let secure = |url: &String| url.starts_with("mqtts:") || url.starts_with("wss:") || url.starts_with("ssl:");
+        let secure = |url: &String| url.parse().is_ok_and(|url: Url| url.scheme().is_tls());
         if with_tls && !urls.iter().all(secure) {
             return Err(Failure::usage("TLS arguments with a URL that has no TLS: use mqtts:// or wss://"));
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use forebay_client::{QoS, Received, RetainHandling, Subscribe};
+use forebay_client::{QoS, Received, RetainHandling, Subscribe, SubscribeError};
 
 use super::exit::{self, Exit, Failure};
 use super::format::{Format, Show};
@@ -126,7 +126,10 @@ async fn receive(
     let mut left = cli.count;
     while left != Some(0) {
         let Some(received) = messages.recv().await else {
-            return Err(Failure::new(Exit::Failed, "the connection is lost"));
+            return Err(match messages.ended() {
+                Some(SubscribeError::Ended(_)) | None => Failure::failed("the connection is lost"),
+                Some(why) => Failure::new(Exit::Refused, why.to_string()),
+            });
         };
         if cli.retained_only && !received.retain() {
             break;

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use forebay_wire::property::id;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
+use forebay_wire::varint;
 use mqttbytes::v5::RetainForwardRule;
 use mqttbytes::{v4, v5};
 
@@ -124,6 +125,21 @@ pub(crate) fn ack(version: Version, kind: AckKind, id: PacketId, reason: ReasonC
     }
 }
 
+/// A packet with a body of so many bytes.
+pub(crate) fn packet_len(body_len: usize) -> usize {
+    1 + varint::size(u32::try_from(body_len).unwrap_or(u32::MAX)) + body_len
+}
+
+/// Body of a SUBSCRIBE without filters: packet identifier and properties.
+pub(crate) fn subscribe_len(version: Version, subscription_id: Option<u32>, user: &[(String, String)]) -> usize {
+    if !version.is_v5() {
+        return 2;
+    }
+    let id = subscription_id.map_or(0, |id| 1 + varint::size(id));
+    let properties = id + user.iter().map(|(name, value)| 5 + name.len() + value.len()).sum::<usize>();
+    2 + varint::size(u32::try_from(properties).unwrap_or(u32::MAX)) + properties
+}
+
 /// SUBSCRIBE; false when mqttbytes cannot write it.
 pub(crate) fn subscribe(
     version: Version,
@@ -193,8 +209,9 @@ pub(crate) fn disconnect(version: Version, reason: ReasonCode, session_expiry_s:
     }
 }
 
-/// AUTH.
-pub(crate) fn auth(reason: ReasonCode, method: &str, data: &[u8], out: &mut Vec<u8>) {
+/// AUTH; false, and nothing is written, when it is larger than the server takes [MQTT5-3.2.2-15].
+#[must_use]
+pub(crate) fn auth(reason: ReasonCode, method: &str, data: &[u8], maximum: u32, out: &mut Vec<u8>) -> bool {
     let mut properties = Vec::new();
     put_binary(&mut properties, id::AUTHENTICATION_METHOD, method.as_bytes());
     if !data.is_empty() {
@@ -203,7 +220,11 @@ pub(crate) fn auth(reason: ReasonCode, method: &str, data: &[u8], out: &mut Vec<
     let mut body = vec![reason as u8];
     put_varint(&mut body, properties.len());
     body.extend_from_slice(&properties);
-    out.push(0xf0);
-    put_varint(out, body.len());
-    out.extend_from_slice(&body);
+    let fits = packet_len(body.len()) <= maximum as usize;
+    if fits {
+        out.push(0xf0);
+        put_varint(out, body.len());
+        out.extend_from_slice(&body);
+    }
+    fits
 }

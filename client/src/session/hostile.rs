@@ -187,7 +187,6 @@ impl Client {
             if out.is_empty() {
                 break;
             }
-            self.session.wrote(self.now);
         }
         assert!(!self.session.has_output(), "there is output, and none comes");
     }

@@ -20,7 +20,7 @@ impl Session {
     /// Handles all complete packets; how many bytes they were.
     pub(crate) fn receive(&mut self, now: Instant, bytes: &[u8]) -> Result<usize, Over> {
         let mut at = 0;
-        self.last_received = now;
+        self.pulse.received(now);
         while let Some(rest) = bytes.get(at..) {
             let frame =
                 forebay_wire::frame::peek(rest, self.options.maximum_packet_size).map_err(|e| self.broken(e))?;
@@ -77,7 +77,7 @@ impl Session {
             }
             (Link::Online, Incoming::SubAck(ack)) => self.answered(ack),
             (Link::Online, Incoming::PingResp) => {
-                self.ping_sent = None;
+                self.pulse.answered();
                 Ok(())
             }
             (Link::Online, Incoming::Disconnect(reason, words)) => Err(server_left(reason, *words)),
@@ -103,6 +103,9 @@ impl Session {
                 .map_err(|error| Over::NotConnected(ConnectError::Authentication(error), Hint::default()))?;
         }
         self.link = Link::Online;
+        if ack.session_present && !self.was_connected && !self.knows_its_past {
+            self.outbox.inherits();
+        }
         self.was_connected = true;
         if let Some(id) = &ack.assigned_client_id {
             self.client_id.clone_from(id);
@@ -113,7 +116,8 @@ impl Session {
             retain: ack.retain_available,
         };
         self.with_subscription_ids = ack.subscription_ids_available;
-        self.keep_alive = ack.server_keep_alive_s.map_or(self.options.keep_alive, |s| Duration::from_secs(s.into()));
+        self.pulse.keep_alive =
+            ack.server_keep_alive_s.map_or(self.options.keep_alive, |s| Duration::from_secs(s.into()));
         self.response_information.clone_from(&ack.response_information);
         let aliases = if self.options.topic_aliases { ack.topic_alias_maximum } else { 0 };
         self.aliases = alias::Outgoing::new(aliases);
@@ -150,7 +154,7 @@ impl Session {
         }
         if auth.reason == ReasonCode::ContinueAuthentication {
             let answer = authenticator.answer(data).map_err(failed)?;
-            write::auth(ReasonCode::ContinueAuthentication, authenticator.method(), &answer, &mut self.out);
+            self.say_auth(ReasonCode::ContinueAuthentication, authenticator.method(), &answer).map_err(failed)?;
         } else {
             // The end of a re-authentication.
             authenticator.finish(data).map_err(failed)?;
@@ -164,8 +168,17 @@ impl Session {
             return Ok(false);
         };
         let data = authenticator.start()?;
-        write::auth(ReasonCode::ReAuthenticate, authenticator.method(), &data, &mut self.out);
+        self.say_auth(ReasonCode::ReAuthenticate, authenticator.method(), &data)?;
         Ok(true)
+    }
+
+    fn say_auth(&mut self, reason: ReasonCode, method: &str, data: &[u8]) -> Result<(), String> {
+        // What it takes is said in CONNACK.
+        let maximum = if self.link == Link::Online { self.takes.maximum_packet_size } else { u32::MAX };
+        if write::auth(reason, method, data, maximum, &mut self.out) {
+            return Ok(());
+        }
+        Err(format!("the authentication data of {} bytes is more than the server takes in a packet", data.len()))
     }
 
     fn arrived(&mut self, now: Instant, publish: &Publish<'_>) -> Result<(), Over> {

@@ -13,7 +13,9 @@ pub(crate) mod hostile;
 mod inbound;
 mod incoming;
 pub(crate) mod journal;
+mod leftovers;
 pub(crate) mod outbox;
+mod pulse;
 pub(crate) mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -37,7 +39,8 @@ use crate::ticket::{Outcome, Teller};
 use inbound::Inbound;
 use journal::{Journal, OpNumber};
 use outbox::{Fill, NoRoom, Outbox, Takes};
-use subscriptions::{Granted, Subscriptions};
+use pulse::Pulse;
+use subscriptions::{Asking, Granted, Subscriptions};
 
 /// Bytes of acks and requests that wait for the socket.
 const ANSWERS_MAX: usize = 1 << 20;
@@ -75,6 +78,8 @@ pub(crate) struct Session {
     /// CONNECT was sent and no CONNACK came: the server may have made a new session of it, which the next CONNACK calls
     /// present.
     in_doubt: bool,
+    /// What this client left with the server when it ran the last time is known: it is in the file.
+    knows_its_past: bool,
     outbox: Outbox,
     inbound: Inbound,
     subscriptions: Subscriptions,
@@ -85,10 +90,7 @@ pub(crate) struct Session {
     out: Vec<u8>,
     takes: Takes,
     with_subscription_ids: bool,
-    keep_alive: Duration,
-    last_sent: Instant,
-    last_received: Instant,
-    ping_sent: Option<Instant>,
+    pulse: Pulse,
     events: VecDeque<Event>,
     stats: Stats,
     /// The end of the client, when it has come.
@@ -108,6 +110,7 @@ impl Session {
             client_id,
             was_connected: false,
             in_doubt: false,
+            knows_its_past: false,
             outbox: Outbox::new(options.outbox.clone()),
             inbound: Inbound::default(),
             subscriptions: Subscriptions::new(),
@@ -117,10 +120,7 @@ impl Session {
             out: Vec::new(),
             takes: Takes { maximum_packet_size: u32::MAX, maximum_qos: QoS::ExactlyOnce, retain: true },
             with_subscription_ids: false,
-            keep_alive: options.keep_alive,
-            last_sent: now,
-            last_received: now,
-            ping_sent: None,
+            pulse: Pulse::new(options.keep_alive, now),
             events: VecDeque::new(),
             stats: Stats::default(),
             ended: None,
@@ -206,8 +206,9 @@ impl Session {
         // In MQTT 3.1.1 DISCONNECT always means that the will is not to be published [MQTT-3.14.4-3].
         let with_will = |reason| reason == ReasonCode::DisconnectWithWill && !self.options.version.is_v5();
         if let Some(reason) = disconnect.filter(|reason| self.link == Link::Online && !with_will(*reason)) {
-            // Nobody comes back to a session that lives as long as the client.
-            let expiry_s = (self.options.session_expiry.is_none() && !self.journal.is_on()).then_some(0);
+            // Nobody comes back to a session that lives as long as the client. A server that takes no 9 bytes is not told.
+            let unwanted = self.options.session_expiry.is_none() && !self.journal.is_on();
+            let expiry_s = (unwanted && self.takes.maximum_packet_size >= 9).then_some(0);
             write::disconnect(self.options.version, reason, expiry_s, &mut self.out);
         }
         self.outbox.end(&Dropped::Ended(why.clone()), &self.journal, &mut self.stats);
@@ -236,7 +237,7 @@ impl Session {
         };
         self.out.clear();
         write::connect(&self.options, &connect, &mut self.out);
-        (self.link, self.last_sent, self.last_received, self.ping_sent) = (Link::Opening, now, now, None);
+        (self.link, self.pulse) = (Link::Opening, Pulse::new(self.options.keep_alive, now));
         self.given_aliases = alias::Incoming::new(self.options.topic_alias_maximum);
         Ok(())
     }
@@ -252,13 +253,32 @@ impl Session {
     /// Puts what may be sent now into `out`; QoS 0 messages in it whose sender waits go to `unwritten`.
     pub(crate) fn fill(&mut self, now: Instant, out: &mut Vec<u8>, unwritten: &mut Vec<Teller<Outcome>>) {
         if self.link == Link::Online && self.ended.is_none() {
-            self.subscriptions.ask(self.options.version, self.with_subscription_ids, &mut self.out);
+            self.ask();
         }
         out.append(&mut self.out);
         if self.link != Link::Online || self.ended.is_some() {
             return;
         }
         self.with_outbox(now, out, unwritten, Outbox::fill);
+        if !out.is_empty() {
+            self.pulse.sent(now, out.len());
+        }
+        if self.pulse.wants_sign() {
+            out.extend_from_slice(&PINGREQ);
+            self.pulse.asks(now);
+        }
+    }
+
+    fn ask(&mut self) {
+        let how = Asking {
+            version: self.options.version,
+            with_ids: self.with_subscription_ids,
+            maximum_packet_size: self.takes.maximum_packet_size,
+        };
+        for token in self.subscriptions.ask(how, &mut self.out) {
+            self.inbound.done(token, ReasonCode::Success);
+            self.acknowledge();
+        }
     }
 
     /// Has the outbox write into `out`.
@@ -287,9 +307,9 @@ impl Session {
         out.append(&mut self.out);
     }
 
-    /// Bytes were written to the socket.
-    pub(crate) fn wrote(&mut self, now: Instant) {
-        self.last_sent = now;
+    /// The socket was full, and has taken bytes again.
+    pub(crate) fn line_moves(&mut self, now: Instant) {
+        self.pulse.moved(now);
     }
 
     /// QoS 0 messages were written, or lost with the connection.
@@ -308,42 +328,29 @@ impl Session {
     pub(crate) fn tick(&mut self, now: Instant) -> Result<(), Over> {
         self.outbox.expire(now, &mut self.journal, &mut self.stats);
         self.give_up_unclaimed(now);
-        if self.link != Link::Online || self.keep_alive.is_zero() {
+        if self.link != Link::Online || self.pulse.keep_alive.is_zero() {
             return Ok(());
         }
         if self.inbox_is_full() {
             // It is this side that does not read: PINGRESP may wait in the socket. The server must hear of it all the same.
-            self.last_received = now;
+            self.pulse.received(now);
         }
-        if let Some(sent) = self.ping_sent.filter(|sent| self.last_received <= *sent) {
-            if now >= sent + self.patience() {
-                return Err(Over::Lost(LostReason::KeepAlive, Hint::default()));
-            }
-        } else if now >= self.last_sent.min(self.last_received) + self.keep_alive {
-            // Also when only this side talks: a connection that is dead on the way is noticed by the missing answer.
+        if self.pulse.is_dead(now) {
+            return Err(Over::Lost(LostReason::KeepAlive, Hint::default()));
+        }
+        if self.pulse.must_ask(now) {
             self.out.extend_from_slice(&PINGREQ);
-            self.ping_sent = Some(now);
-            self.last_sent = now;
-            self.last_received = self.last_received.min(now);
+            self.pulse.asks(now);
         }
         Ok(())
-    }
-
-    /// Half a keep alive for the answer to PINGREQ.
-    fn patience(&self) -> Duration {
-        (self.keep_alive / 2).max(Duration::from_secs(1))
     }
 
     /// When [`Session::tick`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let outbox = self.outbox.deadline();
-        let ping = (self.link == Link::Online && !self.keep_alive.is_zero()).then(|| {
-            match self.ping_sent.filter(|sent| self.last_received <= *sent) {
-                Some(sent) => sent + self.patience(),
-                None => self.last_sent.min(self.last_received) + self.keep_alive,
-            }
-        });
-        outbox.into_iter().chain(ping).chain(self.subscriptions.deadline()).min()
+        let watched = self.link == Link::Online && !self.pulse.keep_alive.is_zero();
+        let pulse = watched.then(|| self.pulse.deadline());
+        outbox.into_iter().chain(pulse).chain(self.subscriptions.deadline()).min()
     }
 
     /// The connection is over.
@@ -409,7 +416,7 @@ impl Session {
     }
 
     pub(crate) fn next_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop_front().or_else(|| self.subscriptions.next_event())
     }
 
     pub(crate) fn client_id(&self) -> &str {
@@ -460,6 +467,12 @@ impl Session {
     pub(crate) fn restore(&mut self, number: u64, frame: Frame, expires: Option<Instant>, released: bool) {
         self.stats.restored += 1;
         self.outbox.restore(number, frame, expires, released);
+    }
+
+    /// The file is not a new one.
+    #[cfg(feature = "durable")]
+    pub(crate) fn restored(&mut self) {
+        self.knows_its_past = true;
     }
 
     #[cfg(feature = "durable")]

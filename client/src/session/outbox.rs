@@ -11,6 +11,7 @@ use forebay_wire::types::{PacketId, QoS, Version};
 
 use super::alias;
 use super::journal::{Journal, Op, OpNumber};
+use super::leftovers::Leftovers;
 use crate::codec::frame::{Alias, Frame};
 use crate::codec::{Ack, AckKind, write};
 use crate::error::Dropped;
@@ -105,6 +106,8 @@ pub(crate) struct Outbox {
     /// The server asked for patience.
     paused_until: Option<Instant>,
     refusals: u32,
+    /// Until the server is known to hold nothing of an earlier run.
+    leftovers: Option<Box<Leftovers>>,
 }
 
 impl Outbox {
@@ -126,6 +129,7 @@ impl Outbox {
             next_expiry: None,
             paused_until: None,
             refusals: 0,
+            leftovers: None,
         }
     }
 
@@ -286,6 +290,7 @@ impl Outbox {
         if resumed {
             return;
         }
+        self.leftovers = None;
         for flight in std::mem::take(&mut self.flight).into_iter().rev() {
             match flight.stage {
                 Stage::Sent => {
@@ -303,8 +308,19 @@ impl Outbox {
         self.queue.make_contiguous().sort_by_key(|waiting| waiting.number);
     }
 
+    /// The session is that of an earlier run of the program, of which nothing is known.
+    pub(crate) fn inherits(&mut self) {
+        self.leftovers = Some(Box::new(Leftovers::new()));
+    }
+
     /// The connection is over.
     pub(crate) fn disconnected(&mut self) {
+        if self.leftovers.as_mut().is_some_and(|leftovers| !leftovers.disconnected()) {
+            tracing::warn!(
+                "the server ends the connection when it is asked about QoS 2 messages of an earlier run of this program: one of this run may be taken for one of those"
+            );
+            self.leftovers = None;
+        }
         self.on_wire = 0;
         self.qos_2_on_wire = 0;
         self.window = 0;
@@ -348,6 +364,30 @@ impl Outbox {
                 self.bytes = self.bytes.saturating_sub(next.frame.size());
             }
         }
+        if let Some(id) = self.id_to_release()
+            && let Some(leftovers) = &mut self.leftovers
+        {
+            leftovers.ask(id, fill.version, fill.out);
+        }
+    }
+
+    /// The packet identifier of the next message, when what an earlier run may have left there is to be released first.
+    fn id_to_release(&self) -> Option<PacketId> {
+        let leftovers = self.leftovers.as_ref().filter(|leftovers| !leftovers.is_asking())?;
+        let next = self.queue.front().filter(|next| next.frame.qos() == QoS::ExactlyOnce)?;
+        let id = packet_id(next.number);
+        let in_use = |flight: &Flight| Leftovers::share_a_block(packet_id(flight.of.number), id);
+        (self.on_wire == self.flight.len() && !leftovers.is_released(id) && !self.flight.iter().any(in_use))
+            .then_some(id)
+    }
+
+    /// Whether the server may hold something else under the identifier of this message.
+    fn is_in_doubt(&self, next: &Waiting) -> bool {
+        let (id, qos) = (packet_id(next.number), next.frame.qos());
+        qos != QoS::AtMostOnce
+            && self.leftovers.as_ref().is_some_and(|leftovers| {
+                leftovers.is_asked(id) || qos == QoS::ExactlyOnce && !leftovers.is_released(id)
+            })
     }
 
     fn must_wait(&self, next: &Waiting, journal: &Journal) -> bool {
@@ -356,6 +396,7 @@ impl Outbox {
         }
         next.frame.qos() != QoS::AtMostOnce
             && !(self.window_is_open() && self.id_is_free(next.number) && self.takes_qos_2(&next.frame))
+            || self.is_in_doubt(next)
     }
 
     fn takes_qos_2(&self, frame: &Frame) -> bool {
@@ -446,6 +487,11 @@ impl Outbox {
 
     /// PUBACK, PUBREC or PUBCOMP.
     pub(crate) fn acked(&mut self, ack: &Ack, fill: &mut Fill<'_>) {
+        if let Some(leftovers) = self.leftovers.as_mut().filter(|_| ack.kind == AckKind::Pubcomp)
+            && leftovers.answered(ack.id, ack.reason)
+        {
+            return;
+        }
         let Some(at) = self.find(ack.id) else {
             tracing::debug!(id = ack.id.get(), "an ack for a packet identifier that is not in use");
             if ack.kind == AckKind::Pubrec && ack.reason.is_success() {
@@ -557,7 +603,7 @@ impl Outbox {
         if self.on_wire < self.flight.len() {
             return self.may_repeat();
         }
-        self.queue.front().is_some_and(|next| !self.must_wait(next, journal))
+        self.queue.front().is_some_and(|next| !self.must_wait(next, journal)) || self.id_to_release().is_some()
     }
 
     /// The client ends: what was not acknowledged is told so. A durable outbox keeps it.

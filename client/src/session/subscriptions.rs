@@ -1,25 +1,24 @@
 //! What the program subscribed to: what the server was told of it, and what came for it.
 
+mod ask;
+mod unclaimed;
+
 use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::Instant;
 
-use forebay_wire::WireError;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::topic;
-use forebay_wire::types::{PacketId, Version};
+use forebay_wire::types::PacketId;
 use slab::Slab;
 
-use super::outbox::PUBLISH_IDS;
-use crate::codec::read::SubAck;
-use crate::codec::write;
 use crate::error::SubscribeError;
+use crate::event::Event;
 use crate::message::Received;
-use crate::options::{Inbox, RetainHandling, Subscribe};
+use crate::options::{Inbox, Subscribe};
 use crate::ticket::Teller;
-
-/// Unacknowledged SUBSCRIBEs and UNSUBSCRIBEs at most.
-const REQUESTS_MAX: u16 = u16::MAX - PUBLISH_IDS;
+pub(crate) use ask::Asking;
+use unclaimed::Unclaimed;
 
 /// What the server said to each filter.
 pub(crate) type Granted = Result<Vec<ReasonCode>, SubscribeError>;
@@ -31,6 +30,8 @@ pub(crate) type Granted = Result<Vec<ReasonCode>, SubscribeError>;
 ///    ▲                     │                 │
 ///    └── connection lost ──┴── session lost ─┘
 /// ```
+///
+/// A request that is too large for one packet is made in several: it is wanted again between them.
 ///
 /// One that was refused keeps its place until the program has heard of it: its key is nobody else's meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,14 @@ struct Subscription {
     left: Option<Teller<()>>,
     queue: VecDeque<Received>,
     waker: Option<Waker>,
+    /// Filters of the packet that is not answered yet.
+    sent: usize,
+    /// What the server has said to the first filters while it is asked.
+    reasons: Vec<ReasonCode>,
+    /// What it said to all of them the last time.
+    held: Vec<ReasonCode>,
+    /// Why the stream ends.
+    ended: Option<SubscribeError>,
     /// The server puts its identifier on what it sends for it.
     with_id: bool,
     /// Another has filters that match some of the same topics.
@@ -65,6 +74,24 @@ struct Subscription {
 }
 
 impl Subscription {
+    fn new(what: Subscribe) -> Self {
+        Self {
+            what,
+            phase: Phase::Wanted,
+            granted: None,
+            left: None,
+            queue: VecDeque::new(),
+            waker: None,
+            sent: 0,
+            reasons: Vec::new(),
+            held: Vec::new(),
+            ended: None,
+            with_id: false,
+            overlaps: false,
+            again: false,
+        }
+    }
+
     /// A shared subscription needs an identifier: the server sends its own copy for it, which nothing else tells from that of
     /// a plain subscription to the same topics. So do subscriptions that overlap, since many servers send a copy for each.
     /// Others do without: identifiers cost bytes in every message.
@@ -94,13 +121,15 @@ impl Subscription {
 
 pub(crate) struct Subscriptions {
     all: Slab<Subscription>,
-    /// Packet identifiers above [`PUBLISH_IDS`] that are in use, a bit each.
+    /// Packet identifiers above those of PUBLISH that are in use, a bit each.
     requests: u16,
     /// Something is [`Phase::Wanted`] or [`Phase::Unwanted`].
     to_ask: bool,
     /// Bytes in all queues.
     bytes: usize,
     unclaimed: Unclaimed,
+    /// Of those that have ended, for who listens.
+    ends: VecDeque<Event>,
     /// The topic of the last message, and who got it; emptied when a subscription changes.
     last: (String, Vec<usize>),
 }
@@ -113,6 +142,7 @@ impl Subscriptions {
             to_ask: false,
             bytes: 0,
             unclaimed: Unclaimed::default(),
+            ends: VecDeque::new(),
             last: (String::new(), Vec::new()),
         }
     }
@@ -124,18 +154,7 @@ impl Subscriptions {
     pub(crate) fn add(&mut self, what: Subscribe, granted: Teller<Granted>) -> usize {
         self.last.0.clear();
         self.to_ask = true;
-        let (queue, waker, left) = (VecDeque::new(), None, None);
-        let key = self.all.insert(Subscription {
-            what,
-            phase: Phase::Wanted,
-            granted: Some(granted),
-            left,
-            queue,
-            waker,
-            with_id: false,
-            overlaps: false,
-            again: false,
-        });
+        let key = self.all.insert(Subscription { granted: Some(granted), ..Subscription::new(what) });
         self.mark_overlaps(key);
         self.claim(key);
         key
@@ -154,15 +173,6 @@ impl Subscriptions {
         }
         if let Some(new) = self.all.get_mut(key) {
             new.overlaps = !overlapping.is_empty();
-        }
-    }
-
-    /// Has one that is held asked for again, when it lacks an identifier that it needs by now.
-    fn identify(&mut self, with_ids: bool) {
-        for (_, subscription) in &mut self.all {
-            if with_ids && subscription.phase == Phase::Held && subscription.needs_id() && !subscription.with_id {
-                (subscription.phase, subscription.again) = (Phase::Wanted, true);
-            }
         }
     }
 
@@ -191,15 +201,18 @@ impl Subscriptions {
 
     /// When [`Subscriptions::give_up`] has something to give up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.unclaimed.queue.front().and_then(|(until, _)| *until)
+        self.unclaimed.deadline()
     }
 
     /// The program wants no more of it; the tokens of what it has not read, which are now done with.
     pub(crate) fn remove(&mut self, key: usize, left: Option<Teller<()>>) -> Vec<u64> {
         let Some(subscription) = self.all.get_mut(key) else { return Vec::new() };
         if subscription.phase == Phase::Refused {
-            self.all.remove(key);
-            return Vec::new();
+            let unread = self.detach(key);
+            if let Some(left) = left {
+                left.tell(());
+            }
+            return unread.iter().filter_map(|received| received.token).collect();
         }
         self.last.0.clear();
         self.to_ask = true;
@@ -216,130 +229,6 @@ impl Subscriptions {
         let Some(subscription) = self.all.try_remove(key) else { return VecDeque::new() };
         self.bytes -= subscription.queue.iter().map(Received::size).sum::<usize>();
         subscription.queue
-    }
-
-    /// Whether [`Subscriptions::ask`] has something to say.
-    pub(crate) fn wants_to_ask(&self) -> bool {
-        self.to_ask && self.requests.count_ones() < u32::from(REQUESTS_MAX)
-    }
-
-    /// SUBSCRIBE and UNSUBSCRIBE.
-    pub(crate) fn ask(&mut self, version: Version, with_ids: bool, out: &mut Vec<u8>) {
-        if !self.wants_to_ask() {
-            return;
-        }
-        self.to_ask = false;
-        self.identify(with_ids);
-        // What is to go goes first: it may be wanted again.
-        for leave in [true, false] {
-            for key in 0..self.all.capacity() {
-                let phase = self.all.get(key).map(|subscription| subscription.phase);
-                if phase != Some(if leave { Phase::Unwanted } else { Phase::Wanted }) {
-                    continue;
-                }
-                let Some(id) = free_id(self.requests) else {
-                    self.to_ask = true;
-                    return;
-                };
-                let said =
-                    if leave { self.leave(key, id, version, out) } else { self.want(key, id, version, with_ids, out) };
-                if said {
-                    self.requests |= bit(id);
-                }
-            }
-        }
-    }
-
-    fn want(&mut self, key: usize, id: PacketId, version: Version, with_ids: bool, out: &mut Vec<u8>) -> bool {
-        let Some(subscription) = self.all.get_mut(key) else { return false };
-        subscription.phase = Phase::Asked(id);
-        subscription.with_id = with_ids && subscription.needs_id();
-        let subscription_id = subscription.with_id.then_some(key as u32 + 1);
-        let what = &subscription.what;
-        if !std::mem::take(&mut subscription.again) {
-            return write::subscribe(version, id, subscription_id, &what.filters, &what.user_properties, out);
-        }
-        // Retained messages have come.
-        let mut filters = what.filters.clone();
-        filters.iter_mut().for_each(|filter| filter.retain_handling = RetainHandling::Never);
-        write::subscribe(version, id, subscription_id, &filters, &what.user_properties, out)
-    }
-
-    /// For the server there is one subscription for a filter: what another of the program's stands on stays.
-    fn leave(&mut self, key: usize, id: PacketId, version: Version, out: &mut Vec<u8>) -> bool {
-        let Some(subscription) = self.all.get(key) else { return false };
-        let filters: Vec<String> = subscription.what.filters.iter().map(|filter| filter.filter.clone()).collect();
-        let filters: Vec<String> = filters.into_iter().filter(|filter| !self.is_wanted(filter)).collect();
-        if filters.is_empty() {
-            if let Some(left) = self.all.remove(key).left {
-                left.tell(());
-            }
-            return false;
-        }
-        if let Some(subscription) = self.all.get_mut(key) {
-            subscription.phase = Phase::Leaving(id);
-        }
-        write::unsubscribe(version, id, &filters, out)
-    }
-
-    fn is_wanted(&self, filter: &str) -> bool {
-        let wanted = self.all.iter().filter(|(_, subscription)| subscription.phase.is_wanted());
-        wanted.flat_map(|(_, subscription)| &subscription.what.filters).any(|wanted| wanted.filter == filter)
-    }
-
-    /// SUBACK or UNSUBACK; the tokens of what nobody will read.
-    ///
-    /// # Errors
-    /// A SUBACK that does not have a reason code for each filter.
-    pub(crate) fn answered(&mut self, ack: SubAck) -> Result<Vec<u64>, WireError> {
-        let asked = |phase: Phase| match phase {
-            Phase::Asked(id) => !ack.of_unsubscribe && id == ack.id,
-            Phase::Leaving(id) => ack.of_unsubscribe && id == ack.id,
-            Phase::Wanted | Phase::Held | Phase::Unwanted | Phase::Refused => false,
-        };
-        let Some(key) = self.all.iter().find(|(_, subscription)| asked(subscription.phase)).map(|(key, _)| key) else {
-            // The answer to a request whose subscription is gone.
-            if ack.id.get() > PUBLISH_IDS {
-                self.requests &= !bit(ack.id);
-            }
-            return Ok(Vec::new());
-        };
-        self.requests &= !bit(ack.id);
-        let asks = |s: &Subscription| match s.phase {
-            Phase::Wanted | Phase::Unwanted => true,
-            // The answer that comes now may find it in need of an identifier.
-            Phase::Held | Phase::Asked(_) => s.overlaps && !s.with_id,
-            Phase::Leaving(_) | Phase::Refused => false,
-        };
-        self.to_ask |= self.all.iter().any(|(_, subscription)| asks(subscription));
-        if ack.of_unsubscribe {
-            if let Some(left) = self.all.remove(key).left {
-                left.tell(());
-            }
-            return Ok(Vec::new());
-        }
-        let filters = self.all.get(key).map_or(0, |subscription| subscription.what.filters.len());
-        if ack.reasons.len() != filters {
-            return Err(WireError::protocol("MQTT-3.8.4-5", "SUBACK without a reason code for each filter"));
-        }
-        let all_refused = !ack.reasons.iter().any(|reason| reason.is_success());
-        let Some(subscription) = self.all.get_mut(key) else { return Ok(Vec::new()) };
-        subscription.phase = Phase::Held;
-        let teller = subscription.granted.take();
-        if !all_refused {
-            if let Some(teller) = teller {
-                teller.tell(Ok(ack.reasons));
-            }
-            return Ok(Vec::new());
-        }
-        tracing::warn!(filters = ?subscription.what.filters, reasons = ?ack.reasons, "a subscription was refused");
-        let Some(teller) = teller else { return Ok(Vec::new()) };
-        subscription.phase = Phase::Refused;
-        let unread = std::mem::take(&mut subscription.queue);
-        self.bytes -= unread.iter().map(Received::size).sum::<usize>();
-        self.last.0.clear();
-        teller.tell(Err(SubscribeError::Refused { reasons: ack.reasons, reason_string: ack.reason_string }));
-        Ok(unread.iter().filter_map(|received| received.token).collect())
     }
 
     /// Gives a message to those whom it is for.
@@ -397,8 +286,19 @@ impl Subscriptions {
         }
     }
 
-    pub(crate) fn exists(&self, key: usize) -> bool {
-        self.all.contains(key)
+    /// Whether no more comes than what there is.
+    pub(crate) fn is_at_its_end(&self, key: usize) -> bool {
+        self.all.get(key).is_none_or(|subscription| subscription.phase == Phase::Refused)
+    }
+
+    /// Why a stream ends, when the server is the reason.
+    pub(crate) fn ended(&self, key: usize) -> Option<SubscribeError> {
+        self.all.get(key)?.ended.clone()
+    }
+
+    /// What happened to one that was granted.
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
+        self.ends.pop_front()
     }
 
     /// The connection is over: what was asked is to be asked again.
@@ -421,6 +321,7 @@ impl Subscriptions {
             if subscription.phase == Phase::Held {
                 subscription.phase = Phase::Wanted;
             }
+            subscription.reasons.clear();
         }
         self.to_ask = true;
     }
@@ -432,6 +333,7 @@ impl Subscriptions {
                 subscription.phase = Phase::Wanted;
             }
             subscription.again = false;
+            subscription.reasons.clear();
             let gone = subscription.phase == Phase::Unwanted;
             if gone && let Some(left) = subscription.left.take() {
                 left.tell(());
@@ -454,37 +356,6 @@ impl Subscriptions {
                 waker.wake();
             }
         }
-    }
-}
-
-/// QoS 1 and 2 messages that nobody has.
-#[derive(Default)]
-struct Unclaimed {
-    /// Until when each is kept; `None`: for ever.
-    queue: VecDeque<(Option<Instant>, Received)>,
-    bytes: usize,
-}
-
-impl Unclaimed {
-    fn push(&mut self, until: Option<Instant>, received: Received) {
-        self.bytes += received.size();
-        self.queue.push_back((until, received));
-    }
-
-    fn take(&mut self) -> VecDeque<(Option<Instant>, Received)> {
-        self.bytes = 0;
-        std::mem::take(&mut self.queue)
-    }
-
-    fn give_up(&mut self, limits: &Inbox, now: Instant) -> Option<Received> {
-        let (until, _) = self.queue.front()?;
-        let over = self.queue.len() > limits.max_unclaimed || self.bytes > limits.max_bytes;
-        if !over && until.is_none_or(|until| now < until) {
-            return None;
-        }
-        let (_, received) = self.queue.pop_front()?;
-        self.bytes -= received.size();
-        Some(received)
     }
 }
 
@@ -516,13 +387,4 @@ fn overlap(one: &str, two: &str) -> bool {
             (Some(_), Some(_) | None) | (None, Some(_)) => return false,
         }
     }
-}
-
-fn bit(id: PacketId) -> u16 {
-    1u16.checked_shl(u32::from(id.get().wrapping_sub(PUBLISH_IDS + 1))).unwrap_or(0)
-}
-
-fn free_id(used: u16) -> Option<PacketId> {
-    let free = used.trailing_ones() as u16;
-    (free < REQUESTS_MAX).then(|| PacketId::new(PUBLISH_IDS + 1 + free)).flatten()
 }

@@ -9,7 +9,9 @@ mod errors;
 #[path = "../../src/session/tests/peer.rs"]
 #[allow(dead_code, reason = "the session's tests use all of it")]
 mod peer;
+mod refused;
 mod server;
+mod slow;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

@@ -36,6 +36,10 @@ pub struct State {
     pub subscribed: Vec<String>,
     /// SUBSCRIBEs and UNSUBSCRIBEs are not answered while this is set.
     pub mute: bool,
+    /// What filters begin with that are not authorized.
+    pub refused: Vec<&'static str>,
+    /// The next CONNECT finds no session.
+    pub forget: bool,
     /// PUBLISHes are not acknowledged while this is set.
     pub withhold: bool,
     pub connections: usize,
@@ -172,10 +176,15 @@ async fn serve(mut stream: TcpStream, version: Version, state: &Mutex<State>, mo
 }
 
 impl State {
+    /// Messages for the client that it has not acknowledged.
+    pub fn outgoing_len(&self) -> usize {
+        self.outgoing.len()
+    }
+
     fn hear(&mut self, version: Version, packet: Packet, out: &mut Vec<u8>) {
         match packet {
             Packet::Connect { clean, .. } => {
-                let present = self.session && !clean;
+                let present = self.session && !clean && !std::mem::take(&mut self.forget);
                 if !present {
                     self.received.clear();
                     self.subscribed.clear();
@@ -212,7 +221,9 @@ impl State {
             }
             Packet::Ack(_, id, _) => self.outgoing.retain(|outgoing| outgoing.id != id),
             Packet::Subscribe { id, filters, .. } => {
-                let codes = vec![2; filters.len()];
+                let is_refused = |filter: &str| self.refused.iter().any(|refused| filter.starts_with(refused));
+                let refusal = if version.is_v5() { 0x87 } else { 0x80 };
+                let codes: Vec<u8> = filters.iter().map(|(f, _)| if is_refused(f) { refusal } else { 2 }).collect();
                 self.subscribed.extend(filters.into_iter().map(|(filter, _)| filter));
                 if !self.mute {
                     out.extend(suback(version, id, &codes));

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use forebay_client::Url;
 
-use super::target::Url;
+use super::target;
 use crate::tools::exit;
 
 /// Load for any MQTT broker: what gets through, how fast, how late, and what was lost, repeated or out of order.
@@ -77,6 +78,7 @@ pub struct RunArgs {
     pub scenario: Scenario,
     /// The server: mqtt://HOST:PORT, or mqtts:// for TLS; USER:PASSWORD@ may stand before the host
     #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883", help_heading = "Server")]
+    #[arg(value_parser = target::url)]
     pub url: Url,
     /// The version of MQTT
     #[arg(short = 'V', long, value_name = "VERSION", value_enum, default_value = "3.1.1", help_heading = "Server")]

@@ -113,7 +113,7 @@ impl<'a> Load<'a> {
             if now != seen || paced {
                 (seen, quiet) = (now, Instant::now());
             } else if quiet.elapsed() > ANSWER_LIMIT {
-                let server = &self.plan.url.shown;
+                let server = &self.plan.url.to_string();
                 let what =
                     format!("{server} takes connections, and has answered nothing for {} s", ANSWER_LIMIT.as_secs());
                 return Err(Failure::new(Exit::Unreachable, what));
@@ -136,7 +136,7 @@ impl<'a> Load<'a> {
     }
 
     fn failure(&self, number: usize, fault: &Fault) -> Failure {
-        let server = &self.plan.url.shown;
+        let server = &self.plan.url.to_string();
         let running = self.clients.stage(number) == Stage::Ready;
         match fault {
             Fault::Closed | Fault::Io(_) if running || !self.opening => {

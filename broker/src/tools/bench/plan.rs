@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use forebay_client::Url;
 use forebay_wire::topic;
 use forebay_wire::types::Version;
 use rustls::ClientConfig;
 
 use super::check::Layout;
 use super::cli::{Protocol, RunArgs, Scenario};
-use super::target::{self, TlsFiles, Url};
+use super::target::{self, TlsFiles};
 use super::wire;
 use crate::tools::exit::Failure;
 
@@ -107,8 +108,8 @@ impl Plan {
         }
         let tls = tls(args)?;
         let login = (
-            args.username.clone().or_else(|| args.url.username.clone()),
-            args.password.clone().or_else(|| args.url.password.clone()),
+            args.username.clone().or_else(|| args.url.username().map(str::to_owned)),
+            args.password.clone().or_else(|| args.url.password().map(str::to_owned)),
         );
         // [MQTT-3.1.2-22]
         if login.1.is_some() && login.0.is_none() && args.protocol == Protocol::V311 {
@@ -293,7 +294,7 @@ fn check_load(args: &RunArgs, publishers: usize, subscribers: usize) -> Result<(
 
 fn tls(args: &RunArgs) -> Result<Option<Arc<ClientConfig>>, Failure> {
     let given = [("--cafile", args.cafile.is_some()), ("--cert", args.cert.is_some()), ("--insecure", args.insecure)];
-    if !args.url.tls {
+    if !args.url.scheme().is_tls() {
         return match given.iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(Failure::usage(format!("{flag} is for TLS; use an mqtts:// URL, or leave it out"))),
             None => Ok(None),

@@ -246,7 +246,7 @@ fn report(plan: &Plan, span: Span, measured: Measured) -> Report {
         tool: concat!("forebay bench ", env!("CARGO_PKG_VERSION")),
         load: LoadInfo {
             scenario: plan::name(plan.scenario),
-            url: plan.url.shown.clone(),
+            url: plan.url.to_string(),
             protocol: if plan.version == Version::V5 { "5.0" } else { "3.1.1" },
             tls: plan.tls.is_some(),
             qos: plan.qos,

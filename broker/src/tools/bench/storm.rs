@@ -151,7 +151,7 @@ impl<'a> Storm<'a> {
                 last = Instant::now();
             } else if last.elapsed() > ANSWER_LIMIT && !over {
                 let what = "takes connections, and does not answer CONNECT";
-                return Err(Failure::new(Exit::Unreachable, format!("{} {what}", self.plan.url.shown)));
+                return Err(Failure::new(Exit::Unreachable, format!("{} {what}", self.plan.url)));
             }
             progress.show(|| format!("{} connections made, {} under way", self.counts.made, self.under_way));
         }
@@ -200,7 +200,7 @@ impl<'a> Storm<'a> {
     }
 
     fn failed(&mut self, number: usize, fault: &Fault, again: bool) -> Result<(), Failure> {
-        let failure = fault.failure(&self.plan.url.shown, self.plan.tls.is_some(), self.greeted);
+        let failure = fault.failure(&self.plan.url.to_string(), self.plan.tls.is_some(), self.greeted);
         self.under_way -= 1;
         if let Some(since) = self.since_ns.get_mut(number) {
             *since = None;
@@ -231,7 +231,7 @@ impl<'a> Storm<'a> {
                 (Err(fault), Some(_)) => done = self.failed(number, &fault, again),
                 (Err(fault), None) => {
                     self.counts.ended += 1;
-                    let failure = fault.failure(&self.plan.url.shown, self.plan.tls.is_some(), true);
+                    let failure = fault.failure(&self.plan.url.to_string(), self.plan.tls.is_some(), true);
                     self.counts.why.get_or_insert(failure.what);
                     if let Some(place) = self.peers.get_mut(number) {
                         *place = None;

@@ -376,6 +376,24 @@ fn enhanced_authentication_takes_its_steps_and_again_later() {
 }
 
 #[test]
+fn authentication_data_that_the_server_does_not_take_is_not_sent() {
+    let mut b = Bench::new(options(V5).authenticator(Arc::new(Scripted::default())));
+    open(&mut b);
+    // With "first" the packet has 16 bytes, with "second" one more.
+    b.receive(&connack(V5, false, 0, &[0x27, 0, 0, 0, 16]));
+    assert_eq!(b.session.reauthenticate(), Ok(true));
+    assert_eq!(b.flush_bytes().len(), 16);
+    let over = b.refused(&auth(0x18, "M", "again"));
+    assert!(matches!(over, Over::Lost(LostReason::Authentication(_), _)), "{over:?}");
+    assert!(b.flush_last_words().is_empty());
+    b.lose();
+    open(&mut b);
+    b.receive(&connack(V5, true, 0, &[0x27, 0, 0, 0, 15]));
+    assert!(b.session.reauthenticate().unwrap_err().contains("5 bytes"));
+    assert!(b.flush().is_empty());
+}
+
+#[test]
 fn authentication_that_fails_on_this_side_ends_the_connection() {
     let bench = || Bench::new(options(V5).authenticator(Arc::new(Scripted::default())));
     let failed = |over: &Over| matches!(over, Over::NotConnected(ConnectError::Authentication(_), _));

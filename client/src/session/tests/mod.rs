@@ -3,11 +3,14 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "what is not looked for is wrong here")]
 
 mod connection;
+mod leftovers;
+mod line;
 mod malicious;
 mod outbox;
 mod peer;
 mod publish;
 mod receive;
+mod resubscribe;
 mod simulation;
 mod subscribe;
 
@@ -101,7 +104,6 @@ impl Bench {
             if out.is_empty() {
                 break;
             }
-            self.session.wrote(self.now);
             let unwritten = std::mem::take(&mut self.unwritten);
             self.session.settle_unwritten(unwritten, true);
             all.extend_from_slice(&out);

@@ -1,4 +1,5 @@
-//! The comparison as a bar chart. Its colours are chosen to be read on white and on black.
+//! The comparison as a bar chart. It has its own ground, light or dark as the reader's system is, so that its text is read on a
+//! page of either kind.
 
 use std::fmt::Write as _;
 
@@ -12,14 +13,20 @@ const COLUMN: f64 = 424.0;
 /// Where bars begin in a column, behind the names of the brokers.
 const BARS: f64 = 100.0;
 /// The longest.
-const LONGEST: f64 = 220.0;
+const LONGEST: f64 = 196.0;
 const BAR: f64 = 13.0;
 const ROW: f64 = 18.0;
 const TITLE: f64 = 26.0;
 const HEAD: f64 = 64.0;
-/// Text: 4.5 to 1 on white, 4.2 to 1 on #0d1117.
-const TEXT: &str = "#71787f";
-/// By place among the brokers.
+/// Behind a bar: `12345 µs, 1234×`.
+const LABEL: f64 = 108.0;
+const _: () =
+    assert!(BARS + LONGEST + 6.0 + LABEL <= COLUMN && MARGIN + COLUMN + BARS + LONGEST + 6.0 + LABEL <= WIDTH);
+/// Text and ground: 16 to 1 in both.
+const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#1f2328}.g{fill:#fff}.t{font-weight:600}\
+     .h{font-size:16px;font-weight:600}.n{text-anchor:end}\
+     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.g{fill:#0d1117}}";
+/// By place among the brokers: 3 to 1 and more on either ground.
 const COLOURS: [&str; 7] = ["#2f81f7", "#c2772b", "#2e9e6b", "#a05bd6", "#d1497f", "#1f9aa5", "#8b949e"];
 
 /// The bars of one load.
@@ -75,8 +82,8 @@ fn draw(
     writeln!(
         out,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
-         role=\"img\" aria-label=\"{title}\">\n<style>text{{font:12px system-ui,sans-serif;fill:{TEXT}}}\
-         .t{{font-weight:600}}.h{{font-size:16px;font-weight:600}}.n{{text-anchor:end}}</style>"
+         role=\"img\" aria-label=\"{title}\">\n<style>{STYLE}</style>\n\
+         <rect class=\"g\" width=\"{WIDTH}\" height=\"{height}\" rx=\"6\"/>"
     )?;
     writeln!(out, "<text class=\"h\" x=\"{MARGIN}\" y=\"26\">{title}</text>")?;
     let first = comparison.brokers.first().copied().unwrap_or_default();
@@ -84,7 +91,7 @@ fn draw(
         if comparison.rounds > 1 { format!(" Medians of {} rounds.", comparison.rounds) } else { String::new() };
     writeln!(
         out,
-        "<text x=\"{MARGIN}\" y=\"46\">µs, and times {}. Shorter is better; each group has its own scale.{rounds}</text>",
+        "<text x=\"{MARGIN}\" y=\"46\">In µs, and as a multiple of {}. Shorter is better; each group has its own scale.{rounds}</text>",
         escaped(first)
     )?;
     let (left, right) = groups.split_at_checked(split).unwrap_or((groups, &[]));
@@ -113,15 +120,15 @@ fn draw_group(out: &mut String, comparison: &Comparison, group: &Group<'_>, x: f
 /// `part`: of the longest.
 fn bar(out: &mut String, comparison: &Comparison, row: &Row, part: f64, x: f64, y: f64) -> std::fmt::Result {
     let place = comparison.brokers.iter().position(|broker| *broker == row.broker).unwrap_or(0);
-    let colour = COLOURS.get(place % COLOURS.len()).copied().unwrap_or(TEXT);
+    let colour = COLOURS.get(place % COLOURS.len()).copied().unwrap_or("#8b949e");
     let (start, length) = (x + BARS, (part * LONGEST).max(1.0));
     let cost = row.figures.as_ref().ok().and_then(super::cost).map_or(String::new(), digits);
-    let times = row.times_first.filter(|_| place > 0).map_or(String::new(), |times| format!("  {}×", digits(times)));
+    let times = row.times_first.filter(|_| place > 0).map_or(String::new(), |times| format!(", {}×", digits(times)));
     let (name, base) = (escaped(row.broker), y + BAR - 2.0);
     writeln!(
         out,
         "<text class=\"n\" x=\"{:.0}\" y=\"{base:.0}\">{name}</text><rect x=\"{start}\" y=\"{y:.0}\" width=\"{length:.1}\" \
-         height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{base:.0}\">{cost}{times}</text>",
+         height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{base:.0}\">{cost} µs{times}</text>",
         start - 8.0,
         start + length + 6.0
     )
