@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use forebay_client::{Client, Message, Options, QoS, Reconnect, Subscribe, Subscription, Ticket};
 use forebay_tests::broker::{Broker, Kind};
+use forebay_tests::line::Line;
+use forebay_tests::machine::{Machine, Transport};
 use forebay_tests::numbered::Seen;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Runtime;
 
 use crate::LIMIT;
-use crate::line::Line;
-use crate::machine::{Machine, Transport};
 
 /// What is tried.
 #[derive(Debug, Clone, Copy)]

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Passes connections on; it ends when this is dropped.
+#[derive(Debug)]
 pub struct Line {
     port: u16,
     shared: Arc<Shared>,
 }
 
+#[derive(Debug)]
 struct Shared {
     is_cut: AtomicBool,
     is_over: AtomicBool,

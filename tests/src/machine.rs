@@ -5,8 +5,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use forebay_tests::absence::of_program;
-use forebay_tests::scratch::Scratch;
+use crate::absence::of_program;
+use crate::scratch::Scratch;
 
 const TARGET: &str = "thumbv7m-none-eabi";
 const QEMU: &str = "qemu-system-arm";
@@ -23,7 +23,9 @@ pub fn absent() -> Option<String> {
 /// Which firmware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
+    /// Plain TCP.
     Tcp,
+    /// TLS 1.3.
     Tls,
 }
 
@@ -47,6 +49,7 @@ fn firmware(transport: Transport) -> &'static Path {
 }
 
 /// A running device; it ends when this is dropped.
+#[derive(Debug)]
 pub struct Machine {
     scratch: Scratch,
     child: Child,
