@@ -1,4 +1,4 @@
-//! 200 devices that publish ten times what the broker lets through, and then stop.
+//! 200 devices, and one in QEMU, that publish ten times what the broker lets through, and then stop.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use forebay_firmware::adapter::std::{Driver, tcp};
-use forebay_firmware::{Class, Client, Counters, Event, Input, Message, Options, Policy, QoS};
+use forebay_firmware::{Class, Client, Counters, Event, Input, Message, Options, Policy, QoS, Received};
 use forebay_tests::broker::{Broker, Kind};
 use forebay_tests::link::Endpoint;
 use forebay_tests::packet::Version;
@@ -17,7 +17,9 @@ use forebay_tests::sys::{Figures, assert_balanced, dropped, figure};
 use forebay_wire::types;
 
 use crate::exchange::options;
-use crate::tap::{Log, Tap, parse, payload};
+use crate::log::{Log, Naming};
+use crate::metal::{self, Metal};
+use crate::tap::Tap;
 
 const DEVICES: u32 = 200;
 /// What the broker lets through, of each device.
@@ -36,15 +38,39 @@ fn limit() -> Duration {
     Duration::from_secs(120) + Duration::from_secs(1) * TIMES * 3 * seconds()
 }
 
+/// What each device publishes.
+fn messages() -> u32 {
+    RATE * TIMES * seconds()
+}
+
 struct Report {
     counters: Counters,
     refused: u32,
     repeated: u32,
+    overtook: u32,
 }
 
 fn qos(number: u32) -> QoS {
     if number.is_multiple_of(3) { QoS::ExactlyOnce } else { QoS::AtLeastOnce }
 }
+
+fn is_alarm(number: u32) -> bool {
+    number % 10 == 9
+}
+
+/// What a payload says: the device, and the number of the message.
+fn payload(device: u32, number: u32) -> Vec<u8> {
+    let mut payload = [device.to_be_bytes(), number.to_be_bytes()].concat();
+    payload.resize(60, b'.');
+    payload
+}
+
+fn parse(payload: &[u8]) -> (u32, u32) {
+    let number = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
+    (number(0), number(4))
+}
+
+const NAMING: Naming = Naming { number: |publish| Some(parse(publish.payload).1), is_alarm };
 
 fn device(port: u16, device: u32) -> Report {
     let v5 = device % 4 != 3;
@@ -56,26 +82,24 @@ fn device(port: u16, device: u32) -> Report {
         // It may be read late.
         options.response_timeout_ms = 60_000;
     });
-    let log = Rc::new(RefCell::new(Log::default()));
-    let mut open = tcp(("127.0.0.1", port));
     let version = if v5 { types::Version::V5 } else { types::Version::V311 };
-    let connect = || Ok(Tap::new(open()?, version, Rc::clone(&log)));
-    let total = RATE * TIMES * seconds();
-    let outbox = vec![0; 4_000 + total as usize * 120].leak();
+    let log = Rc::new(RefCell::new(Log::new(version, NAMING)));
+    let mut open = tcp(("127.0.0.1", port));
+    let connect = || Ok(Tap::new(open()?, Rc::clone(&log)));
+    let outbox = vec![0; 4_000 + messages() as usize * 120].leak();
     let mut driver = Driver::new(Client::new(options, outbox), Input::new(vec![0; 512].leak()), connect);
     let begun = Instant::now();
     let topic = format!("devices/{device}");
-    for number in 0..total {
+    for number in 0..messages() {
         let at = Duration::from_secs(1) * number / (RATE * TIMES);
         while begun.elapsed() < at {
             driver.turn(at.saturating_sub(begun.elapsed()), |_, _| {});
         }
-        let alarm = number % 10 == 9;
-        let class = if alarm { Class::Alarm } else { Class::Telemetry };
+        let class = if is_alarm(number) { Class::Alarm } else { Class::Telemetry };
         let message = Message::new(&topic).qos(qos(number)).class(class).policy(Policy::DropNewest);
-        driver.publish(&message, &payload(device, number, alarm)).unwrap();
-        if alarm {
-            log.borrow_mut().alarms.insert(number);
+        driver.publish(&message, &payload(device, number)).unwrap();
+        if is_alarm(number) {
+            log.borrow_mut().has_alarm(number);
         }
     }
     let begun = Instant::now();
@@ -86,21 +110,46 @@ fn device(port: u16, device: u32) -> Report {
     let counters = *driver.client().counters();
     driver.leave(limit());
     let log = log.borrow();
-    Report { counters, refused: log.refused, repeated: log.repeated }
+    assert_eq!(log.faults, Vec::<String>::new(), "{name}");
+    Report { counters, refused: log.refused, repeated: log.repeated, overtook: log.overtook }
 }
 
-/// Receives everything, after a while in which the queue fills; how often each message came, and in which order those of one
-/// device did.
-fn subscriber(kind: Kind, port: u16, ready: &AtomicUsize, total: usize) -> BTreeMap<(u32, u32), u32> {
+/// What came to the subscriber: how often each message of each device did, and the account of the one in QEMU.
+#[derive(Default)]
+struct Arrived {
+    times: BTreeMap<(u32, u32), u32>,
+    report: Option<String>,
+}
+
+impl Arrived {
+    fn note(&mut self, message: &Received<'_>) {
+        let id = match message.topic {
+            "metal/report" => {
+                self.report = Some(String::from_utf8_lossy(message.payload).into_owned());
+                return;
+            }
+            topic if topic.starts_with("metal/") => (DEVICES, metal::number(topic, message.payload).unwrap()),
+            _ => parse(message.payload),
+        };
+        *self.times.entry(id).or_default() += 1;
+    }
+}
+
+/// Receives everything, after a while in which the queue fills. Then it tells the one in QEMU, if there is one, that this is
+/// all, and waits for its account.
+fn subscriber(kind: Kind, port: u16, ready: &AtomicUsize, total: usize, with_metal: bool) -> Arrived {
     let options = options("subscriber", kind == Kind::Forebay, |options| options.receive_maximum = 24);
     let connect = || tcp(("127.0.0.1", port))();
     let client = Client::new(options, vec![0; 4_096].leak());
     let mut driver = Driver::new(client, Input::new(vec![0; 64 * 1_024].leak()), connect);
     // mosquitto 2.0.11 sends hundreds of QoS 2 at once, which is more than the client has places for.
     let qos = if kind == Kind::Forebay { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
-    driver.client().subscribe("devices/#", qos).unwrap();
+    let filters = ["devices/+", "metal/1", "metal/2", "metal/report"];
+    for filter in filters {
+        driver.client().subscribe(filter, qos).unwrap();
+    }
     let begun = Instant::now();
-    while driver.client().subscriptions() == 0 {
+    while driver.client().subscriptions() < filters.len() {
         assert!(begun.elapsed() < limit());
         driver.turn(Duration::from_millis(50), |_, _| {});
     }
@@ -114,22 +163,27 @@ fn subscriber(kind: Kind, port: u16, ready: &AtomicUsize, total: usize) -> BTree
     }
     // mosquitto 2.0.11 forgets Receive Maximum when a session is resumed, and has no limit that could be met.
     ready.store(1, Ordering::SeqCst);
-    let mut came: BTreeMap<(u32, u32), u32> = BTreeMap::new();
+    let mut arrived = Arrived::default();
     let begun = Instant::now();
-    while came.len() < total || !driver.client().is_drained() {
-        assert!(begun.elapsed() < limit(), "{} of {total} came", came.len());
+    let mut told = !with_metal;
+    while arrived.times.len() < total || !driver.client().is_drained() || with_metal && arrived.report.is_none() {
+        assert!(begun.elapsed() < limit(), "{} of {total} came", arrived.times.len());
         driver.turn(Duration::from_millis(200), |_, event| {
             if let Event::Message(message) = event {
-                let (device, number, _) = parse(message.payload);
-                *came.entry((device, number)).or_default() += 1;
+                arrived.note(&message);
             }
         });
+        if !told && arrived.times.len() == total {
+            told = true;
+            driver.publish(&Message::new("metal/end").qos(QoS::ExactlyOnce), b"").unwrap();
+        }
     }
     driver.leave(limit());
-    came
+    arrived
 }
 
-pub fn peak(kind: Kind) {
+/// All of it, with one more in QEMU or without.
+pub fn peak(kind: Kind, with_metal: bool) {
     let mut broker = Broker::prepare_as(kind, None);
     let mut other = broker.port();
     if kind == Kind::Forebay {
@@ -138,41 +192,56 @@ pub fn peak(kind: Kind) {
     }
     broker.run();
     let port = broker.port();
-    let total = RATE * TIMES * seconds() * DEVICES;
+    let devices = DEVICES + u32::from(with_metal);
+    let total = messages() * devices;
     let ready = AtomicUsize::new(0);
-    let (reports, came) = thread::scope(|scope| {
-        let subscriber = scope.spawn(|| subscriber(kind, other, &ready, total as usize));
+    let (reports, arrived, metal) = thread::scope(|scope| {
+        let subscriber = scope.spawn(|| subscriber(kind, other, &ready, total as usize, with_metal));
         while ready.load(Ordering::SeqCst) == 0 && !subscriber.is_finished() {
             thread::sleep(Duration::from_millis(10));
         }
+        let metal = with_metal.then(|| Metal::start(port, messages(), RATE * TIMES, limit()));
         let spawn = |number| {
             thread::Builder::new().stack_size(256 * 1_024).spawn_scoped(scope, move || device(port, number)).unwrap()
         };
         let devices: Vec<_> = (0..DEVICES).map(spawn).collect();
         let reports: Vec<Report> = devices.into_iter().map(|device| device.join().unwrap()).collect();
-        (reports, subscriber.join().unwrap())
+        (reports, subscriber.join().unwrap(), metal)
     });
-    assert_eq!(came.len(), total as usize, "all arrive");
-    let accepted: u32 = reports.iter().map(|report| report.counters.accepted).sum();
-    let acknowledged: u32 = reports.iter().map(|report| report.counters.acknowledged).sum();
-    let lost: u32 = reports.iter().map(|report| report.counters.dropped_with_ticket()).sum();
-    assert_eq!((accepted, acknowledged, lost), (total, total, 0));
-    let refused: u32 = reports.iter().map(|report| report.refused).sum();
-    let repeated: u32 = reports.iter().map(|report| report.repeated).sum();
-    println!("{total} messages, {refused} refused for a time and sent again, {repeated} sent again");
-    let twice = came.iter().filter(|((_, number), times)| qos(*number) == QoS::ExactlyOnce && **times != 1).count();
+    assert_eq!(arrived.times.len(), total as usize, "all arrive");
+    let sum = |of: fn(&Report) -> u32| reports.iter().map(of).sum::<u32>();
+    let published = messages() * DEVICES;
+    let counted = (sum(|report| report.counters.accepted), sum(|report| report.counters.acknowledged));
+    assert_eq!((counted, sum(|report| report.counters.dropped_with_ticket())), ((published, published), 0));
+    let (mut refused, repeated) = (sum(|report| report.refused), sum(|report| report.repeated));
+    let overtook = sum(|report| report.overtook);
+    println!(
+        "{published} messages, {refused} refused for a time and sent again, {repeated} sent again, {overtook} alarms overtook"
+    );
+    let once =
+        |device, number| if device == DEVICES { metal::is_second(number) } else { qos(number) == QoS::ExactlyOnce };
+    let twice = arrived.times.iter().filter(|((device, number), times)| once(*device, *number) && **times != 1).count();
     assert_eq!(twice, 0, "QoS 2");
+    assert_eq!(repeated, refused, "nothing is sent again but what was refused");
+    if let Some(metal) = metal {
+        refused += metal.end(&arrived.report.unwrap(), kind == Kind::Forebay, limit());
+    }
     if kind == Kind::Forebay {
         assert!(refused > 0, "the queue was full");
-        assert_eq!(repeated, refused, "nothing is sent again but what was refused");
-        let figures = retained_figures(other);
-        assert_balanced(&figures);
-        let of = |name: &str| figure(&figures, &format!("ledger/{name}"));
-        let all = u64::from(total);
-        assert_eq!((of("accepted"), of("delivered"), dropped(&figures), of("expired")), (all, all, 0, 0));
-        assert_eq!(of("queued"), 0);
-        assert_eq!(figure(&figures, "counters/publish_refused"), u64::from(refused));
+        assert!(overtook > 0, "no alarm had anything to overtake");
+        // To the one in QEMU that this is all, and from it its account.
+        agrees(other, u64::from(total) + if with_metal { 2 } else { 0 }, u64::from(refused));
     }
+}
+
+/// The broker has counted the same.
+fn agrees(port: u16, messages: u64, refused: u64) {
+    let figures = retained_figures(port);
+    assert_balanced(&figures);
+    let of = |name: &str| figure(&figures, &format!("ledger/{name}"));
+    let counted = (of("accepted"), of("delivered"), dropped(&figures), of("expired"), of("queued"));
+    assert_eq!(counted, (messages, messages, 0, 0, 0));
+    assert_eq!(figure(&figures, "counters/publish_refused"), refused);
 }
 
 /// The figures of the last publication, which nobody has received: receiving them is in the ledger too.

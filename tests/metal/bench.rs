@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use forebay_client::{Client, Message, Options, QoS, Reconnect, Subscribe, Subscription, Ticket};
 use forebay_tests::broker::{Broker, Kind};
+use forebay_tests::line::Line;
+use forebay_tests::machine::{Machine, Transport, account};
 use forebay_tests::numbered::Seen;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Runtime;
 
 use crate::LIMIT;
-use crate::line::Line;
-use crate::machine::{Machine, Transport};
 
 /// What is tried.
 #[derive(Debug, Clone, Copy)]
@@ -164,19 +164,8 @@ impl Bench {
             // A late repetition.
             self.seen.note(&topic, text.trim_end_matches('.').parse().unwrap(), topic == "metal/2");
         };
-        assert!(self.machine.ended(LIMIT).success(), "the device failed");
-        self.stack_was_enough();
-        let pairs = report.split(' ').map(|pair| pair.split_once('=').unwrap());
-        pairs.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect()
-    }
-
-    /// There is nothing below the stack that would stop it, so some of it has to be left.
-    fn stack_was_enough(&self) {
-        let [line] = &self.machine.printed("stack ")[..] else { panic!("it says nothing of its stack") };
-        let (used, size) = line.split_once(" of ").unwrap();
-        let (used, size): (u32, u32) = (used.parse().unwrap(), size.parse().unwrap());
-        println!("stack, {:?}: {used} of {size} bytes", self.plan.transport);
-        assert!(used + 1_024 <= size, "{line}");
+        self.machine.succeeds(LIMIT);
+        account(&report)
     }
 
     /// The commands 1 to `count` have reached the device, in order; with QoS 2, once.

@@ -3,16 +3,14 @@
 #![allow(clippy::print_stderr, clippy::wildcard_enum_match_arm)]
 
 mod bench;
-mod line;
-mod machine;
 
 use std::time::Duration;
 
 use bench::{Bench, Plan, trusted};
 use forebay_tests::absence::{of_program, panicking};
 use forebay_tests::broker::{Broker, Kind};
+use forebay_tests::machine::{self, Machine, Transport};
 use libtest_mimic::Arguments;
-use machine::{Machine, Transport};
 
 /// How long anything may take before the test is given up.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -12,6 +12,8 @@
 //! `metal/command/…`, and ends when it has published everything and a message has come on `metal/end`; its last
 //! message, on `metal/report`, is its own account.
 //!
+//! `arg=alarm=10` makes each tenth reading an alarm, which goes before the others; what else it may be told is in `task.rs`.
+//!
 //! With the feature `tls` it speaks TLS 1.3 (see `tls.rs` for what is checked): `arg=ca=FILE` is the certificate to
 //! trust, as DER, and `arg=name=NAME` the broker's name.
 #![no_std]
@@ -40,7 +42,7 @@ use task::Task;
 use text::{Text, Topic};
 
 /// What the application gives the client; none of it is ever on the stack.
-static OUTBOX: ConstStaticCell<[u8; 8_192]> = ConstStaticCell::new([0; 8_192]);
+static OUTBOX: ConstStaticCell<[u8; OUTBOX_MAX]> = ConstStaticCell::new([0; OUTBOX_MAX]);
 static RECEIVE: ConstStaticCell<[u8; RECEIVE_MAX]> = ConstStaticCell::new([0; RECEIVE_MAX]);
 static MAILBOX: ConstStaticCell<Mailbox<4_096>> = ConstStaticCell::new(Mailbox::new());
 static OPTIONS: ConstStaticCell<Options<'static>> = ConstStaticCell::new(Options::new(""));
@@ -48,10 +50,10 @@ static NET: ConstStaticCell<net::Memory> = ConstStaticCell::new(net::Memory::new
 #[cfg(feature = "tls")]
 static TLS: ConstStaticCell<tls::Memory> = ConstStaticCell::new(tls::Memory::new());
 static LINE: ConstStaticCell<[u8; host::LINE_MAX]> = ConstStaticCell::new([0; host::LINE_MAX]);
+/// The largest outbox. TLS has its records where there could be more of it.
+const OUTBOX_MAX: usize = if cfg!(feature = "tls") { 8_192 } else { 28_672 };
 /// The largest packet that it takes.
 const RECEIVE_MAX: usize = 512;
-/// It gives up after so long, so that nothing waits for it for ever.
-const LIFE_MS: u64 = 300_000;
 
 /// The device.
 struct Device {
@@ -60,6 +62,8 @@ struct Device {
     input: Input<'static>,
     mail: Receiver<'static>,
     connections: u32,
+    /// Alarms that the outbox was given.
+    alarms: u32,
     /// The sensor has taken its last reading.
     all_taken: bool,
     /// Nobody wants anything of it any more.
@@ -106,13 +110,14 @@ impl Device {
         options.keep_alive_s = 10;
         options.maximum_packet_size = RECEIVE_MAX as u32;
         options.session_expiry_s = 3_600;
-        options.response_timeout_ms = 5_000;
+        options.response_timeout_ms = task.patience_ms;
+        options.in_flight_max = task.window;
         options.network = Ladder { base_ms: 100, cap_ms: 500 };
         options.seed = host::time();
         // The account is given even when the readings fill everything.
         options.reserve = [0, 256, 0, 0];
         options.subscription_reserve = 128;
-        let mut client = Client::new(options, OUTBOX.take());
+        let mut client = Client::new(options, OUTBOX.take().get_mut(..task.outbox)?);
         for (level, qos) in
             [("command/1", QoS::AtLeastOnce), ("command/2", QoS::ExactlyOnce), ("end", QoS::ExactlyOnce)]
         {
@@ -126,6 +131,7 @@ impl Device {
             input: Input::new(RECEIVE.take()),
             mail,
             connections: 0,
+            alarms: 0,
             all_taken: false,
             ended: false,
             report: None,
@@ -146,9 +152,14 @@ impl Device {
         // Asked before the mail is taken: what it counts is in the mail.
         let taken = sensor::taken();
         self.client.take_mail(now, &mut self.mail);
-        if now > LIFE_MS {
+        if now > self.task.life_ms {
             hprintln!("gave up: {:?}", self.client.counters());
             host::exit(false);
+        }
+        let alarms = taken.checked_div(self.task.alarm).unwrap_or(0);
+        if alarms != self.alarms {
+            self.alarms = alarms;
+            hprintln!("alarms {}", alarms);
         }
         if taken == self.task.count && !self.all_taken {
             self.all_taken = true;

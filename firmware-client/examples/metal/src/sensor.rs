@@ -8,7 +8,7 @@ use core::cell::RefCell;
 use core::fmt::Write as _;
 use critical_section::Mutex;
 use forebay_firmware::mailbox::Sender;
-use forebay_firmware::{Message, QoS};
+use forebay_firmware::{Class, Message, QoS};
 
 /// Readings, numbered from 0.
 pub struct Sensor {
@@ -42,10 +42,11 @@ impl Sensor {
         let mut payload = Text::<SIZE_MAX>::new();
         let _ = write!(payload, "{}", self.next);
         payload.pad(b'.', self.task.size);
+        let class = if self.task.is_alarm(self.next) { Class::Alarm } else { Class::Telemetry };
         self.next += 1;
         for (topic, qos) in self.topics.iter().zip([QoS::AtLeastOnce, QoS::ExactlyOnce]) {
             // A full mailbox counts what it cannot take.
-            let _ = self.mail.publish(&Message::new(topic.as_str()).qos(qos), payload.as_str().as_bytes());
+            let _ = self.mail.publish(&Message::new(topic.as_str()).qos(qos).class(class), payload.as_str().as_bytes());
         }
     }
 }

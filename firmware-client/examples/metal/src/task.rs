@@ -15,6 +15,16 @@ pub struct Task {
     pub size: usize,
     /// MQTT 5, not 3.1.1.
     pub v5: bool,
+    /// Each so-manyth reading is an alarm; 0 is none.
+    pub alarm: u32,
+    /// Bytes of the outbox.
+    pub outbox: usize,
+    /// How many messages may wait for their acknowledgement.
+    pub window: u16,
+    /// Milliseconds that the broker may take for an answer.
+    pub patience_ms: u32,
+    /// Milliseconds after which it gives up, so that nothing waits for it for ever.
+    pub life_ms: u64,
     /// TLS: a file of the host with the certificate to trust, DER.
     #[cfg(feature = "tls")]
     pub ca: &'static str,
@@ -33,6 +43,11 @@ impl Task {
             every_ms: 20,
             size: 16,
             v5: true,
+            alarm: 0,
+            outbox: 8_192,
+            window: 8,
+            patience_ms: 5_000,
+            life_ms: 300_000,
             #[cfg(feature = "tls")]
             ca: "ca.der",
             #[cfg(feature = "tls")]
@@ -51,10 +66,20 @@ impl Task {
                 #[cfg(feature = "tls")]
                 "name" => task.name = value,
                 "version" => task.v5 = number == 5,
+                "alarm" => task.alarm = number,
+                "outbox" => task.outbox = number as usize,
+                "window" => task.window = number as u16,
+                "patience" => task.patience_ms = number,
+                "life" => task.life_ms = number.into(),
                 _ => {}
             }
         }
         task
+    }
+
+    /// Whether a reading is an alarm.
+    pub fn is_alarm(&self, number: u32) -> bool {
+        self.alarm > 0 && number % self.alarm == self.alarm - 1
     }
 }
 

@@ -1,12 +1,13 @@
 //! The device: the firmware is built, and QEMU runs it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use forebay_tests::absence::of_program;
-use forebay_tests::scratch::Scratch;
+use crate::absence::of_program;
+use crate::scratch::Scratch;
 
 const TARGET: &str = "thumbv7m-none-eabi";
 const QEMU: &str = "qemu-system-arm";
@@ -23,7 +24,9 @@ pub fn absent() -> Option<String> {
 /// Which firmware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
+    /// Plain TCP.
     Tcp,
+    /// TLS 1.3.
     Tls,
 }
 
@@ -47,16 +50,43 @@ fn firmware(transport: Transport) -> &'static Path {
 }
 
 /// A running device; it ends when this is dropped.
+#[derive(Debug)]
 pub struct Machine {
-    scratch: Scratch,
+    /// Goes away with it.
+    _scratch: Scratch,
+    console: Console,
+    transport: Transport,
     child: Child,
+}
+
+/// What a device has printed. What it prints is here before it goes on.
+#[derive(Debug, Clone)]
+pub struct Console(PathBuf);
+
+impl Console {
+    /// All of it.
+    pub fn text(&self) -> String {
+        std::fs::read_to_string(&self.0).unwrap_or_default()
+    }
+
+    /// The rest of each line that begins so.
+    pub fn printed(&self, beginning: &str) -> Vec<String> {
+        self.text().lines().filter_map(|line| Some(line.strip_prefix(beginning)?.trim().to_owned())).collect()
+    }
+}
+
+/// A device's account of itself, from its last message.
+pub fn account(text: &str) -> BTreeMap<String, u64> {
+    let pairs = text.split(' ').map(|pair| pair.split_once('=').unwrap());
+    pairs.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect()
 }
 
 impl Machine {
     /// Switches it on; `task` is what it is to do.
     pub fn start(transport: Transport, task: &[(&str, String)]) -> Self {
         let scratch = Scratch::new("metal");
-        let console = std::fs::File::create(scratch.path().join("console")).unwrap();
+        let console = Console(scratch.path().join("console"));
+        let output = std::fs::File::create(&console.0).unwrap();
         let words: String = task.iter().map(|(name, value)| format!(",arg={name}={value}")).collect();
         let mut qemu = Command::new(QEMU);
         qemu.args(["-M", "lm3s6965evb", "-nographic", "-nic", "user,id=n,model=stellaris"]);
@@ -64,19 +94,19 @@ impl Machine {
         // The first word is the program's name.
         qemu.args(["-semihosting-config", &format!("enable=on,target=native,arg=metal{words}")]);
         qemu.arg("-kernel").arg(firmware(transport));
-        qemu.stdin(Stdio::null()).stdout(console.try_clone().unwrap()).stderr(console);
+        qemu.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         let child = qemu.spawn().unwrap();
-        Self { scratch, child }
+        Self { _scratch: scratch, console, transport, child }
     }
 
-    /// What it has printed.
-    pub fn console(&self) -> String {
-        std::fs::read_to_string(self.scratch.path().join("console")).unwrap_or_default()
+    /// What it has printed, also for another thread.
+    pub fn console(&self) -> Console {
+        self.console.clone()
     }
 
     /// The rest of each line that begins so.
     pub fn printed(&self, beginning: &str) -> Vec<String> {
-        self.console().lines().filter_map(|line| Some(line.strip_prefix(beginning)?.trim().to_owned())).collect()
+        self.console.printed(beginning)
     }
 
     /// Waits for a line that begins so.
@@ -89,8 +119,19 @@ impl Machine {
         }
     }
 
+    /// Waits until it has done what it was to do. There is nothing below the stack that would stop it, so some of it has to
+    /// be left.
+    pub fn succeeds(&mut self, limit: Duration) {
+        assert!(self.ended(limit).success(), "the device failed");
+        let [line] = &self.printed("stack ")[..] else { panic!("it says nothing of its stack") };
+        let (used, size) = line.split_once(" of ").unwrap();
+        let (used, size): (u32, u32) = (used.parse().unwrap(), size.parse().unwrap());
+        println!("stack, {:?}: {used} of {size} bytes", self.transport);
+        assert!(used + 1_024 <= size, "{line}");
+    }
+
     /// Waits until it ends by itself.
-    pub fn ended(&mut self, limit: Duration) -> ExitStatus {
+    fn ended(&mut self, limit: Duration) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -107,7 +148,7 @@ impl Drop for Machine {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- the device's console:\n{}\n---", self.console());
+            eprintln!("--- the device's console:\n{}\n---", self.console.text());
         }
     }
 }
