@@ -1,17 +1,38 @@
 #!/usr/bin/env bash
-# Fuzzes the guard, the session, topic filters and the client library for FOREBAY_FUZZ_SECONDS each (default 10), from the corpus in
-# broker/fuzz/corpus; what is found lands in a scratch folder and is shown. Ends with a line of counts in cargo's form.
-#   tests/fuzz.sh [TARGET...]     all four without an argument
+# Fuzzes the broker (guard, session, filters), the client library (client) and the firmware client (receive, core, import)
+# for FOREBAY_FUZZ_SECONDS each (default 10), from the corpus beside the targets; what is found lands in a scratch folder
+# and is shown. Ends with a line of counts in cargo's form.
+#   tests/fuzz.sh [TARGET...]     all of them without an argument
 set -u
 cd "$(dirname "$0")/.." || exit 1
 seconds=${FOREBAY_FUZZ_SECONDS:-10}
-targets=("$@")
-[ "${#targets[@]}" -gt 0 ] || targets=(guard session filters client)
+packages=(broker firmware-client)
 scratch=$(mktemp -d)
-# cargo-fuzz cannot be told `--locked`: a lock file that it had to change is put back.
-cp broker/fuzz/Cargo.lock "$scratch/Cargo.lock"
-trap 'cmp -s "$scratch/Cargo.lock" broker/fuzz/Cargo.lock || cp "$scratch/Cargo.lock" broker/fuzz/Cargo.lock; rm -rf "$scratch"' EXIT
+trap 'rm -rf "$scratch"' EXIT
 passed=0 failed=0
+
+# What there is, and the package that has it.
+declare -A home
+for package in "${packages[@]}"; do
+    for file in "$package"/fuzz/targets/*.rs; do home[$(basename "$file" .rs)]=$package; done
+done
+targets=("$@")
+[ "${#targets[@]}" -gt 0 ] || readarray -t targets < <(printf '%s\n' "${!home[@]}" | sort)
+for target in "${targets[@]}"; do
+    if [ -z "${home[$target]:-}" ]; then
+        echo "there is no target $target"
+        exit 1
+    fi
+done
+
+# cargo-fuzz cannot be told `--locked`: a lock file that it had to change is put back.
+for package in "${packages[@]}"; do cp "$package/fuzz/Cargo.lock" "$scratch/$package.lock"; done
+put_back() {
+    for package in "${packages[@]}"; do
+        cmp -s "$scratch/$package.lock" "$package/fuzz/Cargo.lock" || cp "$scratch/$package.lock" "$package/fuzz/Cargo.lock"
+    done
+}
+trap 'put_back; rm -rf "$scratch"' EXIT
 
 finish() {
     local word=ok
@@ -37,21 +58,17 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
     cargo install --quiet --locked cargo-fuzz >"$scratch/install" 2>&1 || { tail -n 5 "$scratch/install"; skip "no cargo-fuzz"; }
 fi
 
-# The broker's own code has no unsafe block: the sanitizer costs more than it finds here. `cargo +nightly fuzz run` in
-# broker/ has it on.
+# fuzz PACKAGE COMMAND...: what is fuzzed has no unsafe block, so the sanitizer costs more than it finds here.
+# `cargo +nightly fuzz run` in the package has it on.
 fuzz() {
-    (cd broker && cargo +nightly fuzz "$1" --sanitizer none --target-dir "$OLDPWD/target/fuzz" "${@:2}")
+    (cd "$1" && cargo +nightly fuzz "$2" --sanitizer none --target-dir "$OLDPWD/target/fuzz" "${@:3}")
 }
 
-if ! fuzz build >"$scratch/build" 2>&1; then
-    tail -n 40 "$scratch/build"
-    failed=${#targets[@]}
-    finish 0
-fi
 for target in "${targets[@]}"; do
+    package=${home[$target]}
     mkdir -p "$scratch/$target/artifacts"
-    cp -r "broker/fuzz/corpus/$target" "$scratch/$target/corpus"
-    if fuzz run "$target" "$scratch/$target/corpus" -- -max_total_time="$seconds" -timeout=30 \
+    cp -r "$package/fuzz/corpus/$target" "$scratch/$target/corpus"
+    if fuzz "$package" run "$target" "$scratch/$target/corpus" -- -max_total_time="$seconds" -timeout=30 \
         -artifact_prefix="$scratch/$target/artifacts/" >"$scratch/$target/log" 2>&1; then
         passed=$((passed + 1))
         runs=$(grep -oE 'Done [0-9]+ runs' "$scratch/$target/log" | grep -oE '[0-9]+')
