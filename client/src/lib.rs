@@ -29,6 +29,8 @@
 mod addresses;
 mod auth;
 mod backoff;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod client;
 mod coalesce;
 mod codec;
@@ -67,4 +69,5 @@ pub use stats::Stats;
 pub use ticket::{Acked, Ticket};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
+pub use transport::{Connecting, Connector, Io};
 pub use url::{Scheme, Url};

@@ -10,6 +10,7 @@ use forebay_wire::types::Version;
 
 use crate::error::InvalidOptions;
 use crate::message::{LEVELS_MAX, Message, Properties, check_string};
+use crate::transport::Connector;
 use crate::url::Address;
 use crate::{Authenticator, QoS};
 
@@ -41,6 +42,7 @@ pub struct Options {
     pub(crate) will: Option<Will>,
     pub(crate) user_properties: Vec<(String, String)>,
     pub(crate) request_response_information: bool,
+    pub(crate) without_problem_information: bool,
     pub(crate) receive_maximum: u16,
     pub(crate) maximum_packet_size: u32,
     pub(crate) topic_alias_maximum: u16,
@@ -52,6 +54,9 @@ pub struct Options {
     pub(crate) reconnect: Reconnect,
     pub(crate) connect_timeout: Duration,
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
+    pub(crate) connector: Option<Arc<dyn Connector>>,
+    #[cfg(feature = "websocket")]
+    pub(crate) websocket_headers: Vec<crate::transport::Header>,
     #[cfg(feature = "tls")]
     pub(crate) tls: crate::tls::Tls,
     #[cfg(feature = "durable")]
@@ -190,6 +195,7 @@ impl Options {
             will: None,
             user_properties: Vec::new(),
             request_response_information: false,
+            without_problem_information: false,
             receive_maximum: 1_000,
             maximum_packet_size: 16 << 20,
             topic_alias_maximum: 0,
@@ -201,6 +207,9 @@ impl Options {
             reconnect: Reconnect::default(),
             connect_timeout: Duration::from_secs(20),
             authenticator: None,
+            connector: None,
+            #[cfg(feature = "websocket")]
+            websocket_headers: Vec::new(),
             #[cfg(feature = "tls")]
             tls: crate::tls::Tls::default(),
             #[cfg(feature = "durable")]
@@ -295,6 +304,14 @@ impl Options {
         self
     }
 
+    /// Asks the server to say less: no reason strings and no user properties where it refuses something [MQTT5-3.1.2-28]. A
+    /// broker cannot say then when to try again, either.
+    #[must_use]
+    pub fn without_problem_information(mut self) -> Self {
+        self.without_problem_information = true;
+        self
+    }
+
     /// QoS 1 and 2 messages that the server may send before the program has acknowledged them; 1 to 65,535.
     #[must_use]
     pub fn receive_maximum(mut self, maximum: u16) -> Self {
@@ -373,6 +390,24 @@ impl Options {
     pub fn authenticator(mut self, authenticator: Arc<dyn Authenticator>) -> Self {
         self.authenticator = Some(authenticator);
         self
+    }
+
+    /// What opens the byte stream to the server in place of a plain TCP connection: a proxy's, or a test's. A Unix socket is
+    /// not opened by it.
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
+    /// A header of the request that opens a WebSocket, for gateways that want a token or a cookie.
+    ///
+    /// # Errors
+    /// It is no header, or one that WebSocket itself sends.
+    #[cfg(feature = "websocket")]
+    pub fn websocket_header(mut self, name: &str, value: &str) -> Result<Self, InvalidOptions> {
+        self.websocket_headers.push(crate::transport::header(name, value).map_err(InvalidOptions)?);
+        Ok(self)
     }
 
     /// How TLS is done.

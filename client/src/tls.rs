@@ -76,6 +76,18 @@ impl Tls {
         self.changed()
     }
 
+    /// Does TLS as this configuration of rustls says, in place of all that the other calls set but the server name: another
+    /// crypto provider, keys in hardware, pinned certificates, versions. Its ALPN protocols are used as they are.
+    #[must_use]
+    pub fn with_config(mut self, config: Arc<ClientConfig>) -> Self {
+        self = self.changed();
+        for place in &*self.config {
+            // It was made a line above, and is empty.
+            let _ = place.set(config.clone());
+        }
+        self
+    }
+
     /// The name that the server's certificate must have, when that is not the host of the URL.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {

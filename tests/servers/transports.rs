@@ -83,6 +83,8 @@ async fn mosquitto() {
         talk(url(format!("mqtt://127.0.0.1:{plain}"))).await;
         talk(url(format!("mqtts://localhost:{tls}")).tls(own())).await;
         talk(url(format!("mqtts://127.0.0.1:{certificate}")).tls(known())).await;
+        let config = std::sync::Arc::new(known().client_config().unwrap());
+        talk(url(format!("mqtts://127.0.0.1:{certificate}")).tls(Tls::new().with_config(config))).await;
         talk(url(format!("ws://127.0.0.1:{websocket}"))).await;
         talk(url(format!("wss://localhost:{wss}")).tls(own())).await;
         talk(url(format!("unix://{folder}/socket"))).await;

@@ -77,6 +77,9 @@ fn connect_properties(options: &Options, now: &ConnectNow<'_>, out: &mut Vec<u8>
     if options.request_response_information {
         out.extend_from_slice(&[id::REQUEST_RESPONSE_INFORMATION, 1]);
     }
+    if options.without_problem_information {
+        out.extend_from_slice(&[id::REQUEST_PROBLEM_INFORMATION, 0]);
+    }
     for (name, value) in &options.user_properties {
         put_user(out, name, value);
     }

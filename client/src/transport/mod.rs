@@ -1,5 +1,6 @@
 //! What carries MQTT: TCP, TLS, WebSocket, Unix sockets.
 
+mod connector;
 #[cfg(feature = "websocket")]
 mod websocket;
 
@@ -11,6 +12,10 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+pub use connector::{Connecting, Connector, Io};
+#[cfg(feature = "websocket")]
+pub(crate) use websocket::{Header, header};
+
 use crate::error::ConnectError;
 use crate::options::Options;
 use crate::url::{Address, Scheme};
@@ -21,19 +26,21 @@ pub(crate) enum Stream {
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
     #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::client::TlsStream<Stream>>),
     #[cfg(feature = "websocket")]
     WebSocket(Box<websocket::WebSocket>),
+    /// A [`Connector`]'s.
+    Other(Box<dyn Io>),
 }
 
 /// Connects as the address says.
 pub(crate) async fn connect(address: &Address, options: &Options) -> Result<Stream, ConnectError> {
     match address.scheme {
         Scheme::Unix => unix(address).await,
-        Scheme::Mqtt => Ok(Stream::Tcp(tcp(address).await?)),
+        Scheme::Mqtt => plain(address, options).await,
         Scheme::Mqtts => tls(address, options, &[b"mqtt"]).await,
-        Scheme::Ws => websocket(address, Stream::Tcp(tcp(address).await?)).await,
-        Scheme::Wss => websocket(address, tls(address, options, &[b"http/1.1"]).await?).await,
+        Scheme::Ws => websocket(address, options, plain(address, options).await?).await,
+        Scheme::Wss => websocket(address, options, tls(address, options, &[b"http/1.1"]).await?).await,
     }
 }
 
@@ -41,12 +48,15 @@ fn unreachable(address: &Address, error: io::Error) -> ConnectError {
     ConnectError::Unreachable { address: address.to_string(), error: Arc::new(error) }
 }
 
-async fn tcp(address: &Address) -> Result<TcpStream, ConnectError> {
+async fn plain(address: &Address, options: &Options) -> Result<Stream, ConnectError> {
     let to = (address.host.as_str(), address.port);
+    if let Some(connector) = &options.connector {
+        return connector.connect(to.0, to.1).await.map(Stream::Other).map_err(|error| unreachable(address, error));
+    }
     let stream = TcpStream::connect(to).await.map_err(|error| unreachable(address, error))?;
     // The client groups its writes itself.
     stream.set_nodelay(true).map_err(|error| unreachable(address, error))?;
-    Ok(stream)
+    Ok(Stream::Tcp(stream))
 }
 
 #[cfg(unix)]
@@ -62,7 +72,7 @@ async fn unix(address: &Address) -> Result<Stream, ConnectError> {
 
 #[cfg(feature = "tls")]
 async fn tls(address: &Address, options: &Options, alpn: &[&[u8]]) -> Result<Stream, ConnectError> {
-    let stream = tcp(address).await?;
+    let stream = plain(address, options).await?;
     let failed = |detail: String| ConnectError::Tls { address: address.to_string(), detail };
     let connector = options.tls.connector(alpn).map_err(failed)?;
     let name = options.tls.server_name_of(&address.host).map_err(failed)?;
@@ -79,13 +89,16 @@ async fn tls(address: &Address, _: &Options, _: &[&[u8]]) -> Result<Stream, Conn
 }
 
 #[cfg(feature = "websocket")]
-async fn websocket(address: &Address, stream: Stream) -> Result<Stream, ConnectError> {
+async fn websocket(address: &Address, options: &Options, stream: Stream) -> Result<Stream, ConnectError> {
     let failed = |detail: String| ConnectError::WebSocket { address: address.to_string(), detail };
-    websocket::connect(address, stream).await.map(|socket| Stream::WebSocket(Box::new(socket))).map_err(failed)
+    websocket::connect(address, &options.websocket_headers, stream)
+        .await
+        .map(|socket| Stream::WebSocket(Box::new(socket)))
+        .map_err(failed)
 }
 
 #[cfg(not(feature = "websocket"))]
-async fn websocket(address: &Address, _: Stream) -> Result<Stream, ConnectError> {
+async fn websocket(address: &Address, _: &Options, _: Stream) -> Result<Stream, ConnectError> {
     let detail = "this build has no WebSocket (cargo feature `websocket`)".to_owned();
     Err(ConnectError::WebSocket { address: address.to_string(), detail })
 }
@@ -100,6 +113,7 @@ macro_rules! each {
             Stream::Tls($inner) => $call,
             #[cfg(feature = "websocket")]
             Stream::WebSocket($inner) => $call,
+            Stream::Other($inner) => $call,
         }
     };
 }
@@ -119,9 +133,9 @@ impl Stream {
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Other(_) => None,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Tls(stream) => stream.get_ref().0.tcp(),
             #[cfg(feature = "websocket")]
             Self::WebSocket(socket) => socket.stream.get_ref().tcp(),
         }

@@ -10,11 +10,14 @@ use futures_util::Sink;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Stream;
 use crate::url::{Address, Scheme};
+
+/// A header of the opening handshake.
+pub(crate) type Header = (HeaderName, HeaderValue);
 
 /// A byte stream over binary frames.
 pub(crate) struct WebSocket {
@@ -24,11 +27,12 @@ pub(crate) struct WebSocket {
 }
 
 /// The opening handshake.
-pub(super) async fn connect(address: &Address, stream: Stream) -> Result<WebSocket, String> {
+pub(super) async fn connect(address: &Address, headers: &[Header], stream: Stream) -> Result<WebSocket, String> {
     let scheme = if address.scheme == Scheme::Wss { "wss" } else { "ws" };
     let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
     let url = format!("{scheme}://{host}:{}{}", address.port, address.path);
     let mut request = url.into_client_request().map_err(|error| error.to_string())?;
+    request.headers_mut().extend(headers.iter().cloned());
     request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
     let connecting = tokio_tungstenite::client_async(request, Box::new(stream));
     let (stream, response) = connecting.await.map_err(|error| error.to_string())?;
@@ -88,4 +92,17 @@ impl AsyncWrite for WebSocket {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_close(cx).map_err(io_error)
     }
+}
+
+/// A header as a program gives it.
+pub(crate) fn header(name: &str, value: &str) -> Result<Header, String> {
+    let of_protocol =
+        ["host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol"];
+    if of_protocol.iter().any(|taken| name.eq_ignore_ascii_case(taken)) {
+        return Err(format!("the header {name} is WebSocket's own"));
+    }
+    let known = HeaderName::try_from(name).map_err(|_| format!("{name:?} is no name of a header"))?;
+    // Not shown: it may be a secret.
+    let value = HeaderValue::try_from(value).map_err(|_| format!("the value of the header {name} is not valid"))?;
+    Ok((known, value))
 }

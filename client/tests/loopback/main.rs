@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 #![allow(clippy::wildcard_enum_match_arm, reason = "what is not looked for is wrong here")]
 
+#[cfg(feature = "blocking")]
+mod blocking;
 mod cancel;
 mod cuts;
 mod driver;
@@ -12,6 +14,7 @@ mod peer;
 mod refused;
 mod server;
 mod slow;
+mod streams;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

@@ -4,8 +4,8 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use forebay_client::{QoS, Version};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::peer::*;
@@ -87,6 +87,11 @@ impl Server {
         self.state.lock().unwrap()
     }
 
+    /// Serves a stream that does not come from the network.
+    pub async fn attach<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, version: Version) {
+        serve(stream, version, &self.state, &self.more).await;
+    }
+
     /// Ends the connection that there is.
     pub fn drop_connection(&self) {
         self.drop.notify_one();
@@ -123,7 +128,10 @@ impl Drop for Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, version: Version, state: &Mutex<State>, more: &Notify) {
+async fn serve<S>(mut stream: S, version: Version, state: &Mutex<State>, more: &Notify)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let cut = {
         let mut state = state.lock().unwrap();
         (state.connections, state.heard, state.said, state.online) = (state.connections + 1, 0, 0, false);

@@ -419,3 +419,12 @@ fn authentication_that_fails_on_this_side_ends_the_connection() {
     let over = b.refused(&auth(0x18, "M", "bad"));
     assert!(matches!(over, Over::Lost(LostReason::Authentication(_), _)), "{over:?}");
 }
+
+#[test]
+fn problem_information_is_waived_where_the_program_says_so() {
+    for (options, waived) in [(options(V5), false), (options(V5).without_problem_information(), true)] {
+        let mut b = Bench::new(options);
+        let Packet::Connect { properties, .. } = b.connect(false) else { panic!() };
+        assert_eq!(properties.windows(2).any(|pair| pair == [0x17, 0]), waived, "{properties:02x?}");
+    }
+}
