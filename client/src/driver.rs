@@ -273,7 +273,12 @@ impl Connection {
             };
             let write = match self.write(shared, cx) {
                 Ok(step) => step,
-                Err(over) => return Poll::Ready(Some(over)),
+                Err(over) => {
+                    // What the server said before it left is still there.
+                    self.coalesce.stop();
+                    while let Ok(Step::Progress) = self.read(shared, cx) {}
+                    return Poll::Ready(Some(over));
+                }
             };
             self.notice_online(shared, backoff);
             if read == Step::Progress || write == Step::Progress {

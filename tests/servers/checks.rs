@@ -117,7 +117,7 @@ pub(crate) fn resumed(server: &Server, program: &mut Program, version: Version) 
             let n: u32 = text(&mut messages).await.parse().unwrap();
             let new = seen.insert(n);
             assert!(new || qos != QoS::ExactlyOnce, "{n} came twice from {}", server.name);
-            assert!(!new || seen.last() == Some(&n), "{n} of {} came late", server.name);
+            assert!(!new || seen.last() == Some(&n) || !server.resumes_in_order, "{n} of {} came late", server.name);
         }
         assert!(publisher.stats().connections > 1 && subscriber.stats().connections > 1);
         soon(publisher.disconnect()).await;

@@ -33,6 +33,8 @@ struct Server {
     qos: QoS,
     /// What is acknowledged outlives `kill -9`.
     outlives_a_kill: bool,
+    /// What it had not delivered when it ended comes before what is published later.
+    resumes_in_order: bool,
     shared: bool,
 }
 
@@ -44,6 +46,7 @@ const FOREBAY: Server = Server {
     versions: BOTH,
     qos: QoS::ExactlyOnce,
     outlives_a_kill: true,
+    resumes_in_order: true,
     shared: true,
 };
 const MOSQUITTO: Server = Server {
@@ -54,6 +57,7 @@ const MOSQUITTO: Server = Server {
     qos: QoS::ExactlyOnce,
     // It writes its state down when it ends.
     outlives_a_kill: false,
+    resumes_in_order: true,
     shared: true,
 };
 const NATS: Server = Server {
@@ -63,6 +67,9 @@ const NATS: Server = Server {
     versions: &[Version::V311],
     qos: QoS::AtLeastOnce,
     outlives_a_kill: true,
+    // What it took for delivered when it was killed, written to the socket or not, comes again when its wait for the ack is
+    // over, 30 seconds later.
+    resumes_in_order: false,
     shared: false,
 };
 const RABBITMQ: Server = Server {
@@ -72,6 +79,7 @@ const RABBITMQ: Server = Server {
     versions: &[Version::V311],
     qos: QoS::AtLeastOnce,
     outlives_a_kill: true,
+    resumes_in_order: true,
     shared: false,
 };
 
