@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
 
 use crate::addresses::Addresses;
 use crate::backoff::Backoff;
@@ -19,6 +18,7 @@ use crate::event::Event;
 use crate::session::{Hint, Over};
 use crate::shared::{Shared, Status};
 use crate::ticket::{Outcome, Teller};
+use crate::timer::Timer;
 use crate::transport::{self, Stream};
 use crate::url::Address;
 
@@ -210,23 +210,6 @@ fn is_for_good(error: &ConnectError) -> bool {
         );
     }
     matches!(error, ConnectError::Authentication(_))
-}
-
-/// A timer that is only armed anew when it must fire earlier; firing too early is harmless.
-#[derive(Default)]
-struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Timer {
-    fn poll(&mut self, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
-        let Some(at) = at.map(tokio::time::Instant::from_std) else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        if at < sleep.deadline() || sleep.is_elapsed() {
-            sleep.as_mut().reset(at);
-        }
-        sleep.as_mut().poll(cx)
-    }
 }
 
 struct Connection {

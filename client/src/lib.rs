@@ -46,6 +46,7 @@ mod session;
 mod shared;
 mod stats;
 mod ticket;
+mod timer;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;
