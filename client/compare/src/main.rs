@@ -265,6 +265,8 @@ mod ours {
             let _message = messages.recv().await.unwrap();
             count += 1;
         }
+        // Its session would be there for an hour, and get what the next ones are sent.
+        client.disconnect().await;
         count
     }
 }
