@@ -40,6 +40,12 @@ pub trait Store {
     /// The store does not work; the client goes on without it.
     async fn settle(&mut self, access: &mut impl Access) -> Result<(), StoreFailed>;
 
+    /// In the very moment in which the client is asked what to send: what was published since [`settle`](Self::settle) by
+    /// somebody of a higher priority may have to wait.
+    fn allow(&mut self, client: &mut Client<'_>) {
+        let _ = client;
+    }
+
     /// After the client has said what to send and before that is sent: keeps what must not be forgotten then.
     ///
     /// # Errors

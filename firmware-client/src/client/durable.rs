@@ -11,14 +11,16 @@ use crate::{ImportError, Status, Ticket};
 pub(super) struct Durable {
     /// From which ticket on messages of a class are not sent, where `barred` has its bit.
     barrier: [u32; CLASSES],
-    /// Bytes of the outbox that only messages which come back may take.
+    /// The last ticket of a class up to which messages are stored; 0 is none.
+    stored: [u32; CLASSES],
+    /// Bytes of the outbox that only messages which come back may take: those of the largest message that is stored.
     kept_back: u32,
     barred: u8,
 }
 
 impl Durable {
     pub(super) const fn new() -> Self {
-        Self { barrier: [0; CLASSES], kept_back: 0, barred: 0 }
+        Self { barrier: [0; CLASSES], stored: [0; CLASSES], kept_back: 0, barred: 0 }
     }
 }
 
@@ -75,6 +77,23 @@ impl Client<'_> {
             *barrier = from;
             self.durable.barred |= 1 << class as u8;
         }
+    }
+
+    /// Messages of a class are stored up to this ticket; 0 is none.
+    pub(crate) fn set_stored(&mut self, class: Class, upto: u32) {
+        if let Some(stored) = self.durable.stored.get_mut(class as usize) {
+            *stored = upto;
+        }
+    }
+
+    /// Whether a message is stored, or has ended.
+    #[cfg(feature = "embedded-io-async")]
+    pub(crate) fn is_stored(&self, ticket: Ticket) -> bool {
+        // What is not in the outbox is in the store alone, or has ended.
+        let Some((_, head)) = self.arena.find_ticket(ticket.0) else { return true };
+        let upto = self.durable.stored.get(head.class() as usize).copied().unwrap_or_default();
+        let is_kind = head.state.bit() & SUBS == 0 && head.qos() > 0 && head.len as u32 <= self.durable.kept_back;
+        is_kind && upto != 0 && is_from(upto, head.ticket)
     }
 
     /// Publishing leaves so many bytes free, for what comes back.

@@ -92,6 +92,15 @@ pub struct Recovered {
     pub session: bool,
 }
 
+/// What was to become of a message that is being marked as ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    /// It goes back into the outbox: QoS 0, which must not be in both.
+    Moves(Class, Ticket),
+    /// It ended while it was being stored.
+    Ends(Ticket),
+}
+
 /// A store in flash behind the outbox.
 pub struct Tier<'t, F> {
     flash: F,
@@ -112,6 +121,10 @@ pub struct Tier<'t, F> {
     ended: u32,
     /// Flash and memory may not agree: an operation was not completed.
     torn: bool,
+    /// A message whose way out of flash was not completed.
+    half: Option<Half>,
+    /// The next ticket when the client was last told what it may send.
+    told: u32,
     /// Where the next message goes, when that is known.
     end: Option<ring::End>,
     unsafe_sent: u32,
@@ -134,6 +147,8 @@ impl<'t, F: NorFlash> Tier<'t, F> {
             place: None,
             ended: 0,
             torn: false,
+            half: None,
+            told: 0,
             end: None,
             unsafe_sent: 0,
         }
@@ -192,6 +207,7 @@ impl<'t, F: NorFlash> Tier<'t, F> {
         self.slept_ms = u32::try_from(slept_ms).unwrap_or(u32::MAX);
         client.keep_room(self.config.largest);
         self.torn = true;
+        (self.lanes, self.flown) = ([const { Lane::new() }; CLASSES], [0; FLOWN_MAX]);
         if let Some(len) = self.load_session().await? {
             let image = self.buffer.get(..len).unwrap_or_default();
             recovered.session = client.import_session(now, slept_ms, image).is_ok();
@@ -209,7 +225,8 @@ impl<'t, F: NorFlash> Tier<'t, F> {
     }
 
     /// Tells the client what is not to be sent yet.
-    fn bar(&self, client: &mut Client<'_>) {
+    fn bar(&mut self, client: &mut Client<'_>) {
+        self.told = client.upcoming();
         for class in Class::ALL {
             let lane = self.lane(class);
             let unsafe_one = self.first_unsafe(client, class);
@@ -219,6 +236,9 @@ impl<'t, F: NorFlash> Tier<'t, F> {
                 (away, one) => away.or(one),
             };
             client.set_barrier(class, barrier);
+            if !self.torn {
+                client.set_stored(class, lane.last);
+            }
         }
     }
 }
@@ -230,18 +250,32 @@ impl<F: NorFlash> Store for Tier<'_, F> {
         result
     }
 
+    fn allow(&mut self, client: &mut Client<'_>) {
+        if self.told != client.upcoming() {
+            self.bar(client);
+        }
+    }
+
     async fn seal(&mut self, access: &mut impl Access) -> Result<(), StoreFailed> {
         let digest = access.client(|_, client| client.session_digest()).ok_or(StoreFailed)?;
         if self.digest == Some(digest) {
             return Ok(());
         }
-        // A message that has ended must not be there without the session that says so.
-        self.sweep(access, false).await?;
-        if self.place.is_none() {
-            self.load_session().await?;
-        }
-        let len = access.client(|now, client| client.export_session(now, self.session_room()));
-        let len = len.flatten().ok_or(StoreFailed)?;
+        let len = loop {
+            // A message that has ended must not be there without the session that says so.
+            self.sweep(access, false).await?;
+            if self.place.is_none() {
+                self.load_session().await?;
+            }
+            // Another task may have heard of the end of one meanwhile.
+            let exported = access.client(|now, client| {
+                let is_swept = self.is_swept(client);
+                is_swept.then(|| client.export_session(now, self.session_room()))
+            });
+            if let Some(len) = exported.ok_or(StoreFailed)? {
+                break len.ok_or(StoreFailed)?;
+            }
+        };
         self.digest = None;
         self.save_session(len).await?;
         self.digest = Some(digest);

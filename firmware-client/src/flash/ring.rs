@@ -38,6 +38,14 @@ impl Lane {
         Self { last: 0, cursor: 0, away: 0, stored: 0 }
     }
 
+    /// A message is there.
+    pub(super) fn note_there(&mut self, ticket: u32) {
+        self.stored = self.stored.wrapping_add(1);
+        if !self.has(ticket) {
+            self.last = ticket;
+        }
+    }
+
     /// Whether a ticket is not after the last one that was stored.
     pub(super) fn has(&self, ticket: u32) -> bool {
         self.last != 0 && is_from(self.last, ticket)

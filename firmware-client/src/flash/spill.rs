@@ -2,10 +2,10 @@
 
 use super::ring::Pushed;
 use super::{FRONT, STAMP, Tier};
+use crate::QoS;
 use crate::client::{Client, Waiting, is_from};
 use crate::message::Class;
 use crate::store::{Access, StoreFailed};
-use crate::{QoS, Ticket};
 use embedded_storage_async::nor_flash::NorFlash;
 
 /// Those first that are sent last.
@@ -188,7 +188,7 @@ impl<F: NorFlash> Tier<'_, F> {
             }
         });
         // It ended while it was being written.
-        if leaves && !left { self.unstore(message.class, Ticket(ticket)).await } else { Ok(()) }
+        if leaves && !left { self.unstore(message.class, message.ticket).await } else { Ok(()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::ring::{Lane, Ring};
 use super::spill::stamp_of;
-use super::{FLOWN_MAX, STAMP, Tier};
+use super::{FLOWN_MAX, Half, STAMP, Tier};
 use crate::arena::{self, Head};
 use crate::client::{Client, is_from};
 use crate::message::{CLASSES, Class, Ticket};
@@ -31,6 +31,7 @@ pub(super) enum Seen<'r> {
 /// What deciding needs beside the flash.
 struct Look<'l> {
     lanes: &'l mut [Lane; CLASSES],
+    half: &'l mut Option<Half>,
     flown: &'l [u32; FLOWN_MAX],
     /// Classes whose messages may come back.
     open: [bool; CLASSES],
@@ -106,14 +107,16 @@ impl Look<'_> {
         lane.away = lane.away.saturating_sub(1);
         if only_here {
             lane.stored = lane.stored.saturating_sub(1);
+            *self.half = Some(Half::Moves(class, Ticket(ticket)));
             return Act::Move;
         }
         Act::Keep
     }
 
     /// After [`Act::Move`].
-    fn put_back(&self, now: u64, client: &mut Client<'_>, raw: &[u8]) {
+    fn put_back(&mut self, now: u64, client: &mut Client<'_>, raw: &[u8]) {
         let Some((stamp, head, record)) = parse(raw) else { return };
+        *self.half = None;
         if client.restore(now, self.away_ms(now, stamp, head.ticket), record).is_err() {
             client.lose_spilled(head.class(), Ticket(head.ticket));
         }
@@ -145,10 +148,10 @@ impl<F: NorFlash> Tier<'_, F> {
             return Ok(());
         }
         self.torn = true;
-        let Self { flash, config, buffer, lanes, flown, .. } = self;
         let (boot, slept_ms) = (self.boot, self.slept_ms);
+        let Self { flash, config, buffer, lanes, half, flown, .. } = self;
         let open = [restore && connected; CLASSES];
-        let mut look = Look { lanes, flown, open, low: config.low, boot, slept_ms };
+        let mut look = Look { lanes, half, flown, open, low: config.low, boot, slept_ms };
         let visit = |seen: Seen<'_>| match seen {
             Seen::There(raw) => access.client(|now, client| look.decide(now, client, raw)).unwrap_or(Act::Keep),
             Seen::Taken(raw) => {
@@ -162,13 +165,20 @@ impl<F: NorFlash> Tier<'_, F> {
         Ok(())
     }
 
+    /// Whether all that has ended is marked.
+    pub(super) fn is_swept(&self, client: &Client<'_>) -> bool {
+        self.stored() == 0 || ends(client) == self.ended
+    }
+
     /// Takes a message out of flash that ended meanwhile.
     pub(super) async fn unstore(&mut self, class: Class, ticket: Ticket) -> Result<(), StoreFailed> {
+        self.half = Some(Half::Ends(ticket));
         let visit = |seen: Seen<'_>| match seen {
             Seen::There(raw) if parse(raw).is_some_and(|(_, head, _)| head.ticket == ticket.number()) => Act::Pop,
             Seen::There(_) | Seen::Taken(_) => Act::Keep,
         };
         Ring::new(&mut self.flash, &self.config)?.walk(self.buffer, visit).await?;
+        self.half = None;
         self.change(class, |lane| lane.stored = lane.stored.saturating_sub(1));
         Ok(())
     }
@@ -181,10 +191,11 @@ impl<F: NorFlash> Tier<'_, F> {
         from: u32,
     ) -> Result<(), StoreFailed> {
         self.torn = true;
-        let Self { flash, config, buffer, lanes, flown, .. } = self;
+        let Self { flash, config, buffer, lanes, half, flown, .. } = self;
         let Some(lane) = lanes.get_mut(class as usize) else { return Ok(()) };
         let visit = |seen: Seen<'_>| {
             let Seen::There(raw) = seen else { return Act::Keep };
+            *half = None;
             let ours = parse(raw).filter(|(_, head, _)| head.class() == class && is_from(head.ticket, from));
             let Some((_, head, _)) = ours.filter(|(_, head, _)| !flown.contains(&head.ticket)) else {
                 return Act::Keep;
@@ -198,54 +209,73 @@ impl<F: NorFlash> Tier<'_, F> {
             }
             // What has ended must not look as if it were to come back.
             lane.stored = lane.stored.saturating_sub(1);
+            *half = Some(Half::Ends(Ticket(head.ticket)));
             Act::Pop
         };
         Ring::new(flash, config)?.walk(buffer, visit).await?;
+        self.half = None;
         self.torn = false;
         Ok(())
     }
 
-    /// Finds out what is in flash after an operation that was not completed.
+    /// Finds out what is in flash after an operation that was not completed; this may be one too, so what is known from before
+    /// stays until all is known.
     pub(super) async fn agree(&mut self, access: &mut impl Access) -> Result<(), StoreFailed> {
-        let before = self.lanes;
-        let Self { flash, config, buffer, lanes, flown, .. } = self;
-        for lane in lanes.iter_mut() {
+        let Self { flash, config, buffer, lanes, half, flown, .. } = self;
+        let mut counted = *lanes;
+        for lane in &mut counted {
             (lane.away, lane.stored) = (0, 0);
         }
+        let mut half_is_there = false;
         let visit = |seen: Seen<'_>| {
             let Seen::There(raw) = seen else { return Act::Keep };
             let Some((_, head, _)) = parse(raw) else { return Act::Pop };
-            let class = head.class() as usize;
-            let (Some(lane), Some(before)) = (lanes.get_mut(class), before.get(class)) else { return Act::Keep };
-            lane.stored = lane.stored.wrapping_add(1);
-            if !lane.has(head.ticket) {
-                lane.last = head.ticket;
+            let (class, ticket) = (head.class(), head.ticket);
+            let (Some(lane), Some(before)) = (counted.get_mut(class as usize), lanes.get_mut(class as usize)) else {
+                return Act::Keep;
+            };
+            if *half == Some(Half::Ends(Ticket(ticket))) {
+                return Act::Pop;
             }
-            let was_away = before.away > 0 && is_from(head.ticket, before.cursor);
-            let is_new = !before.has(head.ticket);
-            if flown.contains(&head.ticket) || !(was_away || is_new) {
+            let moves = *half == Some(Half::Moves(class, Ticket(ticket)));
+            half_is_there |= moves;
+            let was_away = moves || (before.away > 0 && is_from(ticket, before.cursor));
+            let is_new = !before.has(ticket);
+            let here = access.client(|_, client| client.is_here(ticket)).unwrap_or_default();
+            lane.note_there(ticket);
+            if flown.contains(&ticket) || !(was_away || is_new) {
                 return Act::Keep;
             }
-            let here = access.client(|_, client| client.is_here(head.ticket)).unwrap_or_default();
             // What was being stored when it broke off, and stays where it is.
             if here && lane.away == 0 {
-                lane.cursor = head.ticket.wrapping_add(1);
+                lane.cursor = ticket.wrapping_add(1);
                 return Act::Keep;
             }
-            if here && access.client(|_, client| client.remove_spilled(Ticket(head.ticket))) != Some(true) {
+            if here && access.client(|_, client| client.remove_spilled(Ticket(ticket))) != Some(true) {
                 return Act::Keep;
             }
             if !here && is_new {
                 lane.stored = lane.stored.saturating_sub(1);
                 return Act::Pop;
             }
+            if here {
+                // It has left the outbox: not to be taken for one that has ended when this breaks off.
+                before.last = lane.last;
+                if before.away == 0 {
+                    (before.cursor, before.away) = (ticket, 1);
+                }
+            }
             if lane.away == 0 {
-                lane.cursor = head.ticket;
+                lane.cursor = ticket;
             }
             lane.away = lane.away.wrapping_add(1);
             Act::Keep
         };
         Ring::new(flash, config)?.walk(buffer, visit).await?;
+        if let Some(Half::Moves(class, ticket)) = half.take().filter(|_| !half_is_there) {
+            access.client(|_, client| client.lose_spilled(class, ticket));
+        }
+        self.lanes = counted;
         self.torn = false;
         Ok(())
     }

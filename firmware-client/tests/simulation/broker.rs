@@ -116,6 +116,8 @@ pub struct Broker {
     pub aliased: u32,
     /// How many messages it had no room for.
     pub no_room: u32,
+    /// Numbers of the messages whose PUBREC came: the device has handled them.
+    pub handled: BTreeSet<u32>,
     /// The device's clock jumps, so it cannot keep a time.
     pub wrong_clock: bool,
     session: Option<Session>,
@@ -140,6 +142,7 @@ impl Broker {
             pings: 0,
             aliased: 0,
             no_room: 0,
+            handled: BTreeSet::new(),
             wrong_clock: false,
             session: None,
             connection: None,
@@ -272,7 +275,9 @@ impl Broker {
                     session.outgoing.retain(|message| message.id != id);
                 } else {
                     let found = session.outgoing.iter_mut().find(|message| message.id == id);
-                    found.expect("PUBREC is for a message that was sent").state = OutState::Released;
+                    let found = found.expect("PUBREC is for a message that was sent");
+                    found.state = OutState::Released;
+                    self.handled.insert(found.number);
                     self.write(0x62, &id.to_be_bytes());
                 }
             }

@@ -20,6 +20,10 @@ pub struct State {
     /// There is a connection.
     open: bool,
     carries: bool,
+    /// Nobody answers.
+    gone: bool,
+    /// The connection is broken.
+    broken: bool,
     reader: Option<Waker>,
     alarms: Vec<(u64, Waker)>,
     /// The next call of the transport waits for its second poll.
@@ -39,6 +43,8 @@ impl Net {
             up: VecDeque::new(),
             open: false,
             carries: true,
+            gone: false,
+            broken: false,
             reader: None,
             alarms: Vec::new(),
             lazy: false,
@@ -64,6 +70,16 @@ impl Net {
         self.0.borrow_mut().carries = carries;
     }
 
+    /// The broker can be reached, or not; a connection that there is breaks then.
+    pub fn reachable(&self, reachable: bool) {
+        let mut state = self.0.borrow_mut();
+        state.gone = !reachable;
+        if !reachable && state.open {
+            state.broken = true;
+            state.reader.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
     pub fn connector(&self) -> Net {
         self.clone()
     }
@@ -76,7 +92,7 @@ impl Net {
     /// Moves what is on its way; whether anything did. What was written and not flushed stays where it is.
     pub fn carry(&self) -> bool {
         let mut state = self.0.borrow_mut();
-        if !state.open || !state.carries {
+        if !state.open || !state.carries || state.broken {
             return false;
         }
         let mut moved = false;
@@ -191,7 +207,7 @@ impl Drop for Link {
         // What was flushed is on its way, and arrives.
         let bytes: Vec<u8> = if state.unflushed { Vec::new() } else { state.up.drain(..).collect() };
         let now = state.now;
-        if state.carries {
+        if state.carries && !state.broken {
             state.broker.bytes(now, &bytes);
         }
         state.open = false;
@@ -211,7 +227,10 @@ impl Connector for Net {
         once(self).await;
         let mut state = self.0.borrow_mut();
         assert!(!state.open, "one connection at a time");
-        state.open = true;
+        if state.gone {
+            return Err(ErrorKind::ConnectionRefused);
+        }
+        (state.open, state.broken) = (true, false);
         state.unflushed = false;
         state.broker.accept();
         drop(state);
@@ -241,6 +260,9 @@ impl Read for Link {
     async fn read(&mut self, buf: &mut [u8]) -> Result<usize, ErrorKind> {
         poll_fn(|context| {
             let mut state = self.0.0.borrow_mut();
+            if state.broken {
+                return Poll::Ready(Err(ErrorKind::ConnectionReset));
+            }
             if state.down.is_empty() {
                 if state.broker.hang_up {
                     return Poll::Ready(Ok(0));
@@ -262,6 +284,9 @@ impl Write for Link {
     async fn write(&mut self, buf: &[u8]) -> Result<usize, ErrorKind> {
         once(&self.0).await;
         let mut state = self.0.0.borrow_mut();
+        if state.broken {
+            return Err(ErrorKind::ConnectionReset);
+        }
         let len = buf.len().min(17);
         state.up.extend(&buf[..len]);
         state.unflushed = true;

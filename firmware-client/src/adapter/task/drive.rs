@@ -126,6 +126,7 @@ impl<'d, 'a, M: RawMutex, T: Time, S: Store> Runner<'d, 'a, M, T, S> {
     async fn serve(&mut self, transport: &mut (impl Read + Write), deadline: Option<u64>) -> Result<(), Broken> {
         let shared = self.shared;
         let half = self.scratch.len() / 2;
+        let store = &mut self.store;
         let (incoming, out) = self.scratch.split_at_mut_checked(half).ok_or(Broken)?;
         // What has come and has no room in the input yet.
         let (mut from, mut to) = (0usize, 0usize);
@@ -133,16 +134,17 @@ impl<'d, 'a, M: RawMutex, T: Time, S: Store> Runner<'d, 'a, M, T, S> {
         loop {
             let mut written = false;
             loop {
-                let _ = self.store.settle(&mut Way(shared)).await;
+                let _ = store.settle(&mut Way(shared)).await;
                 let len = shared.with(|now, inner| {
                     if deadline.is_some_and(|deadline| now >= deadline || inner.client.is_drained()) {
                         inner.client.part(now);
                     }
                     take_in(now, inner, incoming.get(from..to).unwrap_or_default(), &mut from);
+                    store.allow(&mut inner.client);
                     inner.client.poll_transmit(now, out)
                 });
                 let Some(written_out) = len.filter(|len| *len > 0).and_then(|len| out.get(..len)) else { break };
-                self.store.seal(&mut Way(shared)).await.map_err(|_| Broken)?;
+                store.seal(&mut Way(shared)).await.map_err(|_| Broken)?;
                 write(shared, transport, written_out).await?;
                 written = true;
             }

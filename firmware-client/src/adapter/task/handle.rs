@@ -114,6 +114,20 @@ impl<'d, 'a, M: RawMutex, T: Time> Handle<'d, 'a, M, T> {
         .await
     }
 
+    /// Whether the [store](super::Device::split_with) has a message, so that it survives a power cut, or it has ended, see
+    /// [`status`](Self::status). Of a message that is not stored, such as one of QoS 0, only its end is known.
+    #[cfg(feature = "flash")]
+    #[must_use]
+    pub fn is_stored(&self, ticket: Ticket) -> bool {
+        self.shared.with(|_, inner| inner.client.is_stored(ticket)).unwrap_or(false)
+    }
+
+    /// Waits until [`is_stored`](Self::is_stored).
+    #[cfg(feature = "flash")]
+    pub async fn stored(&self, ticket: Ticket) {
+        self.until(|_, inner| inner.client.is_stored(ticket).then_some(())).await;
+    }
+
     /// Whether all that was published is safe, and nothing is owed to the server.
     #[must_use]
     pub fn is_drained(&self) -> bool {
