@@ -113,15 +113,16 @@ mod tests {
 
     #[test]
     fn a_filter_is_one_as_the_broker_understands_it() {
+        const LEN: usize = if cfg!(miri) { 3 } else { 6 };
         let letters = [b'a', b'+', b'#', b'/', 0];
-        for number in 0..5usize.pow(6) {
-            let mut text = [0u8; 6];
+        for number in 0..letters.len().pow(LEN as u32) {
+            let mut text = [0u8; LEN];
             let mut rest = number;
             for byte in &mut text {
-                *byte = letters[rest % 5];
-                rest /= 5;
+                *byte = letters[rest % letters.len()];
+                rest /= letters.len();
             }
-            for len in 0..=6 {
+            for len in 0..=LEN {
                 let filter = core::str::from_utf8(&text[..len]).unwrap();
                 assert_eq!(is_filter(filter), topic::check_filter(filter, 100).is_ok(), "{filter:?}");
             }

@@ -176,7 +176,9 @@ impl<'f, R> Task<'f, R> {
             return None;
         }
         self.polls += 1;
-        let waker = Waker::from(Arc::clone(&self.woken));
+        // A copy, as those that are registered are: to Miri the first one is another waker, and who waits in the place of
+        // another wakes it.
+        let waker = Waker::from(Arc::clone(&self.woken)).clone();
         Some(self.future.as_mut().poll(&mut Context::from_waker(&waker)))
     }
 }

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::task::Poll;
 
-const MESSAGES: u32 = 12;
+const MESSAGES: u32 = if cfg!(miri) { 4 } else { 12 };
 
 pub fn options(v5: bool, change: impl FnOnce(&mut Options<'static>)) -> &'static Options<'static> {
     let mut options = Options::new("device");
