@@ -13,8 +13,8 @@ document=../../docs/firmware-size.md
 export CARGO_TARGET_DIR="$PWD/../../target/probe"
 rustup target add "$target" >/dev/null 2>&1 || true
 status=0
-measured=$(mktemp)
-trap 'rm -f "$measured"' EXIT
+measured=$(mktemp) futures=$(mktemp)
+trap 'rm -f "$measured" "$futures"' EXIT
 
 # build FOLDER FEATURES: the path of the program.
 build() {
@@ -48,25 +48,55 @@ limited() {
     if [ "$state" != - ] && [ "$state" -gt 512 ]; then echo "$1: more than 512 bytes of state" && status=1; fi
 }
 
-# table FILE: the rows of a document, without alignment.
-table() { grep '^| ' "$1" | grep -v '^| firmware' | sed 's/  */ /g'; }
+# future_sizes FEATURES: a name and bytes for each future; in the program each is a symbol as long as the future.
+future_sizes() {
+    cargo build -q --locked --release --target "$target" --no-default-features --features "$1,futures" \
+        --bin forebay-firmware-probe-futures
+    nm -S "$CARGO_TARGET_DIR/$target/release/forebay-firmware-probe-futures" | awk '
+        match($4, /forebay_firmware_probe_futures[0-9]+[A-Z_]+17h/) {
+            name = substr($4, RSTART, RLENGTH - 3); sub(/^forebay_firmware_probe_futures[0-9]+/, "", name)
+            print tolower(name), $2 }' | sort | while read -r name hex; do echo "$name $((16#$hex))"; done
+}
 
-# compare: flash and RAM may be 64 bytes off, the rest 128 (another compiler); what is not measured here is not compared.
+# The futures that each feature set brings, in a column each.
+all_futures() {
+    join <(future_sizes v3) <(future_sizes v5) | join - <(future_sizes v3,v5,qos2) |
+        awk '{ sub(/_flash$/, "` with `flash", $1); print "| `" $1 "` | " $2 " | " $3 " | " $4 " |" }' | tee "$futures"
+}
+
+# table FILE NAME: the rows of a table in the document, or of a file that has no others, without alignment.
+table() {
+    awk -v name="$2" '/^<!-- begin/ { inside = $3 == name ":" } name == "" { inside = 1 } /^<!-- end/ { inside = 0 }
+        inside && /^[|] / && !/^[|] (firmware|future) / { gsub(/  */, " "); print }' "$1"
+}
+
+# compare FILE NAME: the first two figures may be 64 bytes off, others 128 (another compiler), and words must be the same; what
+# is not measured here is not compared.
 compare() {
     awk -F ' *[|] *' '
-        NR == FNR { for (i = 3; i <= 7; i++) said[$2, i] = $i; rows[$2]; next }
+        NR == FNR { for (i = 3; i < NF; i++) said[$2, i] = $i; rows[$2]; next }
         !($2 in rows) { print $2 ": not in the document"; bad = 1; next }
         {
-            for (i = 3; i <= 7; i++) {
+            for (i = 3; i < NF; i++) {
                 if ($i == "-") continue
                 off = said[$2, i] - $i
                 if (off < 0) off = -off
-                if (i == 7 ? said[$2, i] != $i : off > (i < 5 ? 64 : 128)) {
+                if ($i + 0 == $i && said[$2, i] != "" ? off > (i < 5 ? 64 : 128) : said[$2, i] != $i) {
                     print $2 ": the document says " said[$2, i] ", measured " $i; bad = 1
                 }
             }
         }
-        END { exit bad }' <(table "$document") <(table "$measured")
+        END { exit bad }' <(table "$document" "$2") <(table "$1" "")
+}
+
+# insert FILE NAME HEADER: puts rows into the document.
+insert() {
+    awk -v rows="$1" -v name="$2:" -v header="$3" '
+        /^<!-- begin/ && $3 == name {
+            print; print header; gsub(/[^|]+/, "---", header); print header
+            while ((getline line < rows) > 0) print line; skip = 1 }
+        /^<!-- end/ { skip = 0 }
+        !skip { print }' "$document" >"$document.new" && mv "$document.new" "$document"
 }
 
 row "nothing" . "empty,v3"
@@ -77,19 +107,23 @@ limited v3,qos2 0
 limited v5,qos2 0
 limited v3,v5,qos2 0
 row "nothing, with an executor and a clock" others empty
+row "\`v3\` as a task" others forebay-v3
+row "\`v5\` as a task" others forebay-v5
 row "minimq 0.13.5, MQTT 5" others minimq
 row "rust-mqtt 0.6.0, MQTT 5" others rust-mqtt-v5
 row "mqttrust 1.0.0, MQTT 3.1.1" others mqttrust-v3
 row "mqttrust 1.0.0, MQTT 5" others mqttrust-v5
 
+all_futures
+
 case $mode in
---check) compare || status=1 ;;
+--check)
+    compare "$measured" firmware || status=1
+    compare "$futures" futures || status=1
+    ;;
 --write)
-    awk -v rows="$measured" '
-        /^<!-- begin/ { print; print "| firmware | flash | static RAM | state | stack | panics |"; print "|---|---|---|---|---|---|"
-            while ((getline line < rows) > 0) print line; skip = 1 }
-        /^<!-- end/ { skip = 0 }
-        !skip { print }' "$document" >"$document.new" && mv "$document.new" "$document"
+    insert "$measured" firmware "| firmware | flash | static RAM | state | stack | panics |"
+    insert "$futures" futures '| future | `v3` | `v5` | `v3,v5,qos2` |'
     ;;
 esac
 exit $status

@@ -1,4 +1,4 @@
-//! The probe beside this, with other clients.
+//! The probe beside this, with other clients, and with this one as a task.
 #![no_std]
 #![no_main]
 
@@ -9,6 +9,9 @@ mod port;
 #[path = "../../src/port.rs"]
 mod port;
 
+#[cfg(feature = "forebay")]
+#[path = "forebay.rs"]
+mod client;
 #[cfg(feature = "minimq")]
 #[path = "minimq.rs"]
 mod client;
