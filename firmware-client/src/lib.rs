@@ -140,6 +140,11 @@
 //! | `qos2` | QoS 2, both ways; on by default |
 //! | `log`, `defmt` | connections, drops and faults are logged; off by default |
 //! | `embedded-io` | `adapter::blocking`: a loop over a blocking transport; off by default |
+//! | `embedded-io-async` | `adapter::task`: a task and a handle for others, every future of which may be dropped; off by default |
+//! | `embedded-nal-async` | a connector for the task over `embedded-nal-async`; brings `embedded-io-async` |
+//! | `embassy-time` | a clock for the task; brings `embedded-io-async` |
+//! | `flash` | `flash`: a store behind the outbox that survives power cuts, over `embedded-storage`; off by default |
+//! | `std` | `adapter::std`: the client over `std`'s sockets, for Linux and for tests; off by default |
 #![no_std]
 
 #[cfg(not(any(feature = "v3", feature = "v5")))]
