@@ -117,7 +117,7 @@
 //!
 //! # Memory
 //!
-//! [`Client`] itself takes at most 512 bytes, on every target. A message takes 20 bytes of the outbox beside topic,
+//! [`Client`] itself takes at most 512 bytes (544 with `flash`), on every target. A message takes 20 bytes of the outbox beside topic,
 //! properties and payload, rounded up to 4; a subscription 21 beside its filter. What connects, pings and acknowledges takes
 //! nothing from the outbox, so no backlog can be in its way: CONNECT is written from the [`Options`], acknowledgements from a
 //! table in the client, and PUBREL from what is left of a message of QoS 2, which is its header.
