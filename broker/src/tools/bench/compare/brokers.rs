@@ -128,7 +128,9 @@ impl Program {
         let log = fs::File::create(dir.join("log")).map_err(|why| why.to_string())?;
         let other = log.try_clone().map_err(|why| why.to_string())?;
         let mut command = Command::new(&self.path);
-        command.args(arguments).current_dir(dir).stdin(Stdio::null()).stdout(log).stderr(other);
+        // Where it panics, what it says last is to be why.
+        command.args(arguments).env("RUST_BACKTRACE", "0").current_dir(dir);
+        command.stdin(Stdio::null()).stdout(log).stderr(other);
         command.spawn().map_err(|why| format!("{}: {why}", self.path.display()))
     }
 
@@ -221,7 +223,8 @@ fn rmqttd(dir: &Path, port: u16, rpc_port: u16) -> String {
     let dir = dir.display();
     format!(
         "node.id = 1\nrpc.server_addr = \"127.0.0.1:{rpc_port}\"\nlog.to = \"console\"\nlog.level = \"warn\"\n\
-         log.dir = \"{dir}\"\nplugins.dir = \"{dir}\"\nplugins.default_startups = []\n\
+         log.dir = \"{dir}\"\nplugins.dir = \"{dir}\"\nplugins.default_startups = [\"rmqtt-retainer\", \"rmqtt-shared-subscription\"]\n\
+         plugins.disabled_default_startups = [\"rmqtt-http-api\"]\n\
          listener.tcp.external.addr = \"127.0.0.1:{port}\"\nlistener.tcp.external.max_connections = 1024000\n\
          listener.tcp.external.max_handshaking_limit = 100000\nlistener.tcp.external.max_packet_size = \"256m\"\n\
          listener.tcp.external.allow_anonymous = true\nlistener.tcp.external.max_inflight = 65535\n\
