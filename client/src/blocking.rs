@@ -29,8 +29,8 @@ use crate::message::{Message, Received};
 use crate::options::{Options, Subscribe};
 use crate::ticket::{Acked, Ticket};
 
-/// A client. Clones are cheap and are the same client; it ends, with DISCONNECT, when the last of them and the last
-/// [`Subscription`] is dropped, or with [`Client::disconnect`].
+/// A client. Clones are cheap and are the same client; it ends, as [`Client::disconnect`] does, when the last of them and the
+/// last [`Subscription`] is dropped.
 #[derive(Clone, Debug)]
 pub struct Client {
     driven: Arc<Driven>,
@@ -123,9 +123,14 @@ impl Client {
         self.block_on(self.inner().drained());
     }
 
-    /// Ends the client with DISCONNECT.
+    /// Sends what was accepted, for at most 5 s, and ends the client with DISCONNECT: see [`crate::Client::disconnect`].
     pub fn disconnect(&self) {
         self.block_on(self.inner().disconnect());
+    }
+
+    /// Ends the client with DISCONNECT at once: see [`crate::Client::close`].
+    pub fn close(&self) {
+        self.block_on(self.inner().close());
     }
 
     /// The client beneath: acks, events, statistics. What it has of `async` is awaited by [`Client::block_on`].

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forebay_wire::reason::ReasonCode;
 use tokio::sync::broadcast;
@@ -19,12 +19,15 @@ use crate::session::Session;
 use crate::session::journal::Journal;
 use crate::session::journal::OpNumber;
 use crate::session::outbox::NoRoom;
-use crate::shared::{Shared, Status};
+use crate::shared::{Shared, Status, wall_time};
 use crate::stats::Stats;
 use crate::ticket::{Ticket, Told, pair};
 
+/// How long [`Client::disconnect`] waits for acknowledgements of what was accepted.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// A client. Clones are cheap and are the same client; it ends when the last of them, and the last [`Subscription`], is
-/// dropped, or with [`Client::disconnect`]. Every future may be dropped at any point: nothing is lost by that.
+/// dropped (as [`Client::close`] does), or with [`Client::disconnect`]. Every future may be dropped at any point: nothing is lost by that.
 #[derive(Clone)]
 pub struct Client {
     handle: Arc<Handle>,
@@ -100,7 +103,7 @@ impl Client {
             let room = shared.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            match self.offer(message, true)? {
+            match self.offer(message, None, true)? {
                 Offered::Taken(ticket, op) => {
                     self.safe(op).await?;
                     return Ok(ticket);
@@ -117,20 +120,65 @@ impl Client {
     /// As for [`Client::publish`]; [`PublishError::Full`] gives the message back.
     pub fn try_publish(&self, message: Message) -> Result<Ticket, PublishError> {
         message.check().map_err(PublishError::Invalid)?;
-        match self.offer(message, false)? {
+        match self.offer(message, None, false)? {
             Offered::Taken(ticket, _) => Ok(ticket),
             Offered::Full(message) => Err(PublishError::Full(message)),
         }
     }
 
-    fn offer(&self, message: Message, may_wait: bool) -> Result<Offered, PublishError> {
+    /// As [`Client::try_publish`], and notes a mark of the program's own: a durable outbox writes both in one commit. A
+    /// program that moves messages from a queue of its own into the outbox marks each with its place there, and knows after
+    /// a crash, by [`Client::mark`], how far it had come: none is moved twice, and none is left out.
+    ///
+    /// # Errors
+    /// As for [`Client::try_publish`]; the mark is not noted then.
+    pub fn try_publish_marked(&self, message: Message, mark: u64) -> Result<Ticket, PublishError> {
+        message.check().map_err(PublishError::Invalid)?;
+        match self.offer(message, Some(mark), false)? {
+            Offered::Taken(ticket, _) => Ok(ticket),
+            Offered::Full(message) => Err(PublishError::Full(message)),
+        }
+    }
+
+    /// The last mark; `None`: there never was one. See [`Client::try_publish_marked`].
+    #[must_use]
+    pub fn mark(&self) -> Option<u64> {
+        self.handle.shared.with(|session| session.mark())
+    }
+
+    /// Notes a mark without a message, for a program whose queue has begun anew.
+    pub fn set_mark(&self, mark: u64) {
+        self.handle.shared.with(|session| session.set_mark(mark));
+    }
+
+    /// Resolves when everything that was accepted or marked before this call is on disk; at once without a durable outbox. The future
+    /// may outlive this handle, and dropping it changes nothing.
+    ///
+    /// # Errors
+    /// The client has ended before it was.
+    pub fn stored(&self) -> impl Future<Output = Result<(), PublishError>> + Send + 'static {
+        let handle = self.handle.clone();
+        async move {
+            #[cfg(feature = "durable")]
+            if let Some(store) = &handle.shared.store {
+                return store.all_safe(&handle.shared).await;
+            }
+            drop(handle);
+            Ok(())
+        }
+    }
+
+    fn offer(&self, message: Message, mark: Option<u64>, may_wait: bool) -> Result<Offered, PublishError> {
         let shared = &self.handle.shared;
         let (teller, told) = pair();
         let size = message.topic.len() + message.payload.len();
         let may_wait = may_wait && shared.options.outbox.when_full == WhenFull::Wait;
         let taken = shared.with(|session| match session.ended() {
             Some(why) => Err(PublishError::Ended(why.clone())),
-            None => Ok(session.publish(Instant::now(), message, teller)),
+            None => {
+                let taken = session.publish(Instant::now(), wall_time(), message, teller);
+                Ok(taken.map(|op| mark.map_or(op, |mark| session.set_mark(mark))))
+            }
         })?;
         match taken {
             Ok(op) => Ok(Offered::Taken(Ticket { told }, op)),
@@ -226,16 +274,39 @@ impl Client {
         }
     }
 
-    /// Ends the client with DISCONNECT, which the server takes for its will not to be published. Messages that are not
-    /// acknowledged yet are dropped, and their tickets told so (a durable outbox keeps them for the next start): await
-    /// [`Client::drained`] first to send them. Resolves when the connection is closed on both sides; the server has 5 s to
-    /// take what is left, and 5 s to close.
+    /// Sends what was accepted, waits for its acknowledgements, and ends the client with DISCONNECT, which the server takes
+    /// for its will not to be published. This waits for at most 5 s, for a connection as well when there is none; a durable
+    /// outbox keeps its messages, so that nothing is waited for without a connection. What is not acknowledged after that time
+    /// is dropped and its tickets are told so (a durable outbox keeps it for the next start): await [`Client::drained`]
+    /// first to wait longer, or call [`Client::close`] not to wait. Resolves when the connection is closed on both sides: the
+    /// server has another 5 s to take what is left, and 5 s to close.
     pub async fn disconnect(&self) {
         self.disconnect_with(ReasonCode::Success).await;
     }
 
     /// As [`Client::disconnect`], with a reason; [`ReasonCode::DisconnectWithWill`] has the will published.
     pub async fn disconnect_with(&self, reason: ReasonCode) {
+        if self.is_connected() || !self.is_durable() {
+            // What is late is dropped, or kept, and told so.
+            let _ = tokio::time::timeout(FLUSH, self.drained()).await;
+        }
+        self.close_with(reason).await;
+    }
+
+    fn is_durable(&self) -> bool {
+        #[cfg(feature = "durable")]
+        return self.handle.shared.store.is_some();
+        #[cfg(not(feature = "durable"))]
+        false
+    }
+
+    /// Ends the client with DISCONNECT at once. Messages that are not written, or not acknowledged, yet are dropped and their
+    /// tickets told so (a durable outbox keeps them for the next start). Resolves as [`Client::disconnect`] does.
+    pub async fn close(&self) {
+        self.close_with(ReasonCode::Success).await;
+    }
+
+    async fn close_with(&self, reason: ReasonCode) {
         let mut status = self.handle.shared.status.subscribe();
         self.handle.shared.end(EndReason::Disconnected, Some(reason));
         // An error means that the driver is gone.

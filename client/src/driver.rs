@@ -47,7 +47,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let address = addresses.next();
         let over = attempt(&shared, &address, &mut backoff).await;
-        shared.with_driver(|locked| locked.closed());
+        shared.with_driver(|locked| locked.closed(over.ended_by()));
         // Who waits for the first connection waits until every address was tried.
         if *shared.status.borrow() != Status::Starting || !addresses.has_untried() {
             if let (Over::NotConnected(error, _), Status::Starting) = (&over, *shared.status.borrow()) {
@@ -178,7 +178,12 @@ fn after(
     let what = match &event {
         Event::Failed(error) => error.to_string(),
         Event::Lost(reason) => format!("the connection was lost: {reason}"),
-        Event::Connected(_) | Event::Waiting(_) | Event::SubscriptionEnded { .. } | Event::Ended(_) => String::new(),
+        Event::Connected(_)
+        | Event::Waiting(_)
+        | Event::SubscriptionEnded { .. }
+        | Event::SetAside { .. }
+        | Event::TooLarge { .. }
+        | Event::Ended(_) => String::new(),
     };
     addresses.refer(hint.server_reference.as_deref(), address);
     shared.with_driver(|locked| locked.session.event(event));

@@ -4,30 +4,37 @@
 //! number, so that a program that comes back repeats it under the same one. PUBREL is sent when it is on disk that PUBREC
 //! came, and PUBREC when the packet identifier of the message is: so QoS 2 is exactly once over a crash of either side.
 
+#[cfg(test)]
+pub(crate) mod disk;
+mod load;
+pub(crate) mod place;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use forebay_wire::types::PacketId;
-use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Builder, Database, ReadableTable, TableDefinition};
 use tokio::sync::Notify;
+
+use load::{Fault, Found, contain};
+use place::{Folder, Place};
 
 use crate::codec::frame::Frame;
 use crate::error::{ConnectError, PublishError};
 use crate::options::Options;
+use crate::session::Session;
 use crate::session::journal::{Journal, Op, OpNumber};
-use crate::session::{Session, instant_of};
 use crate::shared::Shared;
 
 /// Number of the message to [`row`].
 const MESSAGES: TableDefinition<u64, &[u8]> = TableDefinition::new("messages");
 /// Packet identifiers of QoS 2 messages of the server that the program has, with their marks.
 const SEEN: TableDefinition<u16, u64> = TableDefinition::new("seen");
-/// `format`, `client`, `level`.
+/// `format`, `client`, `level`, `mark`, `opened` (how often).
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 const FORMAT: u8 = 1;
@@ -71,6 +78,12 @@ impl Signal {
         }
     }
 
+    /// Waits until all that was accepted so far is on disk.
+    pub(crate) async fn all_safe(&self, shared: &Shared) -> Result<(), PublishError> {
+        let last = shared.lock().session.last_op();
+        self.safe(shared, last).await
+    }
+
     /// Waits until the file is closed: it may be opened again then.
     pub(crate) async fn closed(&self) {
         loop {
@@ -87,21 +100,38 @@ impl Signal {
 
 /// The file. redb refuses everything after an error of its file, for good: it is opened again then.
 pub(crate) struct Store {
-    file: PathBuf,
+    place: Box<dyn Place>,
     database: Option<Database>,
+    /// A commit has failed: what the system takes for written may not be.
+    in_doubt: bool,
 }
 
 impl Store {
-    fn commit(&mut self, ops: &[Op]) -> Result<(), String> {
-        contain(|| {
+    pub(crate) fn open(place: Box<dyn Place>, options: &Options) -> Result<(Self, Found), Fault> {
+        let (database, found) = load::open(place.as_ref(), options)?;
+        tracing::debug!(messages = found.messages.len(), "the outbox was read");
+        Ok((Self { place, database: Some(database), in_doubt: false }, found))
+    }
+
+    pub(crate) fn commit(&mut self, ops: &[Op]) -> Result<(), Fault> {
+        let committed = contain(|| {
             let database = match self.database.take() {
                 Some(database) => database,
-                None => Database::create(&self.file).map_err(|error| error.to_string())?,
+                None => self.reopen()?,
             };
-            commit(&database, ops).map_err(|error| error.to_string())?;
+            commit(&database, ops)?;
             self.database = Some(database);
             Ok(())
-        })
+        });
+        self.in_doubt = committed.is_err();
+        committed
+    }
+
+    fn reopen(&self) -> Result<Database, Fault> {
+        if self.in_doubt {
+            self.place.open()?.write_again()?;
+        }
+        Ok(Builder::new().create_with_backend(self.place.open()?)?)
     }
 
     fn close(mut self) {
@@ -113,11 +143,6 @@ impl Store {
     }
 }
 
-/// Calls redb. A file that something else has changed can make it panic: that ends here, as an error.
-fn contain<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err("it is damaged".to_owned()))
-}
-
 /// Opens the file that the options name, and gives the session what is in it.
 pub(crate) fn open(options: &Arc<Options>) -> Result<(Session, Option<Store>), ConnectError> {
     let now = Instant::now();
@@ -125,60 +150,10 @@ pub(crate) fn open(options: &Arc<Options>) -> Result<(Session, Option<Store>), C
         return Ok((Session::new(options.clone(), Journal::default(), now), None));
     };
     let mut session = Session::new(options.clone(), Journal::durable(), now);
-    let database = contain(|| restore(file, options, &mut session, now))
-        .map_err(|error| ConnectError::Store(format!("{}: {error}", file.display())))?;
-    Ok((session, Some(Store { file: file.clone(), database: Some(database) })))
-}
-
-fn restore(file: &Path, options: &Options, session: &mut Session, now: Instant) -> Result<Database, String> {
-    let text = |error: redb::Error| error.to_string();
-    let database = Database::create(file).map_err(|error| text(error.into()))?;
-    let write = database.begin_write().map_err(|error| text(error.into()))?;
-    let count = load(&write, options, session, now)?;
-    write.commit().map_err(|error| text(error.into()))?;
-    tracing::debug!(messages = count, "the outbox was read");
-    Ok(database)
-}
-
-fn load(write: &WriteTransaction, options: &Options, session: &mut Session, now: Instant) -> Result<usize, String> {
-    let text = |error: redb::StorageError| error.to_string();
-    let table = |error: redb::TableError| error.to_string();
-    let mut count = 0;
-    let messages = write.open_table(MESSAGES).map_err(table)?;
-    for item in messages.iter().map_err(text)? {
-        let (number, bytes) = item.map_err(text)?;
-        let (released, expires_unix_ms, frame) =
-            of_row(bytes.value()).ok_or_else(|| format!("message {} is damaged", number.value()))?;
-        let expires = expires_unix_ms.map(|at| instant_of(at, now));
-        session.restore(number.value(), frame, expires, released);
-        count += 1;
-    }
-    let seen = write.open_table(SEEN).map_err(table)?;
-    for item in seen.iter().map_err(text)? {
-        let (id, mark) = item.map_err(text)?;
-        if let Some(id) = PacketId::new(id.value()) {
-            session.restore_seen(id, mark.value());
-        }
-    }
-    let mut meta = write.open_table(META).map_err(table)?;
-    let level = options.version.level();
-    let said = |key: &str| meta.get(key).map_err(text).map(|value| value.map(|value| value.value().to_vec()));
-    if said("format")?.is_some() {
-        session.restored();
-    }
-    if said("format")?.is_some_and(|format| format != [FORMAT]) {
-        return Err("the outbox was written by a newer version".to_owned());
-    }
-    if said("client")?.is_some_and(|client| client != options.client_id.as_bytes()) {
-        return Err("the outbox belongs to another client identifier".to_owned());
-    }
-    if count > 0 && said("level")?.is_some_and(|known| known != [level]) {
-        return Err("the outbox holds messages of another protocol version: send them with that one first".to_owned());
-    }
-    for (key, value) in [("format", &[FORMAT][..]), ("client", options.client_id.as_bytes()), ("level", &[level])] {
-        meta.insert(key, value).map_err(text)?;
-    }
-    Ok(count)
+    let (store, found) = Store::open(Box::new(Folder::of(file)), options)
+        .map_err(|fault| ConnectError::Store(format!("{}: {fault}", file.display())))?;
+    found.give_to(&mut session, now);
+    Ok((session, Some(store)))
 }
 
 /// Starts the committing thread.
@@ -252,7 +227,7 @@ fn commit_until_the_end(shared: &Shared, signal: &Signal, file: &mut Store) {
     }
 }
 
-fn commit(database: &Database, ops: &[Op]) -> Result<(), redb::Error> {
+fn commit(database: &Database, ops: &[Op]) -> Result<(), Fault> {
     let write = database.begin_write()?;
     {
         let mut messages = write.open_table(MESSAGES)?;
@@ -283,18 +258,24 @@ fn commit(database: &Database, ops: &[Op]) -> Result<(), redb::Error> {
                     seen.remove(id.get())?;
                 }
                 Op::ForgetAll => seen.retain(|_, _| false)?,
+                Op::Mark { .. } => {}
             }
         }
+    }
+    // The last one holds for all.
+    let mark = ops.iter().rev().find_map(|op| if let Op::Mark { mark } = op { Some(*mark) } else { None });
+    if let Some(mark) = mark {
+        write.open_table(META)?.insert("mark", mark.to_be_bytes().as_slice())?;
     }
     write.commit()?;
     Ok(())
 }
 
 /// While the disk is full the outbox goes on, and drops what it must: what is put and removed again meanwhile is not kept.
-fn cancel_out(ops: &mut Vec<Op>) {
+pub(crate) fn cancel_out(ops: &mut Vec<Op>) {
     let mut keep = vec![true; ops.len()];
     let mut removed = HashMap::new();
-    let mut forgotten = false;
+    let (mut forgotten, mut marked) = (false, false);
     for (at, op) in ops.iter().enumerate().rev() {
         let mut omit = |at: usize| {
             if let Some(keep) = keep.get_mut(at) {
@@ -312,6 +293,8 @@ fn cancel_out(ops: &mut Vec<Op>) {
             Op::Release { number } if removed.contains_key(number) => omit(at),
             Op::Seen { .. } | Op::Forget { .. } | Op::ForgetAll if forgotten => omit(at),
             Op::ForgetAll => forgotten = true,
+            Op::Mark { .. } if marked => omit(at),
+            Op::Mark { .. } => marked = true,
             Op::Release { .. } | Op::Seen { .. } | Op::Forget { .. } => {}
         }
     }
@@ -338,43 +321,4 @@ fn of_row(bytes: &[u8]) -> Option<(bool, Option<u64>, Frame)> {
     let (expires, rest) = rest.split_first_chunk::<8>()?;
     let expires = u64::from_be_bytes(*expires);
     Some((*released == 1, (expires > 0).then_some(expires), Frame::load(rest)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Message, QoS, Version};
-
-    #[test]
-    fn what_cancels_out_leaves_nothing() {
-        let frame = Frame::new(Version::V5, &Message::new("t", "x").qos(QoS::AtLeastOnce));
-        let put = |number| Op::Put { number, frame: frame.clone(), expires_unix_ms: None };
-        let remove = |number| Op::Remove { number };
-        let seen = |id| Op::Seen { id: PacketId::new(id).unwrap(), mark: 0 };
-        let mut ops = vec![
-            remove(1),
-            put(2),
-            put(1),
-            Op::Release { number: 2 },
-            seen(7),
-            remove(2),
-            put(3),
-            Op::ForgetAll,
-            seen(8),
-            Op::ForgetAll,
-            seen(9),
-            Op::Release { number: 3 },
-        ];
-        cancel_out(&mut ops);
-        let left = [remove(1), put(1), put(3), Op::ForgetAll, seen(9), Op::Release { number: 3 }];
-        assert_eq!(ops, left);
-        // A topic of keep-last, again and again.
-        let mut ops = vec![put(1)];
-        for _ in 0..1_000 {
-            ops.extend([remove(1), put(1), put(5), remove(5)]);
-            cancel_out(&mut ops);
-        }
-        assert!(ops.len() <= 3, "{}", ops.len());
-        assert_eq!(ops.last(), Some(&put(1)));
-    }
 }

@@ -18,7 +18,7 @@ pub struct InvalidOptions(pub(crate) String);
 pub enum PublishError {
     /// No server could take it.
     #[error("the message cannot be sent: {0}")]
-    Invalid(WireError),
+    Invalid(#[source] WireError),
     /// It alone is larger than the outbox.
     #[error("the message of {size} bytes is larger than the outbox ({max} bytes)")]
     TooLarge {
@@ -32,7 +32,7 @@ pub enum PublishError {
     Full(Message),
     /// The client has ended.
     #[error("the client has ended: {0}")]
-    Ended(EndReason),
+    Ended(#[source] EndReason),
 }
 
 /// Why a message that was accepted did not arrive.
@@ -54,12 +54,19 @@ pub enum Dropped {
     /// The server does not take packets as large, this QoS, or retained messages.
     #[error("the server does not take it: {} (0x{:02x})", .0.name(), *.0 as u8)]
     NotTaken(ReasonCode),
+    /// The server ended so many connections in a row when this message came, and acknowledged nothing: it will never take it
+    /// ([`Outbox::max_losses`](crate::Outbox::max_losses)).
+    #[error("set aside: the server ended {connections} connections when it came")]
+    SetAside {
+        /// Connections that ended with it.
+        connections: u32,
+    },
     /// The connection ended before a message of QoS 0 was written.
     #[error("the connection was lost before it was written")]
     ConnectionLost,
     /// The client ended first.
     #[error("the client has ended: {0}")]
-    Ended(EndReason),
+    Ended(#[source] EndReason),
 }
 
 /// Why a client has ended.
@@ -83,7 +90,7 @@ pub enum EndReason {
 pub enum SubscribeError {
     /// A filter that is not one.
     #[error("the filter cannot be subscribed to: {0}")]
-    Invalid(WireError),
+    Invalid(#[source] WireError),
     /// The server refused every filter.
     #[error("refused by the server: {}{}", .reasons.first().map_or_else(String::new, shown), said(.reason_string))]
     Refused {
@@ -113,7 +120,7 @@ pub enum SubscribeError {
     },
     /// The client has ended.
     #[error("the client has ended: {0}")]
-    Ended(EndReason),
+    Ended(#[source] EndReason),
 }
 
 /// Why there is no connection. What a program can do differs: an address that cannot be reached, a server that refuses, and
@@ -127,6 +134,7 @@ pub enum ConnectError {
         /// Where.
         address: String,
         /// The system's error.
+        #[source]
         error: std::sync::Arc<io::Error>,
     },
     /// TLS failed.
@@ -165,7 +173,7 @@ pub enum ConnectError {
     },
     /// The answer is not MQTT, or breaks its rules.
     #[error("the server does not speak MQTT as it should: {0}")]
-    Protocol(WireError),
+    Protocol(#[source] WireError),
     /// The server closed the connection instead of answering.
     #[error("the server closed the connection before CONNACK")]
     Closed,
@@ -174,7 +182,7 @@ pub enum ConnectError {
     Authentication(String),
     /// The client has ended.
     #[error("the client has ended: {0}")]
-    Ended(EndReason),
+    Ended(#[source] EndReason),
     /// The options cannot work.
     #[error(transparent)]
     Options(#[from] InvalidOptions),
@@ -205,7 +213,7 @@ pub enum LostReason {
     Closed,
     /// The system reported an error.
     #[error("{0}")]
-    Io(std::sync::Arc<io::Error>),
+    Io(#[source] std::sync::Arc<io::Error>),
     /// Nothing came from the server for one and a half times the keep alive.
     #[error("the server did not answer")]
     KeepAlive,
@@ -221,7 +229,7 @@ pub enum LostReason {
     },
     /// The server broke the protocol; it was told why.
     #[error("the server broke the protocol: {0}")]
-    Protocol(WireError),
+    Protocol(#[source] WireError),
     /// A re-authentication failed on this side.
     #[error("authentication failed: {0}")]
     Authentication(String),

@@ -26,6 +26,26 @@ pub enum Event {
         /// What the server refuses, and why.
         why: SubscribeError,
     },
+    /// A message of the outbox is dropped, since the server ended so many connections in a row when it came, and acknowledged
+    /// nothing ([`Outbox::max_losses`](crate::Outbox::max_losses)). Its ticket is told
+    /// [`Dropped::SetAside`](crate::Dropped::SetAside); a message that an earlier run of the program left has only this.
+    SetAside {
+        /// Its topic.
+        topic: String,
+        /// Its payload, for a program that wants to keep it or to send it in another way.
+        payload: bytes::Bytes,
+        /// Connections that ended with it.
+        connections: u32,
+    },
+    /// The server sent a message that is larger than [`Options::maximum_packet_size`](crate::Options::maximum_packet_size).
+    /// In MQTT 3.1.1, where the server cannot be told, it is skipped and acknowledged; otherwise it would come again with
+    /// every connection.
+    TooLarge {
+        /// Its topic.
+        topic: String,
+        /// Bytes of the whole packet.
+        size: usize,
+    },
     /// The client has ended; nothing comes after this.
     Ended(EndReason),
 }

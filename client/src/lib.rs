@@ -72,3 +72,8 @@ pub use ticket::{Acked, Ticket};
 pub use tls::Tls;
 pub use transport::{Connecting, Connector, Io};
 pub use url::{Scheme, Url};
+
+/// The examples of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -44,6 +44,13 @@ pub struct Properties {
     pub user: Vec<(String, String)>,
 }
 
+/// What makes a topic one that is taken once, if it is, and the rest of it.
+fn behind_once(topic: &str) -> (&str, &str) {
+    let Some(rest) = topic.strip_prefix("$once/") else { return ("", topic) };
+    let behind = rest.splitn(3, '/').nth(2).unwrap_or_default();
+    topic.split_at_checked(topic.len() - behind.len()).unwrap_or(("", topic))
+}
+
 impl Message {
     /// A message of QoS 0, not retained. The topic is checked when it is published.
     pub fn new(topic: impl Into<Arc<str>>, payload: impl Into<Bytes>) -> Self {
@@ -77,6 +84,38 @@ impl Message {
     #[must_use]
     pub fn properties(mut self, properties: Properties) -> Self {
         self.properties = Some(Box::new(properties));
+        self
+    }
+
+    /// The broker delivers it after so many whole seconds (Forebay's `$delayed/…`, in the topic: MQTT 3.1.1 can as well).
+    #[must_use]
+    pub fn deliver_after(mut self, delay: Duration) -> Self {
+        let (once, topic) = behind_once(&self.topic);
+        self.topic = format!("{once}$delayed/{}/{topic}", delay.as_secs()).into();
+        self
+    }
+
+    /// The broker delivers it at this time by its wall clock, a date as RFC 3339 has it; `Z` for an offset of zero, since a
+    /// topic cannot hold `+`.
+    #[must_use]
+    pub fn deliver_at(mut self, date: &str) -> Self {
+        let (once, topic) = behind_once(&self.topic);
+        self.topic = format!("{once}$delayed/@{date}/{topic}").into();
+        self
+    }
+
+    /// The broker takes it once, however often it is sent: it is number `seq` of this origin's epoch (Forebay's `$once/…`). An
+    /// origin has no `/`, `+` and `#`, and at most 128 bytes.
+    #[must_use]
+    pub fn once(mut self, origin: &str, epoch: u64, seq: u64) -> Self {
+        self.topic = format!("$once/{origin}/{epoch}.{seq}/{}", behind_once(&self.topic).1).into();
+        self
+    }
+
+    /// A key by which queues keep it in order, or keep the last of each: the user property `key` (MQTT 5).
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.properties.get_or_insert_default().user.push(("key".to_owned(), key.into()));
         self
     }
 
@@ -314,5 +353,22 @@ impl fmt::Debug for Received {
         let mut out = f.debug_struct("Received");
         out.field("topic", &self.topic()).field("qos", &self.qos).field("retain", &self.retain);
         out.field("payload", &self.payload_bytes()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_says_when_and_which() {
+        let message = Message::new("a/b", "x").deliver_after(Duration::from_secs(90));
+        assert_eq!(message.topic(), "$delayed/90/a/b");
+        assert_eq!(message.once("pump", 3, 41).topic(), "$once/pump/3.41/$delayed/90/a/b");
+        let message = Message::new("a/b", "x").once("pump", 3, 41).deliver_at("2027-01-01T00:00:00Z");
+        assert_eq!(message.topic(), "$once/pump/3.41/$delayed/@2027-01-01T00:00:00Z/a/b");
+        assert_eq!(message.once("pump", 3, 42).topic(), "$once/pump/3.42/$delayed/@2027-01-01T00:00:00Z/a/b");
+        let message = Message::new("a", "x").key("k");
+        assert_eq!(message.properties.unwrap().user, [("key".to_owned(), "k".to_owned())]);
     }
 }

@@ -1,6 +1,7 @@
 //! How a client connects, and what it keeps.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ pub struct Options {
     pub(crate) without_problem_information: bool,
     pub(crate) receive_maximum: u16,
     pub(crate) maximum_packet_size: u32,
+    pub(crate) largest_sent: u32,
     pub(crate) topic_alias_maximum: u16,
     pub(crate) topic_aliases: bool,
     pub(crate) window: u16,
@@ -88,23 +90,30 @@ impl Will {
 /// What waits for the server: messages that are accepted and not acknowledged yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbox {
-    /// Messages that it holds at most.
+    /// Messages that it holds at most; 10,000 by default.
     pub max_messages: usize,
-    /// Bytes of topics, properties and payloads that it holds at most.
+    /// Bytes of topics, properties and payloads that it holds at most; 16 MiB by default.
     pub max_bytes: usize,
-    /// What becomes of one message more.
+    /// What becomes of one message more; by default `publish` waits.
     pub when_full: WhenFull,
+    /// Connections in a row that the server may end, with nothing acknowledged, while the same message is the first on the
+    /// way, before it is taken for one that the server will never take: it is dropped, its ticket, a counter and
+    /// [`Event::SetAside`](crate::Event::SetAside) say so, and those behind it go on. (MQTT 3.1.1 has no other answer to a
+    /// message that is too large.) From the second on, one message at a time is sent, so that it is the right one, and it is
+    /// not dropped before it was alone twice. `None`: never, and everything behind it waits. 5 by default.
+    pub max_losses: Option<NonZeroU32>,
 }
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self { max_messages: 10_000, max_bytes: 16 << 20, when_full: WhenFull::Wait }
+        Self { max_messages: 10_000, max_bytes: 16 << 20, when_full: WhenFull::Wait, max_losses: NonZeroU32::new(5) }
     }
 }
 
 /// What becomes of a message for which the outbox has no room. Messages that were sent and are not acknowledged are never
 /// dropped to make room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WhenFull {
     /// `publish` waits; `try_publish` gives the message back.
     Wait,
@@ -122,14 +131,14 @@ pub enum WhenFull {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbox {
     /// Bytes after which the client reads no more from the server until the program has read some. A program that waits
-    /// for an ack and reads its subscriptions in one task must not let them fill.
+    /// for an ack and reads its subscriptions in one task must not let them fill. 16 MiB by default.
     pub max_bytes: usize,
     /// QoS 1 and 2 messages that no subscription of this program matches (left over from an earlier one) which are kept
     /// for a subscription that is made later, and at most `max_bytes` of them. What is over is acknowledged, dropped,
-    /// counted and logged.
+    /// counted and logged. 65,535 by default.
     pub max_unclaimed: usize,
     /// How long they are kept. Acks leave in the order of the messages: until these are claimed, or this time is over, the
-    /// server waits for the acks of all that came after them.
+    /// server waits for the acks of all that came after them. 10 s by default.
     pub unclaimed_for: Duration,
 }
 
@@ -142,16 +151,16 @@ impl Default for Inbox {
 /// When to try again. Times are drawn by decorrelated jitter: each between `min` and three times the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconnect {
-    /// Shortest time; 1 ms at least.
+    /// Shortest time; 1 ms at least, 250 ms by default.
     pub min: Duration,
-    /// Longest time; 30 days at most.
+    /// Longest time; 30 days at most, 60 s by default.
     pub max: Duration,
-    /// How long a connection must last before the next time is the shortest again.
+    /// How long a connection must last before the next time is the shortest again; 20 s by default.
     pub stable_after: Duration,
-    /// Attempts in a row that fail before the client gives up; `None`: never.
+    /// Attempts in a row that fail before the client gives up; `None`, the default: never.
     pub max_attempts: Option<u32>,
     /// Whether a refusal that trying again will not change (credentials, client identifier, protocol version) ends the
-    /// client; otherwise it goes on at the longest time.
+    /// client; otherwise, and by default, it goes on at the longest time.
     pub give_up_when_refused: bool,
 }
 
@@ -198,6 +207,7 @@ impl Options {
             without_problem_information: false,
             receive_maximum: 1_000,
             maximum_packet_size: 16 << 20,
+            largest_sent: u32::MAX,
             topic_alias_maximum: 0,
             topic_aliases: true,
             window: 1_000,
@@ -226,7 +236,7 @@ impl Options {
         Ok(self)
     }
 
-    /// Protocol version.
+    /// Protocol version; MQTT 5 by default.
     #[must_use]
     pub fn version(mut self, version: Version) -> Self {
         self.version = version;
@@ -255,14 +265,21 @@ impl Options {
     }
 
     /// How long the server keeps the session after the connection has ended; in MQTT 3.1.1 anything above zero is for
-    /// ever. Without this call: while the client lives, so for an hour in MQTT 5.
+    /// ever. Without this call: for an hour in MQTT 5 when there is a client identifier, and the client ends it with its
+    /// DISCONNECT; not at all when there is none, since nobody could come back to the session of a program that was killed,
+    /// and the server would fill a queue for it.
     #[must_use]
     pub fn session_expiry(mut self, expiry: Duration) -> Self {
         self.session_expiry = Some(expiry);
         self
     }
 
-    /// How long the connection may be silent; zero for ever. A server of MQTT 5 may ask for another.
+    /// How long the connection may be silent; zero for ever; 60 s by default. A server of MQTT 5 may ask for another.
+    ///
+    /// A dead connection is noticed within one and a half times this. It takes longer while data is under way: the answer to
+    /// a PINGREQ comes only when the socket's buffer before it is through, and a slow line is not a dead one. So one second is
+    /// added for each 2 KiB that were written since the PINGREQ before: 32 s for the 64 KiB after which another is sent, and
+    /// as much as a single larger message takes, 15 minutes at most. The same connection is given up earlier when TCP does.
     #[must_use]
     pub fn keep_alive(mut self, keep_alive: Duration) -> Self {
         self.keep_alive = keep_alive;
@@ -312,21 +329,31 @@ impl Options {
         self
     }
 
-    /// QoS 1 and 2 messages that the server may send before the program has acknowledged them; 1 to 65,535.
+    /// QoS 1 and 2 messages that the server may send before the program has acknowledged them; 1 to 65,535, 1,000 by default.
     #[must_use]
     pub fn receive_maximum(mut self, maximum: u16) -> Self {
         self.receive_maximum = maximum;
         self
     }
 
-    /// Bytes of the largest packet that is taken from the server.
+    /// Bytes of the largest packet that is sent, header included, where the server does not say less. For MQTT 3.1.1, which
+    /// has no word for it: a message that is larger is dropped ([`Dropped::NotTaken`](crate::Dropped::NotTaken)) before the
+    /// server ends the connection for it. No limit by default.
+    #[must_use]
+    pub fn largest_packet_sent(mut self, bytes: u32) -> Self {
+        self.largest_sent = bytes;
+        self
+    }
+
+    /// Bytes of the largest packet that is taken from the server; 16 MiB by default. In MQTT 3.1.1, where it cannot be told, a
+    /// larger message is skipped, acknowledged and said ([`Event::TooLarge`](crate::Event::TooLarge)).
     #[must_use]
     pub fn maximum_packet_size(mut self, bytes: u32) -> Self {
         self.maximum_packet_size = bytes;
         self
     }
 
-    /// Topic aliases that the server may use towards this client.
+    /// Topic aliases that the server may use towards this client; none by default.
     #[must_use]
     pub fn topic_alias_maximum(mut self, maximum: u16) -> Self {
         self.topic_alias_maximum = maximum;
@@ -341,7 +368,7 @@ impl Options {
     }
 
     /// QoS 1 and 2 messages that are sent before the first of them is acknowledged; the server's Receive Maximum bounds it
-    /// as well. Before MQTT 5, which knows no Receive Maximum, at most 20 of QoS 2: some servers end a connection with more.
+    /// as well. Before MQTT 5, which knows no Receive Maximum, at most 20 of QoS 2: some servers end a connection with more. 1,000 by default.
     #[must_use]
     pub fn window(mut self, messages: u16) -> Self {
         self.window = messages;
@@ -378,7 +405,7 @@ impl Options {
         self
     }
 
-    /// How long name resolution, TCP, TLS, WebSocket and CONNACK may take together.
+    /// How long name resolution, TCP, TLS, WebSocket and CONNACK may take together; 20 s by default.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
@@ -422,6 +449,10 @@ impl Options {
     /// [`Client::disconnect`](crate::Client::disconnect) gives it back. A message is accepted when it is on
     /// disk, and while the disk is full or fails `publish` waits. Needs a client identifier; the session does not end unless
     /// [`Options::session_expiry`] says when.
+    ///
+    /// A second file with `.mark` behind the name says that this one has been an outbox. If it is gone then, empty or damaged
+    /// at the start, that is logged and counted ([`Stats::unreadable_files`](crate::Stats::unreadable_files)), and it is moved
+    /// aside, to a name with `.damaged-1` (or the next number that is free) behind it, before a new one is made.
     #[cfg(feature = "durable")]
     #[must_use]
     pub fn durable(mut self, file: impl Into<std::path::PathBuf>) -> Self {
@@ -441,7 +472,7 @@ impl Options {
         if self.durable.is_some() {
             return Duration::MAX;
         }
-        Duration::from_secs(3600)
+        if self.client_id.is_empty() { Duration::ZERO } else { Duration::from_secs(3600) }
     }
 
     /// Whether the first CONNECT asks for a new session.
@@ -525,6 +556,7 @@ impl fmt::Debug for Options {
 
 /// When retained messages are sent to a new subscription; MQTT 5.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RetainHandling {
     /// Each time it is made.
     #[default]

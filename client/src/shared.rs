@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, broadcast, watch};
@@ -9,10 +10,15 @@ use tokio::sync::{Notify, broadcast, watch};
 use crate::error::{ConnectError, EndReason};
 use crate::event::Event;
 use crate::options::Options;
-use crate::session::Session;
+use crate::session::{EndedBy, Session, WallTime};
 
 /// Events that somebody who listens may be behind.
 const EVENTS: usize = 64;
+
+/// What the wall clock says.
+pub(crate) fn wall_time() -> WallTime {
+    WallTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
 
 /// What the client is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,8 +162,8 @@ impl Locked {
     }
 
     /// The connection is over.
-    pub(crate) fn closed(&mut self) {
-        self.session.closed();
+    pub(crate) fn closed(&mut self, by: EndedBy) {
+        self.session.closed(by);
         (self.paused, self.blocked) = (false, false);
     }
 

@@ -10,6 +10,10 @@ pub struct Stats {
     pub accepted: u64,
     /// Messages that an earlier run of the program left in the durable outbox.
     pub restored: u64,
+    /// Files that had been the durable outbox and were gone, empty or damaged at the start: set aside beside it.
+    pub unreadable_files: u64,
+    /// Messages in the durable outbox that were damaged at the start, and are lost.
+    pub unreadable_messages: u64,
     /// PUBLISH packets of new messages that were given to the socket.
     pub sent: u64,
     /// PUBLISH packets that were repeated after a session was resumed.
@@ -28,12 +32,16 @@ pub struct Stats {
     pub replaced: u64,
     /// Dropped: the server refused them, or does not take their like.
     pub refused: u64,
+    /// Dropped: the server ended every connection when they came.
+    pub set_aside: u64,
     /// Dropped: QoS 0 messages in the socket's buffer when the connection was lost.
     pub lost_unwritten: u64,
     /// Dropped: the client ended first.
     pub ended: u64,
     /// Messages that came.
     pub received: u64,
+    /// Messages that came and were larger than the largest that is taken, skipped.
+    pub too_large: u64,
     /// Messages that came and that no subscription matched, dropped.
     pub unclaimed: u64,
     /// Connections made.
@@ -51,7 +59,7 @@ impl Stats {
     /// All that was dropped.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.expired + self.evicted + self.replaced + self.refused + self.lost_unwritten + self.ended
+        self.expired + self.evicted + self.replaced + self.refused + self.set_aside + self.lost_unwritten + self.ended
     }
 
     pub(crate) fn count(&mut self, why: &Dropped) {
@@ -60,6 +68,7 @@ impl Stats {
             Dropped::Evicted => self.evicted += 1,
             Dropped::Replaced => self.replaced += 1,
             Dropped::Refused(_) | Dropped::NotTaken(_) => self.refused += 1,
+            Dropped::SetAside { .. } => self.set_aside += 1,
             Dropped::ConnectionLost => self.lost_unwritten += 1,
             Dropped::Ended(_) => self.ended += 1,
         }

@@ -117,7 +117,7 @@
 //!
 //! # Memory
 //!
-//! [`Client`] itself takes at most 512 bytes (544 with `flash`), on every target. A message takes 20 bytes of the outbox beside topic,
+//! [`Client`] itself takes at most 512 bytes (32 more with `flash`, 16 with `undeliverable`), on every target. A message takes 20 bytes of the outbox beside topic,
 //! properties and payload, rounded up to 4; a subscription 21 beside its filter. What connects, pings and acknowledges takes
 //! nothing from the outbox, so no backlog can be in its way: CONNECT is written from the [`Options`], acknowledgements from a
 //! table in the client, and PUBREL from what is left of a message of QoS 2, which is its header.
@@ -189,3 +189,8 @@ pub use sizing::Sizing;
 #[cfg(all(doctest, feature = "embedded-nal-async"))]
 #[doc = include_str!("../../docs/firmware.md")]
 struct Page;
+
+/// The examples of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

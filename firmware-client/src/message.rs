@@ -190,10 +190,14 @@ pub enum DropReason {
     Cancelled = 8,
     /// The mailbox was full: it has no ticket.
     Mailbox = 9,
+    /// Every connection ended with it, see [`Options::losses_max`](crate::Options::losses_max).
+    Undeliverable = 10,
 }
 
 /// How many reasons there are.
-pub(crate) const DROP_REASONS: usize = 10;
+pub(crate) const DROP_REASONS: usize = 11;
+/// Counters in a snapshot.
+const KEPT_COUNTERS: usize = 14;
 
 impl DropReason {
     pub(crate) const fn from_bits(bits: u8) -> Self {
@@ -207,7 +211,8 @@ impl DropReason {
             6 => Self::NotSupported,
             7 => Self::ConnectionLost,
             8 => Self::Cancelled,
-            _ => Self::Mailbox,
+            9 => Self::Mailbox,
+            _ => Self::Undeliverable,
         }
     }
 }
@@ -283,17 +288,22 @@ impl Counters {
         self.dropped.iter().fold(0, |sum: u32, count| sum.wrapping_add(*count)).wrapping_sub(refused)
     }
 
-    pub(crate) fn all(&self) -> [u32; 4 + DROP_REASONS] {
+    /// Those that a snapshot keeps. Its format has no place for [`DropReason::Undeliverable`]: it is counted as refused there, so
+    /// that the account adds up after a restart as well.
+    pub(crate) fn all(&self) -> [u32; KEPT_COUNTERS] {
         let mut all = [self.accepted, self.sent, self.acknowledged, self.spilled, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         for (to, count) in all.iter_mut().skip(4).zip(self.dropped) {
             *to = count;
         }
+        if let Some(refused) = all.get_mut(4 + DropReason::Refused as usize) {
+            *refused = refused.wrapping_add(self.dropped(DropReason::Undeliverable));
+        }
         all
     }
 
-    pub(crate) fn set_all(&mut self, all: &[u32; 4 + DROP_REASONS]) {
+    pub(crate) fn set_all(&mut self, all: &[u32; KEPT_COUNTERS]) {
         [self.accepted, self.sent, self.acknowledged, self.spilled, ..] = *all;
-        for (count, from) in self.dropped.iter_mut().zip(all.iter().skip(4)) {
+        for (count, from) in self.dropped.iter_mut().zip(all.iter().skip(4).chain(&[0])) {
             *count = *from;
         }
     }

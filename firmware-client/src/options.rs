@@ -97,6 +97,17 @@ pub struct Options<'a> {
     pub receive_maximum: u8,
     /// The largest packet that the server may send, in bytes; 0 is any. MQTT 3.1.1 cannot say it.
     pub maximum_packet_size: u32,
+    /// The largest packet that is sent, in bytes; 0 is any. A message that makes a larger one is dropped
+    /// ([`DropReason::TooLarge`](crate::DropReason::TooLarge)). MQTT 5 servers say what they take, and the smaller of the two
+    /// holds; a server of MQTT 3.1.1 ends the connection. Without the feature `undeliverable` it is any.
+    pub largest_packet_sent: u32,
+    /// How many connections in a row may end with the same message as the first on its way, and nothing acknowledged, before
+    /// it is taken for one that the server will never take, and dropped
+    /// ([`DropReason::Undeliverable`](crate::DropReason::Undeliverable)); 0 is never, and everything behind it waits. From the
+    /// third of them on one message at a time is sent, and none is dropped before it was alone twice. A client cannot tell a
+    /// server that hangs up from a line that fails: on a very bad line a larger number is right.
+    /// Without the feature `undeliverable` it is never.
+    pub losses_max: u8,
     /// The largest payload that the application takes, in bytes. A larger one is refused (MQTT 5: 0x97), and read past.
     pub payload_max: u32,
     /// How many messages may wait for their acknowledgement; the server's Receive Maximum may be lower. From 2 on the
@@ -151,6 +162,8 @@ impl<'a> Options<'a> {
             adopt_session: false,
             receive_maximum: 8,
             maximum_packet_size: 0,
+            largest_packet_sent: 0,
+            losses_max: 8,
             payload_max: u32::MAX,
             in_flight_max: 8,
             response_timeout_ms: 10_000,

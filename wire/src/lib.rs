@@ -73,3 +73,8 @@ impl core::fmt::Display for WireError {
 }
 
 impl core::error::Error for WireError {}
+
+/// The examples of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -76,6 +76,14 @@ impl Frame {
         self.body.get(2..2 + usize::from(self.topic_len)).unwrap_or_default()
     }
 
+    /// Its payload.
+    pub(crate) fn payload(&self) -> bytes::Bytes {
+        let id_len = if self.qos() == QoS::AtMostOnce { 0 } else { 2 };
+        let head = 2 + usize::from(self.topic_len) + id_len;
+        let at = head.max(self.properties_at as usize + self.properties_len as usize);
+        bytes::Bytes::copy_from_slice(self.body.get(at..).unwrap_or_default())
+    }
+
     /// What it counts against a limit in bytes.
     pub(crate) fn size(&self) -> usize {
         self.body.len()

@@ -63,8 +63,12 @@ impl Client {
     fn new(first: u8) -> Option<Self> {
         let version = if first & 1 != 0 { Version::V5 } else { Version::V311 };
         let when_full = [WhenFull::Wait, WhenFull::Reject, WhenFull::DropOldest, WhenFull::KeepLast];
-        let outbox =
-            Outbox { max_messages: 20, max_bytes: 1_000, when_full: *when_full.get(usize::from(first >> 1 & 3))? };
+        let outbox = Outbox {
+            max_messages: 20,
+            max_bytes: 1_000,
+            when_full: *when_full.get(usize::from(first >> 1 & 3))?,
+            ..Outbox::default()
+        };
         let options = Options::new("mqtt://h").ok()?.version(version).client_id("c").outbox(outbox);
         let options = options.session_expiry(Duration::from_secs(60)).receive_maximum(10).topic_alias_maximum(5);
         let inbox = Inbox { max_bytes: INBOX, max_unclaimed: 8, ..Inbox::default() };
@@ -131,7 +135,7 @@ impl Client {
         let message = Message::new(topic, vec![op; usize::from(op)]).qos(qos.unwrap_or(QoS::AtMostOnce));
         let message = if op.is_multiple_of(5) { message.expires_after(Duration::from_secs(3)) } else { message };
         // A refusal is an answer, too.
-        let _ = self.session.publish(self.now, message, pair().0);
+        let _ = self.session.publish(self.now, super::WallTime(Duration::ZERO), message, pair().0);
     }
 
     fn subscribe(&mut self) {
@@ -174,7 +178,7 @@ impl Client {
 
     fn lose(&mut self, accepted: bool) {
         self.session.settle_unwritten(Vec::new(), false);
-        self.session.closed();
+        self.session.closed(super::EndedBy::Server);
         self.tail.clear();
         self.open(accepted);
     }

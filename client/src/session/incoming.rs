@@ -4,8 +4,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use forebay_wire::WireError;
+use forebay_wire::frame::Frame;
 use forebay_wire::publish::Publish;
+use forebay_wire::read::Reader;
 use forebay_wire::reason::ReasonCode;
+use forebay_wire::types::{PacketId, QoS};
 
 use super::inbound::{self, Arrival};
 use super::outbox::Takes;
@@ -22,12 +25,28 @@ impl Session {
         let mut at = 0;
         self.pulse.received(now);
         while let Some(rest) = bytes.get(at..) {
-            let frame =
-                forebay_wire::frame::peek(rest, self.options.maximum_packet_size).map_err(|e| self.broken(e))?;
-            let Some(frame) = frame else { break };
+            if self.skip > 0 {
+                let skipped = self.skip.min(rest.len());
+                (self.skip, at) = (self.skip - skipped, at + skipped);
+                if self.skip > 0 {
+                    break;
+                }
+                continue;
+            }
             let version = self.options.version;
+            // MQTT 5 tells the server what is too large [MQTT5-3.1.2-24].
+            let largest = if version.is_v5() { self.options.maximum_packet_size } else { u32::MAX };
+            let frame = forebay_wire::frame::peek(rest, largest).map_err(|e| self.broken(e))?;
+            let Some(frame) = frame else { break };
             // What is not MQTT is known by its first bytes; the rest of what they announce may never come.
             frame.check(version).and_then(|()| self.expected(&frame)).map_err(|e| self.broken(e))?;
+            if frame.total() > self.options.maximum_packet_size as usize {
+                match self.skip_message(&frame, rest)? {
+                    Some(head) => at += head,
+                    None => break,
+                }
+                continue;
+            }
             let Some(packet) = rest.get(..frame.total()) else { break };
             if frame.packet_type() == forebay_wire::frame::PUBLISH {
                 // Most packets are of this type: the way is shorter, with nothing moved.
@@ -42,6 +61,45 @@ impl Session {
             at += frame.total();
         }
         Ok(at)
+    }
+
+    /// A message of MQTT 3.1.1 that is too large: its payload is read past, and it is acknowledged, since it would come with
+    /// every connection again. How long its head is; `None` while that is not complete.
+    fn skip_message(&mut self, frame: &Frame, bytes: &[u8]) -> Result<Option<usize>, Over> {
+        let too_large = WireError::new(ReasonCode::PacketTooLarge, "MQTT5-3.1.2-24", "a packet larger than is taken");
+        if frame.packet_type() != forebay_wire::frame::PUBLISH {
+            return Err(self.broken(too_large));
+        }
+        // A topic that is larger than a packet may be is not waited for.
+        let is_too_long = bytes.len() >= self.options.maximum_packet_size as usize;
+        let qos = QoS::try_from(frame.first_byte >> 1 & 3).unwrap_or(QoS::AtMostOnce);
+        let mut head = Reader::new(bytes.get(frame.header_len..).unwrap_or_default());
+        let topic = match head.string() {
+            Ok(topic) => topic,
+            Err(_) if !is_too_long => return Ok(None),
+            Err(_) => return Err(self.broken(too_large)),
+        };
+        let id = if qos == QoS::AtMostOnce { None } else { Some(head.u16()) };
+        let id = match id.transpose() {
+            Ok(id) => id.and_then(PacketId::new),
+            Err(_) if !is_too_long => return Ok(None),
+            Err(_) => return Err(self.broken(too_large)),
+        };
+        let head_len = frame.header_len + 2 + topic.len() + if qos == QoS::AtMostOnce { 0 } else { 2 };
+        let Some(left) = frame.total().checked_sub(head_len) else { return Err(self.broken(too_large)) };
+        tracing::warn!(topic, size = frame.total(), "a message is skipped: it is larger than this client takes");
+        if let Some(id) = id {
+            let (dup, mark) = (frame.first_byte & 8 != 0, inbound::mark(topic, &[]));
+            let arrival = self.inbound.arrived(id, qos, dup, mark, u16::MAX, &mut self.journal);
+            if let Arrival::New(token) = arrival {
+                self.inbound.done(token, ReasonCode::Success);
+            }
+            self.acknowledge();
+        }
+        self.skip = left;
+        self.stats.too_large += 1;
+        self.event(Event::TooLarge { topic: topic.to_owned(), size: frame.total() });
+        Ok(Some(head_len))
     }
 
     fn expected(&self, frame: &forebay_wire::frame::Frame) -> Result<(), WireError> {
@@ -111,7 +169,7 @@ impl Session {
             self.client_id.clone_from(id);
         }
         self.takes = Takes {
-            maximum_packet_size: ack.maximum_packet_size,
+            maximum_packet_size: ack.maximum_packet_size.min(self.options.largest_sent),
             maximum_qos: ack.maximum_qos,
             retain: ack.retain_available,
         };
@@ -153,7 +211,8 @@ impl Session {
             return Err(self.broken(WireError::protocol("MQTT5-4.12.0-2", "AUTH that is no step before CONNACK")));
         }
         if auth.reason == ReasonCode::ContinueAuthentication {
-            let answer = authenticator.answer(data).map_err(failed)?;
+            let answer =
+                authenticator.answer(data).and_then(|data| fits(authenticator.method(), data)).map_err(failed)?;
             self.say_auth(ReasonCode::ContinueAuthentication, authenticator.method(), &answer).map_err(failed)?;
         } else {
             // The end of a re-authentication.
@@ -167,7 +226,7 @@ impl Session {
         let Some(authenticator) = self.options.authenticator.clone().filter(|_| self.link == Link::Online) else {
             return Ok(false);
         };
-        let data = authenticator.start()?;
+        let data = authenticator.start().and_then(|data| fits(authenticator.method(), data))?;
         self.say_auth(ReasonCode::ReAuthenticate, authenticator.method(), &data)?;
         Ok(true)
     }
@@ -263,6 +322,19 @@ impl Session {
         self.acknowledge();
         Ok(())
     }
+}
+
+/// What an authenticator says, if MQTT has room for it: a length of two bytes.
+pub(super) fn fits(method: &str, data: Vec<u8>) -> Result<Vec<u8>, String> {
+    let max = usize::from(u16::MAX);
+    if method.len() > max || data.len() > max {
+        return Err(format!(
+            "the authenticator's method has {} bytes and its data {}: MQTT has room for {max} of each",
+            method.len(),
+            data.len()
+        ));
+    }
+    Ok(data)
 }
 
 fn server_left(reason: ReasonCode, words: Words) -> Over {

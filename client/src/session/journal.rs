@@ -21,6 +21,8 @@ pub(crate) enum Op {
     Forget { id: PacketId },
     /// The server has a new session: identifiers of the old one mean nothing.
     ForgetAll,
+    /// The program's own mark, with the message that was accepted just before.
+    Mark { mark: u64 },
 }
 
 /// Number of an operation; what is sent waits until it is safe.

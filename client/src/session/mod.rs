@@ -17,13 +17,14 @@ mod leftovers;
 pub(crate) mod outbox;
 mod pulse;
 pub(crate) mod subscriptions;
+mod suspect;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::QoS;
@@ -37,8 +38,8 @@ use crate::options::{Options, Subscribe};
 use crate::stats::Stats;
 use crate::ticket::{Outcome, Teller};
 use inbound::Inbound;
-use journal::{Journal, OpNumber};
-use outbox::{Fill, NoRoom, Outbox, Takes};
+use journal::{Journal, Op, OpNumber};
+use outbox::{Expiry, Fill, NoRoom, Outbox, SetAside, Takes};
 use pulse::Pulse;
 use subscriptions::{Asking, Granted, Subscriptions};
 
@@ -60,6 +61,50 @@ pub(crate) struct Hint {
     pub(crate) retry_after: Option<Duration>,
     pub(crate) server_reference: Option<String>,
 }
+
+/// Who has ended a connection, as far as that says something of the messages that were on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndedBy {
+    /// The server, and not since it is busy, stops or has moved: a message may be the cause.
+    Server,
+    /// Anybody and anything else.
+    Other,
+}
+
+impl Over {
+    /// Whether a message may be the cause.
+    pub(crate) fn ended_by(&self) -> EndedBy {
+        use std::io::ErrorKind as Kind;
+        let Self::Lost(reason, _) = self else { return EndedBy::Other };
+        let is_cause = match reason {
+            LostReason::Closed => true,
+            LostReason::Io(error) => matches!(
+                error.kind(),
+                Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof
+            ),
+            LostReason::Server { reason, .. } => !matches!(
+                reason,
+                ReasonCode::ServerBusy
+                    | ReasonCode::ServerShuttingDown
+                    | ReasonCode::KeepAliveTimeout
+                    | ReasonCode::SessionTakenOver
+                    | ReasonCode::UseAnotherServer
+                    | ReasonCode::ServerMoved
+                    | ReasonCode::ConnectionRateExceeded
+                    | ReasonCode::MaximumConnectTime
+                    | ReasonCode::AdministrativeAction
+            ),
+            LostReason::KeepAlive | LostReason::Protocol(_) | LostReason::Authentication(_) | LostReason::Ended => {
+                false
+            }
+        };
+        if is_cause { EndedBy::Server } else { EndedBy::Other }
+    }
+}
+
+/// The wall clock's time, since the beginning of 1970: what a restart needs to know of an expiry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WallTime(pub(crate) Duration);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
@@ -90,12 +135,16 @@ pub(crate) struct Session {
     out: Vec<u8>,
     takes: Takes,
     with_subscription_ids: bool,
+    /// Bytes of a message that are read past.
+    skip: usize,
     pulse: Pulse,
     events: VecDeque<Event>,
     stats: Stats,
     /// The end of the client, when it has come.
     ended: Option<EndReason>,
     response_information: Option<String>,
+    /// The program's own, see `Client::try_publish_marked`.
+    mark: Option<u64>,
 }
 
 impl Session {
@@ -120,11 +169,13 @@ impl Session {
             out: Vec::new(),
             takes: Takes { maximum_packet_size: u32::MAX, maximum_qos: QoS::ExactlyOnce, retain: true },
             with_subscription_ids: false,
+            skip: 0,
             pulse: Pulse::new(options.keep_alive, now),
             events: VecDeque::new(),
             stats: Stats::default(),
             ended: None,
             response_information: None,
+            mark: None,
             options,
         }
     }
@@ -135,14 +186,38 @@ impl Session {
     pub(crate) fn publish(
         &mut self,
         now: Instant,
+        wall: WallTime,
         message: Message,
         teller: Teller<Outcome>,
     ) -> Result<OpNumber, (NoRoom, Message)> {
-        let expires = message.expiry.and_then(|expiry| now.checked_add(expiry));
+        let expires = message.expiry.and_then(|expiry| {
+            let unix_ms = u64::try_from(wall.0.saturating_add(expiry).as_millis()).unwrap_or(u64::MAX);
+            now.checked_add(expiry).map(|at| Expiry { at, unix_ms })
+        });
         let frame = Frame::new(self.options.version, &message);
         self.outbox
             .accept(frame, expires, teller, &mut self.journal, &mut self.stats)
             .map_err(|(why, _)| (why, message))
+    }
+
+    /// Notes the program's mark, in the same commit as what was accepted just before.
+    pub(crate) fn set_mark(&mut self, mark: u64) -> OpNumber {
+        self.mark = Some(mark);
+        self.journal.log(|| Op::Mark { mark })
+    }
+
+    pub(crate) fn mark(&self) -> Option<u64> {
+        self.mark
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn restore_mark(&mut self, mark: u64) {
+        self.mark = Some(mark);
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn last_op(&self) -> OpNumber {
+        self.journal.last()
     }
 
     pub(crate) fn subscribe(&mut self, what: Subscribe, granted: Teller<Granted>) -> usize {
@@ -225,7 +300,10 @@ impl Session {
     /// A connection is there: CONNECT.
     pub(crate) fn open(&mut self, now: Instant) -> Result<(), ConnectError> {
         let auth = match &self.options.authenticator {
-            Some(authenticator) => Some(authenticator.start().map_err(ConnectError::Authentication)?),
+            Some(authenticator) => {
+                let start = authenticator.start().and_then(|data| incoming::fits(authenticator.method(), data));
+                Some(start.map_err(ConnectError::Authentication)?)
+            }
             None => None,
         };
         let method = self.options.authenticator.as_ref().map_or("", |authenticator| authenticator.method());
@@ -235,10 +313,10 @@ impl Session {
             keep_alive_s: u16::try_from(self.options.keep_alive.as_secs()).unwrap_or(u16::MAX),
             auth: auth.as_ref().map(|data| (method, data.as_slice())),
         };
+        (self.skip, self.given_aliases) = (0, alias::Incoming::new(self.options.topic_alias_maximum));
         self.out.clear();
         write::connect(&self.options, &connect, &mut self.out);
         (self.link, self.pulse) = (Link::Opening, Pulse::new(self.options.keep_alive, now));
-        self.given_aliases = alias::Incoming::new(self.options.topic_alias_maximum);
         Ok(())
     }
 
@@ -354,8 +432,16 @@ impl Session {
     }
 
     /// The connection is over.
-    pub(crate) fn closed(&mut self) {
+    pub(crate) fn closed(&mut self, by: EndedBy) {
         let was_online = self.link == Link::Online;
+        if by == EndedBy::Server
+            && let Some(SetAside { frame, connections }) =
+                self.outbox.ended_by_server(&mut self.journal, &mut self.stats)
+        {
+            let topic = String::from_utf8_lossy(frame.topic()).into_owned();
+            tracing::warn!(topic, "a message is set aside: the server ended {connections} connections with it");
+            self.event(Event::SetAside { topic, payload: frame.payload(), connections });
+        }
         self.in_doubt |= self.link == Link::Opening;
         self.link = Link::Offline;
         self.out.clear();
@@ -469,6 +555,13 @@ impl Session {
         self.outbox.restore(number, frame, expires, released);
     }
 
+    /// What was found of an outbox and cannot be used.
+    #[cfg(feature = "durable")]
+    pub(crate) fn unreadable(&mut self, files: u64, messages: u64) {
+        self.stats.unreadable_files += files;
+        self.stats.unreadable_messages += messages;
+    }
+
     /// The file is not a new one.
     #[cfg(feature = "durable")]
     pub(crate) fn restored(&mut self) {
@@ -488,17 +581,8 @@ fn random_client_id() -> String {
     format!("forebay{:016x}", random.hash_one(0u8))
 }
 
-/// A time of the wall clock for one of the monotonic clock: what is kept over a restart.
-pub(crate) fn unix_ms(at: Instant) -> u64 {
-    let (now, wall) = (Instant::now(), SystemTime::now());
-    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let at = since.saturating_add(at.saturating_duration_since(now));
-    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The other way.
+/// When a message that was kept over a restart expires.
 #[cfg(feature = "durable")]
-pub(crate) fn instant_of(unix_ms: u64, now: Instant) -> Instant {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now + Duration::from_millis(unix_ms).saturating_sub(wall)
+pub(crate) fn instant_of(unix_ms: u64, now: Instant, wall: WallTime) -> Instant {
+    now + Duration::from_millis(unix_ms).saturating_sub(wall.0)
 }

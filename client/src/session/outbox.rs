@@ -12,6 +12,7 @@ use forebay_wire::types::{PacketId, QoS, Version};
 use super::alias;
 use super::journal::{Journal, Op, OpNumber};
 use super::leftovers::Leftovers;
+use super::suspect::{OnWire, Suspect};
 use crate::codec::frame::{Alias, Frame};
 use crate::codec::{Ack, AckKind, write};
 use crate::error::Dropped;
@@ -72,6 +73,19 @@ pub(crate) struct Fill<'a> {
     pub(crate) unwritten: &'a mut Vec<Teller<Outcome>>,
 }
 
+/// When a message expires, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expiry {
+    pub(crate) at: Instant,
+    pub(crate) unix_ms: u64,
+}
+
+/// A message that was dropped since every connection ended with it.
+pub(crate) struct SetAside {
+    pub(crate) frame: Frame,
+    pub(crate) connections: u32,
+}
+
 /// Why a message was not accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoRoom {
@@ -106,6 +120,10 @@ pub(crate) struct Outbox {
     /// The server asked for patience.
     paused_until: Option<Instant>,
     refusals: u32,
+    /// Which message the server may never take.
+    suspect: Suspect,
+    /// Something was acknowledged on this connection.
+    fruitful: bool,
     /// Until the server is known to hold nothing of an earlier run.
     leftovers: Option<Box<Leftovers>>,
 }
@@ -129,6 +147,8 @@ impl Outbox {
             next_expiry: None,
             paused_until: None,
             refusals: 0,
+            suspect: Suspect::default(),
+            fruitful: false,
             leftovers: None,
         }
     }
@@ -174,7 +194,7 @@ impl Outbox {
     pub(crate) fn accept(
         &mut self,
         frame: Frame,
-        expires: Option<Instant>,
+        expiry: Option<Expiry>,
         teller: Teller<Outcome>,
         journal: &mut Journal,
         stats: &mut Stats,
@@ -192,6 +212,7 @@ impl Outbox {
             return Err((NoRoom::Full(size), frame));
         }
         let number = replaced.and_then(|at| self.queue.get(at)).map_or(self.next_number, |old| old.number);
+        let expires = expiry.map(|expiry| expiry.at);
         let mut new = Waiting { number, frame, expires, op: 0, teller: Some(teller) };
         self.bytes += size;
         stats.accepted += 1;
@@ -211,7 +232,7 @@ impl Outbox {
             }
         }
         let at = replaced.unwrap_or(self.queue.len() - 1);
-        Ok(self.queue.get_mut(at).map_or(0, |new| log_put(new, journal)))
+        Ok(self.queue.get_mut(at).map_or(0, |new| log_put(new, expiry, journal)))
     }
 
     /// For keep-last: where the unsent message of this topic is.
@@ -287,6 +308,7 @@ impl Outbox {
         self.window_of_qos_2 = if version.is_v5() { self.window } else { self.window.min(QOS_2_MAX) };
         self.window_was_full = false;
         self.paused_until = None;
+        self.fruitful = false;
         if resumed {
             return;
         }
@@ -311,6 +333,22 @@ impl Outbox {
     /// The session is that of an earlier run of the program, of which nothing is known.
     pub(crate) fn inherits(&mut self) {
         self.leftovers = Some(Box::new(Leftovers::new()));
+    }
+
+    /// The connection is over, and the server has ended it without saying that it is its own doing. The message that it will
+    /// never take is dropped, once it is known; its topic, its payload and how many connections it took to know it.
+    pub(crate) fn ended_by_server(&mut self, journal: &mut Journal, stats: &mut Stats) -> Option<SetAside> {
+        let limit = self.limits.max_losses.filter(|_| !self.fruitful)?;
+        let on_wire = |flight: &&Flight| flight.stage == Stage::Sent;
+        let first = self.flight.iter().take(self.on_wire).find(on_wire)?.of.number;
+        let last = self.flight.iter().take(self.on_wire).rfind(on_wire)?.of.number;
+        let connections = self.suspect.fruitless(OnWire { first, last }, limit.get())?;
+        let at = self.flight.iter().position(|flight| flight.of.number == first)?;
+        let flight = self.flight.remove(at)?;
+        self.on_wire -= 1;
+        let frame = flight.of.frame.clone();
+        self.drop_one(flight.of, Dropped::SetAside { connections }, journal, stats);
+        Some(SetAside { frame, connections })
     }
 
     /// The connection is over.
@@ -390,7 +428,16 @@ impl Outbox {
             })
     }
 
+    /// Whether a message waits because it, or the one that is on the wire, is to be alone there.
+    fn is_kept_back(&self, next: &Waiting) -> bool {
+        let Some(oldest) = self.flight.front() else { return false };
+        self.suspect.is_careful(oldest.of.number) || self.suspect.is_careful(next.number)
+    }
+
     fn must_wait(&self, next: &Waiting, journal: &Journal) -> bool {
+        if self.is_kept_back(next) {
+            return true;
+        }
         if self.paused_until.is_some() || !journal.is_safe(next.op) {
             return true;
         }
@@ -413,6 +460,10 @@ impl Outbox {
     /// be more than a window, or than there are packet identifiers.
     fn may_repeat(&self) -> bool {
         let next = self.flight.get(self.on_wire).filter(|_| self.on_wire < self.window);
+        let careful = |flight: &Flight| self.suspect.is_careful(flight.of.number);
+        if self.on_wire > 0 && next.is_some_and(careful) {
+            return false;
+        }
         next.is_some_and(|flight| self.id_is_free(flight.of.number) && self.takes_qos_2(&flight.of.frame))
     }
 
@@ -500,6 +551,8 @@ impl Outbox {
             }
             return;
         };
+        self.fruitful = true;
+        self.suspect.acknowledged();
         let Some(flight) = self.flight.get_mut(at) else { return };
         let (qos, stage) = (flight.of.frame.qos(), flight.stage);
         match (ack.kind, stage) {
@@ -636,10 +689,10 @@ impl Outbox {
     }
 }
 
-fn log_put(waiting: &mut Waiting, journal: &mut Journal) -> OpNumber {
-    let Waiting { number, frame, expires, .. } = waiting;
+fn log_put(waiting: &mut Waiting, expiry: Option<Expiry>, journal: &mut Journal) -> OpNumber {
+    let Waiting { number, frame, .. } = waiting;
     if frame.qos() != QoS::AtMostOnce {
-        let expires_unix_ms = expires.map(super::unix_ms);
+        let expires_unix_ms = expiry.map(|expiry| expiry.unix_ms);
         waiting.op = journal.log(|| Op::Put { number: *number, frame: frame.clone(), expires_unix_ms });
     }
     waiting.op

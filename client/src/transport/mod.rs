@@ -153,6 +153,19 @@ impl AsyncWrite for Stream {
         each!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, bytes))
     }
 
+    /// TLS writes its last records at once and does not come back: without this its alert stayed behind.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(self, stream => stream.is_write_vectored())
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use forebay_client::{Event, Inbox, Outbox, PublishError, Reconnect, Subscribe, Version, WhenFull};
+use forebay_client::{Event, Inbox, Outbox, PublishError, QoS, Reconnect, Subscribe, Version, WhenFull};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -53,7 +53,7 @@ async fn a_message_that_must_wait_for_much_room_does_not_spin() {
 async fn all_who_wait_for_room_get_it() {
     let server = Server::start(V5).await;
     server.state().withhold = true;
-    let outbox = Outbox { max_messages: 4, max_bytes: 2_000, when_full: WhenFull::Wait };
+    let outbox = Outbox { max_messages: 4, max_bytes: 2_000, when_full: WhenFull::Wait, ..Outbox::default() };
     let client = options(server.port, V5).outbox(outbox).start().unwrap();
     let mut tasks = Vec::new();
     for n in 0..100 {
@@ -215,6 +215,27 @@ async fn what_is_written_is_written_before_disconnect() {
         server.until(|state| state.disconnects == 1).await;
         assert_eq!(server.state().arrived.len(), 50);
     }
+}
+
+#[tokio::test]
+async fn disconnect_sends_what_was_accepted_and_close_does_not_wait() {
+    for qos in [Q0, Q1, QoS::ExactlyOnce] {
+        let server = Server::start(V5).await;
+        let client = options(server.port, V5).connect().await.unwrap();
+        for n in 0..50 {
+            drop(client.publish(message(n, qos)).await.unwrap());
+        }
+        soon(client.disconnect()).await;
+        server.until(|state| state.disconnects == 1).await;
+        assert_eq!(server.state().arrived.len(), 50, "{qos:?}");
+        assert_eq!(client.stats().ended, 0);
+    }
+    // Nobody is there to take it: close tells its ticket at once, disconnect after its time.
+    let client = options(1, V5).reconnect(seldom()).start().unwrap();
+    let mut ticket = client.publish(message("x", Q0)).await.unwrap();
+    soon(client.close()).await;
+    assert!(ticket.try_outcome().is_some_and(|outcome| outcome.is_err()));
+    assert_eq!(client.stats().ended, 1);
 }
 
 #[tokio::test]

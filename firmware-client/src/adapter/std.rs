@@ -9,7 +9,8 @@
 //! let options = Options::new("gateway-3");
 //! let (mut outbox, mut receive) = (vec![0; 64 * 1024], vec![0; 4 * 1024]);
 //! let client = Client::new(&options, &mut outbox);
-//! let mut driver = Driver::new(client, Input::new(&mut receive), tcp("broker.example:1883"));
+//! let connect = tcp("broker.example:1883", Duration::from_secs(5));
+//! let mut driver = Driver::new(client, Input::new(&mut receive), connect);
 //! driver.client().subscribe("gateway-3/set/#", forebay_firmware::QoS::AtLeastOnce)?;
 //! loop {
 //!     driver.publish(&Message::new("gateway-3/temperature"), b"21.5")?;
@@ -34,8 +35,6 @@ use std::vec::Vec;
 const BATCH: usize = 4 * 1024;
 /// The shortest wait: a socket cannot wait for no time at all.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// How long a connection may take to be made.
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Bytes both ways. What cannot be read or written in time answers [`ErrorKind::WouldBlock`] or [`ErrorKind::TimedOut`],
 /// and has then read or written nothing.
@@ -81,12 +80,19 @@ impl<T: Read + Write> Transport for Impatient<T> {
     }
 }
 
-/// Opens TCP connections to the first address of `server` that answers, without Nagle's delay.
-pub fn tcp(server: impl ToSocketAddrs) -> impl FnMut() -> io::Result<TcpStream> {
+/// Opens TCP connections to the first address of `server` that answers, without Nagle's delay. All addresses together are
+/// given `limit`: so long may a [`Driver::turn`] that connects take, beside its own time. A host name's look-up comes on top, and
+/// has the system's limits; an address needs none.
+pub fn tcp(server: impl ToSocketAddrs, limit: Duration) -> impl FnMut() -> io::Result<TcpStream> {
     move || {
         let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
+        let begun = Instant::now();
         for address in server.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
+            let left = limit.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            match TcpStream::connect_timeout(&address, left) {
                 Ok(stream) => return stream.set_nodelay(true).map(|()| stream),
                 Err(why) => last = why,
             }
@@ -141,7 +147,7 @@ where
     }
 
     /// One round: connects when it is time, sends what is there, waits at most `wait` for something to come, and handles
-    /// it. `on_event` is given the client, to [refuse](Client::refuse) a message or to publish; the time is the round's.
+    /// it. Connecting comes on top of `wait`, and takes as long as the transport's `connect` does. `on_event` is given the client, to [refuse](Client::refuse) a message or to publish; the time is the round's.
     /// Whether there is a connection.
     ///
     /// What goes wrong with the transport is not an error here: the client waits and tries again, see

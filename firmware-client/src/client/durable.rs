@@ -191,7 +191,7 @@ impl Client<'_> {
         (head.state, head.id) = (State::InFlight, old.id);
         head.flags |= DUE | BACKLOG;
         if head.expires != 0 {
-            head.expires = self.clock.tick().wrapping_add(head.expires.saturating_sub(ticks(away_ms))).max(1);
+            head.expires = self.clock.expiry(head.expires.saturating_sub(ticks(away_ms)));
         }
         self.arena.kill(at, &old);
         self.arena.insert(&head, from, State::InFlight.bit());

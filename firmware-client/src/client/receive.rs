@@ -395,6 +395,7 @@ impl Client<'_> {
         if !answer.reason.is_success() && head.state == State::InFlight {
             return Ok(self.settle(at, head, &answer));
         }
+        self.suspect.took_one();
         head.state = State::Released;
         head.flags |= DUE;
         self.arena.strip(at, &mut head);
@@ -427,6 +428,7 @@ impl Client<'_> {
 
     /// The server's answer to a message.
     fn settle(&mut self, at: usize, mut head: crate::arena::Head, answer: &Answer) -> Step {
+        self.suspect.took_one();
         let (ticket, reason) = (Ticket(head.ticket), answer.reason);
         if reason.is_success() {
             self.complete(at, &head);

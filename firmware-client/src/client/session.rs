@@ -39,6 +39,7 @@ impl Client<'_> {
         };
         say!(info, "disconnected, {} messages wait, next attempt in {} ms", self.pending(), wait);
         self.connect_at = now.saturating_add(u64::from(wait));
+        self.note_fruitless();
         self.forget_transport();
         self.phase = Phase::Down;
     }
@@ -106,10 +107,14 @@ impl Client<'_> {
         let said = &ack.said;
         self.phase = Phase::Up;
         self.up_at = self.clock.now();
+        self.suspect.connected();
         let peer = &mut self.peer;
         peer.receive_maximum = said.receive_maximum;
         peer.topic_aliases = said.topic_alias_maximum.min(32);
-        peer.maximum_packet_size = said.maximum_packet_size;
+        peer.maximum_packet_size = match self.options.largest_packet_sent {
+            largest if cfg!(feature = "undeliverable") && largest > 0 => said.maximum_packet_size.min(largest),
+            _ => said.maximum_packet_size,
+        };
         peer.keep_alive_s = said.server_keep_alive_s.unwrap_or(self.options.keep_alive_s);
         peer.maximum_qos = said.maximum_qos;
         peer.retains = said.retains;

@@ -147,7 +147,12 @@ impl Client<'_> {
             at = here.wrapping_add(head.len);
             if head.expires != 0 {
                 let left = (head.expires.wrapping_sub(then) as i32).max(0) as u32;
-                head.expires = now.wrapping_add(left.saturating_sub(slept)).max(1);
+                // What is over is over at once, also where the clock begins at 0 again: 0 itself is never.
+                head.expires = match left.saturating_sub(slept) {
+                    0 if now == 1 => u32::MAX,
+                    0 => now.wrapping_sub(1),
+                    rest => now.wrapping_add(rest).max(1),
+                };
                 self.arena.set(here, &head);
             }
         }

@@ -83,7 +83,7 @@ impl Client<'_> {
             return Err(PublishError::Full);
         }
         if head.expires != 0 {
-            head.expires = self.clock.tick().wrapping_add(head.expires.saturating_sub(ticks(away_ms))).max(1);
+            head.expires = self.clock.expiry(head.expires.saturating_sub(ticks(away_ms)));
         }
         head.flags |= arena::BACKLOG;
         self.arena.insert(&head, from, State::Queued.bit());

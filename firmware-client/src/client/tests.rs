@@ -105,5 +105,71 @@ fn no_identifier_passes_one_that_is_still_in_use() {
 #[test]
 fn the_core_is_small() {
     let size = size_of::<Client<'_>>();
-    assert!(size <= if cfg!(feature = "flash") { 544 } else { 512 }, "{size}");
+    assert!(size <= super::SIZE_MAX, "{size}");
+}
+
+/// The server hangs up without a word whenever the first message comes.
+#[cfg(feature = "undeliverable")]
+#[test]
+fn a_message_that_ends_every_connection_is_dropped() {
+    for (losses_max, alone_from) in [(4, 3), (0, 99)] {
+        let mut options = Options::new("d");
+        options.losses_max = losses_max;
+        let (mut outbox, mut receive) = ([0; 1_024], [0; 64]);
+        let mut client = Client::new(&options, &mut outbox);
+        let mut input = Input::new(&mut receive);
+        client.memory = Memory::Kept;
+        let mut tickets = Vec::new();
+        for payload in [b"never", b"after"] {
+            tickets.push(client.publish(0, &Message::new("t").qos(QoS::AtLeastOnce), payload).unwrap());
+        }
+        for connection in 1..=20 {
+            resumed(&mut client, &mut input);
+            let ids = sent(&mut client);
+            if client.status(tickets[0]) == crate::Status::Dropped(crate::DropReason::Undeliverable) {
+                assert_eq!(connection, 5, "after four connections");
+                // What was behind it goes on.
+                let [high, low] = ids[0].to_be_bytes();
+                input.fill(&[0x40, 2, high, low]);
+                while client.poll_event(0, &mut input).is_some() {}
+                assert_eq!(client.status(tickets[1]), crate::Status::Done);
+                break;
+            }
+            assert_eq!(ids.len(), if connection >= alone_from { 1 } else { 2 }, "connection {connection}");
+            client.disconnected(0);
+        }
+        let dropped = client.counters().dropped(crate::DropReason::Undeliverable);
+        assert_eq!((dropped, client.is_drained()), if losses_max > 0 { (1, true) } else { (0, false) });
+    }
+}
+
+#[cfg(feature = "undeliverable")]
+#[test]
+fn a_packet_over_the_limit_of_this_side_is_not_sent() {
+    let mut options = Options::new("d");
+    options.largest_packet_sent = 20;
+    let (mut outbox, mut receive) = ([0; 1_024], [0; 64]);
+    let mut client = Client::new(&options, &mut outbox);
+    let mut input = Input::new(&mut receive);
+    client.memory = Memory::Kept;
+    let large = client.publish(0, &Message::new("t").qos(QoS::AtLeastOnce), &[0; 15]).unwrap();
+    let fits = client.publish(0, &Message::new("t").qos(QoS::AtLeastOnce), &[0; 12]).unwrap();
+    resumed(&mut client, &mut input);
+    assert_eq!(sent(&mut client).len(), 1);
+    assert_eq!(client.status(large), crate::Status::Dropped(crate::DropReason::TooLarge));
+    assert_eq!(client.status(fits), crate::Status::Sent);
+}
+
+/// A connection with the session that was there before.
+#[cfg(feature = "undeliverable")]
+fn resumed(client: &mut Client<'_>, input: &mut Input<'_>) {
+    let mut out = [0; 512];
+    client.connected(0);
+    assert!(client.poll_transmit(0, &mut out) > 0);
+    input.clear();
+    #[cfg(feature = "v5")]
+    input.fill(&[0x20, 3, 1, 0, 0]);
+    #[cfg(not(feature = "v5"))]
+    input.fill(&[0x20, 2, 1, 0]);
+    while client.poll_event(0, input).is_some() {}
 }

@@ -46,6 +46,18 @@ impl Clock {
         (self.now() >> TICK_SHIFT) as u32
     }
 
+    /// The tick in which something expires that has so many left; it has come when none are, also right after a start.
+    pub(super) const fn expiry(&self, left: u32) -> u32 {
+        let tick = self.tick().wrapping_add(left);
+        match (left, tick) {
+            // 0 is never.
+            (0, 0 | 1) => u32::MAX,
+            (0, tick) => tick.wrapping_sub(1),
+            (_, 0) => 1,
+            (_, tick) => tick,
+        }
+    }
+
     /// An own time as the caller's.
     const fn told(&self, at: u64) -> u64 {
         at.saturating_sub(self.ahead)

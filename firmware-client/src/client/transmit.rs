@@ -189,6 +189,9 @@ impl Client<'_> {
 
     /// How many messages may wait for their acknowledgement.
     fn window(&self) -> usize {
+        if self.suspect.is_careful() {
+            return 1;
+        }
         let most = self.options.in_flight_max.min(self.peer.receive_maximum).max(1);
         #[cfg(feature = "flash")]
         let most = most.min(crate::flash::FLOWN_MAX as u16);
@@ -299,10 +302,13 @@ impl Client<'_> {
         }
         head.flags &= !DUE;
         self.arena.set(at, &head);
-        if head.state == State::InFlight && self.v5() {
-            self.tx.expiry_s = self.remaining_s(&head);
-            self.choose_alias(at, &head);
-            self.tell_lost(&head);
+        // A server of MQTT 3.1.1 says no limit: there is one only where the device may have set its own.
+        if head.state == State::InFlight && (cfg!(feature = "undeliverable") || self.v5()) {
+            if self.v5() {
+                self.tx.expiry_s = self.remaining_s(&head);
+                self.choose_alias(at, &head);
+                self.tell_lost(&head);
+            }
             if self.frame_len() > self.peer.maximum_packet_size as usize {
                 self.tx.lost = 0;
                 if self.frame_len() > self.peer.maximum_packet_size as usize {

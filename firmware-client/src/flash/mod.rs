@@ -31,6 +31,7 @@
 //! - When flash was full, messages of QoS 2 waited in the outbox (and are not safe there). One that is larger than
 //!   [`Config::largest`] is sent without being stored, and counted in [`Tier::unsafe_sent`]: after a power cut it arrives at
 //!   most once.
+//! - What is read wrongly once, or fails to be read, is not lost: it is read again before its place is taken for free.
 //! - The session that is read back may be older than the last packet that was sent, but never in what matters: what is in
 //!   flight with QoS 2. Messages of QoS 1 that were on their way are sent again as new ones; subscriptions are made again.
 
@@ -53,8 +54,20 @@ use ring::Lane;
 const FRONT: usize = 8;
 /// Before each message: when it was stored, in ticks of this boot.
 const STAMP: usize = 4;
+/// How often flash is read before what was read there is taken for damaged, or for unreadable.
+const READINGS: usize = 2;
 /// How many messages of QoS 2 can be in flight.
 pub const FLOWN_MAX: usize = 16;
+
+/// Reads, and once more when flash fails.
+async fn read(flash: &mut impl NorFlash, at: u32, to: &mut [u8]) -> Result<(), StoreFailed> {
+    for _ in 0..READINGS {
+        if flash.read(at, to).await.is_ok() {
+            return Ok(());
+        }
+    }
+    Err(StoreFailed)
+}
 
 /// Where and when messages are stored.
 #[derive(Clone, Debug)]

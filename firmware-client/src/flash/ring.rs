@@ -11,7 +11,7 @@
 //! ```
 
 use super::sweep::{Act, Seen};
-use super::{Config, FRONT, Tier};
+use super::{Config, FRONT, READINGS, Tier, read};
 use crate::client::{checksum, checksum_on, is_from};
 use crate::store::StoreFailed;
 use embedded_storage_async::nor_flash::NorFlash;
@@ -77,13 +77,16 @@ pub(super) struct Ring<'f, F> {
     sectors: u32,
 }
 
-/// What stands at a place in a sector.
+/// What stands at a place in a sector. Of two readings that do not agree the greater one holds: the one that erases less.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Found {
-    /// A record of so many bytes, and whether it has ended.
-    Record(usize, bool),
+    Nothing,
     /// Nothing that was written whole.
     Rubbish,
-    Nothing,
+    /// A record of so many bytes that has ended.
+    Ended(usize),
+    /// A record of so many bytes that has not.
+    Record(usize),
 }
 
 impl<'f, F: NorFlash> Ring<'f, F> {
@@ -117,7 +120,7 @@ impl<'f, F: NorFlash> Ring<'f, F> {
 
     async fn read<'b>(&mut self, at: u32, len: usize, buffer: &'b mut [u8]) -> Result<&'b mut [u8], StoreFailed> {
         let to = buffer.get_mut(..len).ok_or(StoreFailed)?;
-        self.flash.read(at, to).await.map_err(|_| StoreFailed)?;
+        read(self.flash, at, to).await?;
         Ok(to)
     }
 
@@ -125,8 +128,18 @@ impl<'f, F: NorFlash> Ring<'f, F> {
         self.flash.write(at, bytes).await.map_err(|_| StoreFailed)
     }
 
-    /// The number of a sector; `None`: it is none.
+    /// The number of a sector; `None`: it is none, as was read twice. A sector without a number may be erased.
     async fn number(&mut self, sector: u32, buffer: &mut [u8]) -> Result<Option<u32>, StoreFailed> {
+        for _ in 0..READINGS {
+            let number = self.number_once(sector, buffer).await?;
+            if number.is_some() {
+                return Ok(number);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn number_once(&mut self, sector: u32, buffer: &mut [u8]) -> Result<Option<u32>, StoreFailed> {
         let at = self.place(sector);
         let raw = self.read(at, Self::FIRST as usize, buffer).await?;
         let (retired, title) = raw.split_at_checked(Self::STEP).ok_or(StoreFailed)?;
@@ -139,8 +152,20 @@ impl<'f, F: NorFlash> Ring<'f, F> {
         Ok(Some(number).filter(|_| right && retired.iter().all(|byte| *byte == 0xff)))
     }
 
-    /// What stands at `at` in a sector that ends at `end`. A record is then in the buffer from `STEP` on, if it fits.
+    /// What stands at `at` in a sector that ends at `end`. A record that has not ended is then in the buffer from `STEP` on,
+    /// if it fits. Whatever else stands there may be erased or written over, and was read twice.
     async fn find(&mut self, at: u32, end: u32, buffer: &mut [u8]) -> Result<Found, StoreFailed> {
+        let mut best = Found::Nothing;
+        for _ in 0..READINGS {
+            best = best.max(self.find_once(at, end, buffer).await?);
+            if matches!(best, Found::Record(_)) {
+                break;
+            }
+        }
+        Ok(best)
+    }
+
+    async fn find_once(&mut self, at: u32, end: u32, buffer: &mut [u8]) -> Result<Found, StoreFailed> {
         let rest = end.saturating_sub(at) as usize;
         let head = Self::STEP.saturating_add(Self::stepped(FRONT));
         if rest < head {
@@ -160,7 +185,12 @@ impl<'f, F: NorFlash> Ring<'f, F> {
             return Ok(nothing);
         }
         let right = self.sum(at, whole, usize::from(len), buffer).await? == u32::from_le_bytes([e, f, g, h]);
-        Ok(if right { Found::Record(usize::from(len), !empty) } else { nothing })
+        let len = usize::from(len);
+        Ok(match (right, empty) {
+            (false, _) => nothing,
+            (true, true) => Found::Record(len),
+            (true, false) => Found::Ended(len),
+        })
     }
 
     /// The checksum of a record, piece by piece when the buffer is smaller than it is.
@@ -204,7 +234,7 @@ impl<'f, F: NorFlash> Ring<'f, F> {
         while at < Self::SECTOR {
             let found = self.find(start.saturating_add(at), start.saturating_add(Self::SECTOR), buffer).await?;
             at = at.saturating_add(match found {
-                Found::Record(len, _) => Self::length(len),
+                Found::Record(len) | Found::Ended(len) => Self::length(len),
                 Found::Rubbish | Found::Nothing => Self::STEP as u32,
             });
             if !matches!(found, Found::Nothing) {
@@ -223,8 +253,8 @@ impl<'f, F: NorFlash> Ring<'f, F> {
         while at < Self::SECTOR {
             let found = self.find(start.saturating_add(at), start.saturating_add(Self::SECTOR), buffer).await?;
             at = at.saturating_add(match found {
-                Found::Record(_, false) => return Ok(false),
-                Found::Record(len, true) => Self::length(len),
+                Found::Record(_) => return Ok(false),
+                Found::Ended(len) => Self::length(len),
                 Found::Rubbish | Found::Nothing => Self::STEP as u32,
             });
         }
@@ -299,16 +329,16 @@ impl<'f, F: NorFlash> Ring<'f, F> {
             while at < Self::SECTOR {
                 let place = start.saturating_add(at);
                 let found = self.find(place, start.saturating_add(Self::SECTOR), buffer).await?;
-                let Found::Record(len, ended) = found else {
-                    at = at.saturating_add(Self::STEP as u32);
-                    continue;
-                };
-                at = at.saturating_add(Self::length(len));
+                at = at.saturating_add(match found {
+                    Found::Record(len) | Found::Ended(len) => Self::length(len),
+                    Found::Rubbish | Found::Nothing => Self::STEP as u32,
+                });
+                let Found::Record(len) = found else { continue };
                 let from = Self::STEP.saturating_add(FRONT);
                 let (mark, rest) = buffer.split_at_mut_checked(from).ok_or(StoreFailed)?;
                 // Written by a device with a larger buffer.
                 let Some(raw) = rest.get(..len) else { continue };
-                let act = if ended { Act::Keep } else { visit(Seen::There(raw)) };
+                let act = visit(Seen::There(raw));
                 if act != Act::Keep {
                     let mark = mark.get_mut(..Self::STEP).unwrap_or_default();
                     mark.fill(0);

@@ -9,7 +9,7 @@
 //! 12      the session
 //! ```
 
-use super::Tier;
+use super::{READINGS, Tier, read};
 use crate::client::checksum;
 use crate::store::StoreFailed;
 use embedded_storage_async::nor_flash::NorFlash;
@@ -74,7 +74,8 @@ impl<F: NorFlash> Tier<'_, F> {
             return Ok(None);
         };
         self.place = Some(Place { number: number.wrapping_add(1), at: free });
-        let len = self.read_record(at, number).await?.unwrap_or_default();
+        // It was whole a moment ago.
+        let len = self.read_again(at, number).await?.ok_or(StoreFailed)?;
         self.buffer.copy_within(HEAD..HEAD.saturating_add(len).min(self.buffer.len()), 0);
         Ok(Some(len))
     }
@@ -85,16 +86,20 @@ impl<F: NorFlash> Tier<'_, F> {
         while at < end {
             let rest = end.saturating_sub(at) as usize;
             let head = Self::stepped(HEAD).min(rest);
-            let raw = self.buffer.get_mut(..head).ok_or(StoreFailed)?;
-            self.flash.read(at, raw).await.map_err(|_| StoreFailed)?;
-            let empty = raw.iter().take(Self::STEP).all(|byte| *byte == 0xff);
-            let record = parse(raw).filter(|(len, ..)| Self::stepped(HEAD.saturating_add(*len)) <= rest);
-            let mut step = Self::STEP;
-            if let Some((len, number, _)) = record
-                && self.read_record(at, number).await?.is_some()
-            {
-                step = Self::stepped(HEAD.saturating_add(len));
-                last = Some((number, at));
+            let (mut step, mut empty) = (Self::STEP, true);
+            // Where a record is not seen the place is taken for free in the end.
+            for _ in 0..READINGS {
+                let raw = self.buffer.get_mut(..head).ok_or(StoreFailed)?;
+                read(&mut self.flash, at, raw).await?;
+                empty &= raw.iter().take(Self::STEP).all(|byte| *byte == 0xff);
+                let record = parse(raw).filter(|(len, ..)| Self::stepped(HEAD.saturating_add(*len)) <= rest);
+                if let Some((len, number, _)) = record
+                    && self.read_record(at, number).await?.is_some()
+                {
+                    step = Self::stepped(HEAD.saturating_add(len));
+                    last = Some((number, at));
+                    break;
+                }
             }
             at = at.saturating_add(step as u32);
             if !empty {
@@ -104,15 +109,26 @@ impl<F: NorFlash> Tier<'_, F> {
         Ok((last, used))
     }
 
+    /// As [`Tier::read_record`]; what is not whole is read again.
+    async fn read_again(&mut self, at: u32, number: u32) -> Result<Option<usize>, StoreFailed> {
+        for _ in 0..READINGS {
+            let len = self.read_record(at, number).await?;
+            if len.is_some() {
+                return Ok(len);
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads a record into the buffer. `None`: it is not whole.
     async fn read_record(&mut self, at: u32, number: u32) -> Result<Option<usize>, StoreFailed> {
         let head = self.buffer.get_mut(..Self::stepped(HEAD)).ok_or(StoreFailed)?;
-        self.flash.read(at, head).await.map_err(|_| StoreFailed)?;
+        read(&mut self.flash, at, head).await?;
         let Some((len, _, expected)) = parse(head) else { return Ok(None) };
         let whole = HEAD.saturating_add(len);
         // What this device has written fits.
         let Some(raw) = self.buffer.get_mut(..Self::stepped(whole)) else { return Ok(None) };
-        self.flash.read(at, raw).await.map_err(|_| StoreFailed)?;
+        read(&mut self.flash, at, raw).await?;
         let session = raw.get(HEAD..whole).unwrap_or_default();
         Ok((sum(number, session) == expected).then_some(len))
     }

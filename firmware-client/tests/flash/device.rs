@@ -99,6 +99,9 @@ pub struct Device {
     /// Those that came since flash last knew of any.
     fresh: Vec<u32>,
     pub cuts: u32,
+    off_ms: u64,
+    /// Flash may fail to be read for a while.
+    pub unreadable: bool,
     pub recovered: Vec<Recovered>,
     next: u32,
     /// How many of the taken messages were looked at.
@@ -128,6 +131,8 @@ impl Device {
             sealed: BTreeSet::new(),
             fresh: Vec::new(),
             cuts: 0,
+            off_ms: 500,
+            unreadable: false,
             recovered: Vec::new(),
             next: 1,
             checked: 0,
@@ -142,7 +147,7 @@ impl Device {
 
     fn recover(&mut self) {
         let device_now = self.device_now();
-        let recovered = now(self.tier.as_mut().unwrap().recover(&mut self.client, device_now, 500));
+        let recovered = now(self.tier.as_mut().unwrap().recover(&mut self.client, device_now, self.off_ms));
         match recovered {
             Ok(recovered) => {
                 self.recovered.push(recovered);
@@ -155,11 +160,17 @@ impl Device {
 
     /// Everything but the flash is gone. What was on its way may still arrive.
     pub fn power_cut(&mut self) {
+        self.off(usize::MAX, 500);
+    }
+
+    /// The same, for so long; so many bytes of what was on its way still arrive.
+    pub fn off(&mut self, arrive: usize, off_ms: u64) {
+        self.off_ms = off_ms;
         self.cuts += 1;
         // Whoever was handling them begins again.
         self.fresh.clear();
         if let Some((up, _)) = self.link.take() {
-            let bytes: Vec<u8> = up.into_iter().collect();
+            let bytes: Vec<u8> = up.into_iter().take(arrive).collect();
             self.broker.bytes(self.now, &bytes);
             self.broker.out.clear();
             self.broker.cut();
@@ -171,7 +182,7 @@ impl Device {
         DROPS.with_borrow_mut(Vec::clear);
         let mut flash = self.tier.take().unwrap().into_flash();
         flash.power_on();
-        self.now += 500;
+        self.now += off_ms;
         self.started = self.now;
         self.client = Client::new(self.options, vec![0; self.shape.outbox].leak());
         self.input = Input::new(vec![0; 256].leak());
@@ -237,7 +248,8 @@ impl Device {
                 self.power_cut();
                 return false;
             }
-            settled.unwrap();
+            // What could not be read is left, and is read again.
+            assert!(settled.is_ok() || self.unreadable, "{settled:?}");
             self.note_drops();
             self.note_stored();
             self.check();
@@ -251,7 +263,11 @@ impl Device {
                     self.power_cut();
                     return false;
                 }
-                sealed.unwrap();
+                if sealed.is_err() {
+                    assert!(self.unreadable);
+                    self.cut(0);
+                    return true;
+                }
                 self.sealed.extend(self.fresh.drain(..));
                 self.link.as_mut().unwrap().0.extend(&out[..len]);
             }
@@ -326,6 +342,16 @@ impl Device {
         }
     }
 
+    /// Bytes that are on their way to the broker.
+    pub fn on_the_way(&self) -> usize {
+        self.link.as_ref().map_or(0, |(up, _)| up.len())
+    }
+
+    /// Whether a message has arrived.
+    pub fn has_arrived(&self, number: u32) -> bool {
+        self.broker.taken.iter().any(|taken| number_of(&taken.payload) == number)
+    }
+
     /// Goes on without trouble until nothing is left to do.
     pub fn settle(&mut self) {
         for _ in 0..20_000 {
@@ -350,6 +376,7 @@ impl Device {
                 let left = seed.below(60) as u64;
                 self.flash().left = Some(left);
             }
+            49 if self.unreadable => self.flash().outage = 1 + seed.below(30) as u32,
             7 if self.shape.v5 => self.broker.mood.full_until = self.now + seed.below(3_000) as u64,
             8..=12 => {
                 let number = 1_000_000 + self.now as u32;

@@ -14,7 +14,7 @@ mod payload;
 mod seed;
 
 use device::{Device, Shape};
-use forebay_firmware::{Class, QoS};
+use forebay_firmware::{Class, DropReason, QoS};
 use mock::Torn;
 use payload::payload;
 use seed::Seed;
@@ -26,7 +26,10 @@ fn shape(v5: bool) -> Shape {
 
 /// The fixed story: a backlog that overflows into flash, drained, with messages of every kind both ways, and a lost link.
 fn story(v5: bool, cut: Option<(u64, Torn)>) -> Device {
-    let mut device = Device::new(shape(v5));
+    played(Device::new(shape(v5)), cut)
+}
+
+fn played(mut device: Device, cut: Option<(u64, Torn)>) -> Device {
     if let Some((at, torn)) = cut {
         device.flash().left = Some(at);
         device.flash().torn = torn;
@@ -120,6 +123,89 @@ fn a_full_flash_makes_messages_wait_and_loses_none() {
     assert!(device.sent.len() == 60 && device.sent.values().all(|sent| sent.acknowledged));
 }
 
+/// What expires while the device is off does not arrive, and is counted; the rest arrives.
+#[test]
+fn what_expires_while_the_device_is_off_is_dropped() {
+    for v5 in [false, true] {
+        let mut device = Device::new(shape(v5));
+        // Enough to be in flash: every second one lives for ten seconds, the others for ten minutes.
+        for number in 0..16 {
+            let ttl_ms = if number % 2 == 0 { 10_000 } else { 600_000 };
+            device.publish(QoS::ExactlyOnce, Class::Alarm, 60, ttl_ms);
+            device.turn(4_096, false);
+        }
+        let stored: Vec<u32> = device.sent.values().filter(|sent| sent.stored).map(|sent| sent.number).collect();
+        assert!(stored.len() >= 10, "{stored:?}");
+        device.off(0, 60_000);
+        device.settle();
+        for number in stored {
+            // Numbers begin with 1.
+            assert_eq!(device.has_arrived(number), number % 2 == 0, "{number}, v5 {v5}");
+        }
+        let expired = device.client.counters().dropped(DropReason::Expired);
+        assert!(expired >= 5, "{expired}");
+    }
+}
+
+/// The power is cut when any part of CONNECT has left, with messages of QoS 2 in flight before.
+#[test]
+fn the_power_may_be_cut_during_connect() {
+    for v5 in [false, true] {
+        let mut arrive = 0;
+        loop {
+            let mut device = Device::new(shape(v5));
+            device.broker.mood.withhold = true;
+            for _ in 0..6 {
+                device.publish(QoS::ExactlyOnce, Class::Telemetry, 40, 0);
+                device.turn(4_096, true);
+                device.now += 100;
+            }
+            device.broker.mood.withhold = false;
+            device.power_cut();
+            let mut rounds = 0;
+            while device.on_the_way() == 0 {
+                // No byte of it moves yet.
+                device.turn(0, true);
+                device.now += 50;
+                rounds += 1;
+                assert!(rounds < 1_000, "it does not connect");
+            }
+            let len = device.on_the_way();
+            device.off(arrive, 500);
+            device.broker.release();
+            device.settle();
+            device.verify(true);
+            if arrive >= len {
+                break;
+            }
+            arrive += 1;
+        }
+        assert!(arrive > 10, "{arrive}");
+    }
+}
+
+/// Wrong readings and failed ones, none of them twice: nothing is taken for damaged, nothing that is needed is erased.
+#[test]
+fn what_is_read_wrongly_once_is_not_lost() {
+    let mut misread = 0;
+    for number in 0..60 {
+        for v5 in [false, true] {
+            let run = || {
+                let mut device = Device::new(shape(v5));
+                device.flash().misreads = Some(Seed::new(number));
+                let mut device = played(device, None);
+                assert!(device.sent.values().all(|sent| sent.acknowledged), "nothing is lost");
+                device.flash().misread
+            };
+            misread += catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+                eprintln!("failed with v5 {v5}, misreadings {number}");
+                std::panic::resume_unwind(panic)
+            });
+        }
+    }
+    assert!(misread > 3_000, "{misread}");
+}
+
 fn run(number: u64) {
     let mut seed = Seed::new(number);
     let shape = Shape {
@@ -132,6 +218,10 @@ fn run(number: u64) {
         in_flight_max: [1, 2, 8, 40][seed.below(4)],
     };
     let mut device = Device::new(shape);
+    if number.is_multiple_of(2) {
+        device.unreadable = true;
+        device.flash().misreads = Some(Seed::new(number));
+    }
     for _ in 0..400 {
         device.disturb(&mut seed);
         let reachable = seed.below(4) > 0;
@@ -141,6 +231,7 @@ fn run(number: u64) {
     }
     device.broker.mood = broker::Mood::default();
     device.flash().left = None;
+    device.flash().outage = 0;
     device.settle();
     // What was refused for now may be overtaken by what was already on its way.
     device.verify(device.broker.no_room == 0);

@@ -1,4 +1,4 @@
-//! Flash that loses its power at a chosen operation, and counts.
+//! Flash that loses its power at a chosen operation, is read wrongly now and then, and counts.
 
 use crate::seed::Seed;
 use embedded_storage_async::nor_flash::{ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash};
@@ -23,8 +23,19 @@ pub struct Flash {
     pub dead: bool,
     pub operations: u64,
     pub erases: Vec<u32>,
+    /// Some readings are wrong or fail; the next one of the same place is right.
+    pub misreads: Option<Seed>,
+    /// How many of them were.
+    pub misread: u64,
+    /// Readings that are right for certain.
+    right: u32,
+    /// So many readings fail from now on.
+    pub outage: u32,
     dice: Seed,
 }
+
+/// After a wrong reading so many are right: enough to read any record again.
+const RIGHT: u32 = 12;
 
 #[derive(Clone, Copy, Debug)]
 pub struct NoPower;
@@ -44,6 +55,10 @@ impl Flash {
             dead: false,
             operations: 0,
             erases: vec![0; sectors],
+            misreads: None,
+            misread: 0,
+            right: 0,
+            outage: 0,
             dice: Seed::new(1),
         }
     }
@@ -58,6 +73,23 @@ impl Flash {
         self.left = self.left.map(|left| left.saturating_sub(1));
         self.dead |= last;
         Ok(last)
+    }
+
+    fn misread(&mut self, bytes: &mut [u8]) -> Result<(), NoPower> {
+        let Some(dice) = self.misreads.as_mut() else { return Ok(()) };
+        self.right = self.right.saturating_sub(1);
+        if self.right > 0 || dice.below(25) > 0 {
+            return Ok(());
+        }
+        (self.right, self.misread) = (RIGHT, self.misread + 1);
+        match dice.below(5) {
+            0 => return Err(NoPower),
+            1 => bytes.fill(0xff),
+            2 => bytes.fill(0),
+            3 => bytes.iter_mut().for_each(|byte| *byte = dice.next() as u8),
+            _ => bytes[dice.below(bytes.len())] ^= 1 << dice.below(8),
+        }
+        Ok(())
     }
 
     pub fn power_on(&mut self) {
@@ -79,7 +111,11 @@ impl ReadNorFlash for Flash {
         }
         let at = offset as usize;
         bytes.copy_from_slice(&self.bytes[at..at + bytes.len()]);
-        Ok(())
+        if self.outage > 0 {
+            self.outage -= 1;
+            return Err(NoPower);
+        }
+        self.misread(bytes)
     }
 
     fn capacity(&self) -> usize {

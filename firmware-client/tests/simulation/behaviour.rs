@@ -402,3 +402,48 @@ fn a_will_and_credentials_are_in_connect() {
         assert!(client.poll_event(0, &mut Input::new(&mut receive)).is_none());
     }
 }
+
+/// What a device has in its outbox grows older while it is off, by what it knows of that time.
+#[test]
+fn messages_expire_while_the_device_is_off() {
+    for (off_ms, taken_after) in [(30_000, vec![1, 2]), (70_000, vec![2])] {
+        let mut world = world(true, 1_024, |_| {});
+        world.publish(QoS::AtLeastOnce, Class::Telemetry, Policy::DropNewest, 60_000, 8);
+        world.publish(QoS::AtLeastOnce, Class::Telemetry, Policy::DropNewest, 0, 8);
+        world.sleep(off_ms);
+        world.settle();
+        assert_eq!(taken(&world), taken_after, "off for {off_ms} ms");
+        let expired = world.client.counters().dropped(DropReason::Expired);
+        assert_eq!(expired as usize, 2 - taken_after.len());
+        // The server is told what is left of it.
+        let told = world.broker.taken[0].expiry_s;
+        assert_eq!(told, if off_ms < 60_000 { Some(30) } else { None });
+    }
+}
+
+/// The power fails after any byte of CONNECT, or before CONNACK has come: what was published is sent once, and the server has
+/// the subscription that the device believes in.
+#[test]
+fn the_power_fails_during_connect() {
+    for v5 in [false, true] {
+        for after in 0..60 {
+            let mut world = world(v5, 1_024, |_| {});
+            world.client.subscribe("down/#", QoS::AtLeastOnce).unwrap();
+            world.settle();
+            // The server loses the session with the connection that the device does not live to see.
+            world.cut();
+            world.publish(QoS::ExactlyOnce, Class::Telemetry, Policy::DropNewest, 0, 8);
+            world.broker.mood.forget = true;
+            world.now += 300_000;
+            world.try_connect(true);
+            world.serve_client();
+            world.carry_up(after);
+            world.sleep(300_000);
+            world.broker.mood.forget = false;
+            world.settle();
+            world.verify(true, true);
+            assert_eq!(taken(&world), [1], "v5: {v5}, after {after} bytes");
+            assert!(world.broker.is_subscribed("down/#"), "v5: {v5}, after {after} bytes");
+        }
+    }
+}

@@ -428,3 +428,67 @@ fn problem_information_is_waived_where_the_program_says_so() {
         assert_eq!(properties.windows(2).any(|pair| pair == [0x17, 0]), waived, "{properties:02x?}");
     }
 }
+
+/// A program that is killed does not come back to a session whose identifier nobody knows: the server keeps none.
+#[test]
+fn without_a_client_identifier_no_session_is_kept() {
+    let plain = || Options::new("mqtt://h").unwrap();
+    for (options, expiry_s) in [
+        (plain(), 0),
+        (plain().client_id("c"), 3600),
+        (plain().session_expiry(S * 9), 9),
+        (plain().client_id("c").session_expiry(Duration::ZERO), 0),
+    ] {
+        assert_eq!(options.session_expiry_s(), expiry_s);
+    }
+}
+
+/// What is asked for within a keep alive is asked for once, and a line that answers is not given up.
+#[test]
+fn keep_alive_has_an_upper_bound_as_well() {
+    let mut b = Bench::new(options(V5).keep_alive(S * 10));
+    b.connect(false);
+    for _ in 0..10 {
+        b.wait(Duration::from_millis(9_900)).unwrap();
+        assert_eq!(b.flush(), [], "asked too early");
+        b.wait(Duration::from_millis(100)).unwrap();
+        assert_eq!(b.flush(), [Packet::Ping], "not asked at the keep alive");
+        b.receive(&[0xd0, 0]);
+    }
+    b.wait(S * 10).unwrap();
+    assert_eq!(b.flush(), [Packet::Ping]);
+    // No answer: given up within one and a half times the keep alive, and not before.
+    b.wait(Duration::from_millis(4_900)).unwrap();
+    assert!(matches!(b.wait(Duration::from_millis(100)), Err(Over::Lost(LostReason::KeepAlive, _))));
+}
+
+/// What an authenticator says has two bytes for its length: more would make a malformed packet.
+#[test]
+fn an_answer_of_an_authenticator_that_is_too_long_is_an_error() {
+    struct TooLong(usize);
+    impl crate::Authenticator for TooLong {
+        fn method(&self) -> &str {
+            "M"
+        }
+        fn start(&self) -> Result<Vec<u8>, String> {
+            Ok(vec![0; self.0])
+        }
+        fn answer(&self, _: &[u8]) -> Result<Vec<u8>, String> {
+            Ok(vec![0; 65_536])
+        }
+        fn finish(&self, _: &[u8]) -> Result<(), String> {
+            Ok(())
+        }
+    }
+    let mut b = Bench::new(options(V5).authenticator(Arc::new(TooLong(65_536))));
+    let refused = b.session.open(b.now);
+    assert!(matches!(refused, Err(ConnectError::Authentication(_))), "{refused:?}");
+    let mut b = Bench::new(options(V5).authenticator(Arc::new(TooLong(65_535))));
+    b.session.open(b.now).unwrap();
+    b.flush();
+    let over = b.refused(&[0xf0, 6, 0x18, 4, 0x15, 0, 1, b'M']);
+    assert!(matches!(over, Over::NotConnected(ConnectError::Authentication(_), _)), "{over:?}");
+    // The errors lead to what is beneath them.
+    let error = ConnectError::Protocol(forebay_wire::WireError::protocol("x", "y"));
+    assert!(std::error::Error::source(&error).is_some());
+}

@@ -21,7 +21,7 @@ use forebay_wire::types::{QoS, Version};
 
 use super::journal::{Journal, OpNumber};
 use super::outbox::NoRoom;
-use super::{Over, Session};
+use super::{EndedBy, Over, Session, WallTime};
 use crate::event::Event;
 use crate::message::{Message, Received};
 use crate::options::{Options, Subscribe};
@@ -74,9 +74,13 @@ impl Bench {
     }
 
     fn lose(&mut self) {
+        self.lose_by(EndedBy::Other);
+    }
+
+    fn lose_by(&mut self, by: EndedBy) {
         let unwritten = std::mem::take(&mut self.unwritten);
         self.session.settle_unwritten(unwritten, false);
-        self.session.closed();
+        self.session.closed(by);
         self.check();
     }
 
@@ -126,7 +130,7 @@ impl Bench {
 
     fn try_publish(&mut self, message: Message) -> Result<(Ticket, OpNumber), NoRoom> {
         let (teller, told) = pair();
-        let taken = self.session.publish(self.now, message, teller);
+        let taken = self.session.publish(self.now, WALL, message, teller);
         self.check();
         taken.map(|op| (Ticket { told }, op)).map_err(|(why, _)| why)
     }
@@ -179,6 +183,8 @@ impl Bench {
     }
 }
 
+/// The wall clock stands.
+const WALL: WallTime = WallTime(Duration::from_secs(1_700_000_000));
 const V311: Version = Version::V311;
 const V5: Version = Version::V5;
 const S: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use crate::options::WhenFull;
 use crate::{Dropped, Outbox};
 
 fn bench(max_messages: usize, max_bytes: usize, when_full: WhenFull) -> Bench {
-    Bench::new(options(V5).outbox(Outbox { max_messages, max_bytes, when_full }))
+    Bench::new(options(V5).outbox(Outbox { max_messages, max_bytes, when_full, ..Outbox::default() }))
 }
 
 fn payloads(b: &mut Bench) -> Vec<String> {
@@ -88,7 +88,7 @@ fn a_million_messages_offline_take_no_longer_each_than_a_thousand() {
             // In an order in which the ends of the queue are of no use.
             let topic = (n % 100_000).reverse_bits().to_string();
             let (teller, _) = pair();
-            assert!(b.session.publish(b.now, message(&topic, n, Q1), teller).is_ok());
+            assert!(b.session.publish(b.now, WALL, message(&topic, n, Q1), teller).is_ok());
         }
         b.check();
         assert_eq!((b.session.stats().outbox_messages, b.session.stats().dropped()), (100_000, 300_000));

@@ -459,3 +459,166 @@ fn an_alias_that_was_not_sent_is_not_used() {
         set |= !properties.is_empty();
     }
 }
+
+/// In MQTT 3.1.1 a server ends the connection for what it does not take, and says nothing.
+#[test]
+fn a_message_that_ends_every_connection_is_set_aside() {
+    for (version, qos) in [(V311, Q1), (V311, Q2), (V5, Q1)] {
+        let mut b = Bench::new(options(version));
+        b.connect(false);
+        let mut before = b.publish(message("t", "before", qos));
+        let mut never = b.publish(message("big", "never", qos));
+        let mut after = b.publish(message("t", "after", Q1));
+        let mut connections = 0;
+        let mut outcome = None;
+        while outcome.is_none() {
+            let sent = b.flush();
+            let fatal = publishes(&sent).iter().position(|(payload, _, _)| payload == "never");
+            // What comes before it is acknowledged, and not always: the acks may be lost with the connection.
+            if connections > 1 {
+                assert!(sent.len() <= 1, "one at a time: {sent:?}");
+            }
+            if fatal.is_none() {
+                assert!(!sent.is_empty(), "nothing is sent any more");
+                for packet in sent {
+                    let (kind, id) = match packet {
+                        Packet::Publish { id, qos: 2, .. } => (PUBREC, id),
+                        Packet::Publish { id, .. } => (PUBACK, id),
+                        Packet::Ack(PUBREL, id, _) => (PUBCOMP, id),
+                        other => panic!("{other:?}"),
+                    };
+                    b.receive(&ack(kind, id));
+                }
+                continue;
+            }
+            b.lose_by(EndedBy::Server);
+            connections += 1;
+            assert!(connections < 20, "it is tried for ever");
+            outcome = never.try_outcome();
+            if outcome.is_none() {
+                b.connect(true);
+            }
+        }
+        assert!(matches!(outcome, Some(Err(Dropped::SetAside { connections: 5 }))), "{outcome:?}");
+        assert!(before.try_outcome().is_some_and(|outcome| outcome.is_ok()), "{version:?}");
+        let told = b.events().into_iter().find_map(|event| match event {
+            Event::SetAside { topic, payload, connections } => Some((topic, payload, connections)),
+            _ => None,
+        });
+        assert_eq!(told, Some(("big".to_owned(), bytes::Bytes::from("never"), 5)));
+        assert_eq!(b.session.stats().set_aside, 1);
+        b.connect(true);
+        let id = ids(&b.flush())[0];
+        b.receive(&ack(PUBACK, id));
+        assert!(after.try_outcome().is_some_and(|outcome| outcome.is_ok()));
+        assert!(b.session.is_drained());
+    }
+}
+
+#[test]
+fn a_message_is_not_set_aside_for_what_is_not_its_doing() {
+    let mut b = Bench::new(options(V311));
+    b.connect(false);
+    let mut ticket = b.publish(message("t", "x", Q1));
+    for _ in 0..20 {
+        b.flush();
+        // A line that fails is no answer of the server.
+        b.lose_by(EndedBy::Other);
+        b.connect(true);
+    }
+    // Nor is a server that ends connections and takes messages.
+    for n in 0..20 {
+        drop(b.publish(message("t", n, Q1)));
+    }
+    for _ in 0..20 {
+        let id = ids(&b.flush())[0];
+        b.receive(&ack(PUBACK, id));
+        b.lose_by(EndedBy::Server);
+        b.connect(true);
+    }
+    assert!(ticket.try_outcome().is_some_and(|outcome| outcome.is_ok()));
+    assert_eq!((b.session.stats().set_aside, b.session.stats().acked), (0, 20));
+    let mut never = options(V311);
+    never.outbox.max_losses = None;
+    let mut b = Bench::new(never);
+    b.connect(false);
+    let mut ticket = b.publish(message("t", "x", Q1));
+    for _ in 0..50 {
+        b.flush();
+        b.lose_by(EndedBy::Server);
+        b.connect(true);
+    }
+    assert!(ticket.try_outcome().is_none());
+}
+
+#[test]
+fn a_packet_over_the_limit_of_this_side_is_not_sent() {
+    let mut b = Bench::new(options(V311).largest_packet_sent(20));
+    b.connect(false);
+    let mut large = b.publish(message("t", "x".repeat(14), Q1));
+    let mut fits = b.publish(message("t", "x".repeat(13), Q1));
+    let sent = b.flush();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(large.try_outcome(), Some(Err(Dropped::NotTaken(ReasonCode::PacketTooLarge))));
+    b.receive(&ack(PUBACK, ids(&sent)[0]));
+    assert!(fits.try_outcome().is_some_and(|outcome| outcome.is_ok()));
+}
+
+#[test]
+fn a_message_over_the_limit_is_read_past_in_3_1_1() {
+    for cut in 1..60 {
+        let mut b = Bench::new(options(V311).maximum_packet_size(64));
+        b.connect(false);
+        let key = b.subscribed("in");
+        let bytes = [
+            publish(V311, "in", "one", Q1, 1, false),
+            publish(V311, "in", &"x".repeat(64), Q1, 2, false),
+            publish(V311, "in", &"y".repeat(200), Q2, 3, false),
+            publish(V311, "in", &"z".repeat(200), Q0, 0, false),
+            publish(V311, "in", "two", Q1, 4, false),
+        ]
+        .concat();
+        let mut tail = Vec::new();
+        for chunk in bytes.chunks(cut) {
+            tail.extend_from_slice(chunk);
+            let taken = b.session.receive(b.now, &tail).unwrap();
+            tail.drain(..taken);
+            assert!(tail.len() < 64, "what is too large is kept");
+        }
+        assert_eq!(b.payloads(key), ["one", "two"]);
+        // Acknowledged, so that the server does not send it again.
+        let acks: Vec<_> = b.flush();
+        let wanted = [
+            Packet::Ack(PUBACK, 1, 0),
+            Packet::Ack(PUBACK, 2, 0),
+            Packet::Ack(PUBREC, 3, 0),
+            Packet::Ack(PUBACK, 4, 0),
+        ];
+        assert_eq!(acks, wanted);
+        assert_eq!(b.session.stats().too_large, 3);
+        let told = |event: &Event| matches!(event, Event::TooLarge { topic, .. } if topic == "in");
+        assert_eq!(b.events().iter().filter(|event| told(event)).count(), 3);
+    }
+}
+
+/// A message that was refused for want of room waits among those that were not sent; when the session is lost as well, all of
+/// them are in the order in which they were accepted again.
+#[test]
+fn the_order_holds_after_a_refusal_and_a_lost_session() {
+    let mut b = Bench::new(options(V5));
+    b.connect(false);
+    for n in 0..6 {
+        drop(b.publish(message("t", n, Q1)));
+    }
+    let sent = ids(&b.flush());
+    b.receive(&ack(PUBACK, sent[0]));
+    b.receive(&ack_with(PUBACK, sent[3], 0x97, &[]));
+    b.receive(&ack_with(PUBACK, sent[1], 0x97, &[]));
+    drop(b.publish(message("t", 6, Q1)));
+    b.lose();
+    b.now += S * 60;
+    b.connect(false);
+    let again: Vec<_> = publishes(&b.flush()).into_iter().map(|(payload, _, dup)| (payload, dup)).collect();
+    let wanted: Vec<_> = (1..=6).map(|n: i32| (n.to_string(), false)).collect();
+    assert_eq!(again, wanted);
+}

@@ -195,9 +195,12 @@ const CLIENT_WINDOW: u16 = 5;
 struct Disk {
     on: bool,
     #[cfg(feature = "durable")]
-    messages: BTreeMap<u64, (crate::codec::frame::Frame, bool)>,
+    on_disk: crate::durable::disk::Disk,
     #[cfg(feature = "durable")]
-    seen: BTreeMap<forebay_wire::types::PacketId, u64>,
+    store: Option<crate::durable::Store>,
+    /// What a commit that failed was to keep.
+    #[cfg(feature = "durable")]
+    failed: Vec<crate::session::journal::Op>,
     safe: OpNumber,
 }
 
@@ -260,6 +263,7 @@ impl Run {
             connections_lost: 0,
             crashes: 0,
         };
+        run.disk.restart(&mut run.b, &mut run.rng);
         run.subscribe();
         run
     }
@@ -337,20 +341,20 @@ impl Run {
         #[cfg(feature = "durable")]
         if self.disk.on {
             let (ops, number) = self.b.session.take_ops();
-            for op in ops {
-                self.disk.keep(op);
+            if self.disk.keep(ops, &mut self.rng) {
+                self.b.session.committed(self.disk.safe, number);
+                self.disk.safe = number;
             }
-            self.b.session.committed(self.disk.safe, number);
-            self.disk.safe = number;
         }
     }
 
     /// What the program was done with stays so when the server or the disk knows of it.
     fn crash_or_end(&mut self) {
+        let seen = self.disk.restart(&mut self.b, &mut self.rng);
         let outgoing = self.server.kept.as_ref().map(|kept| &kept.outgoing);
         for n in std::mem::take(&mut self.done_not_safe) {
             let at_server = outgoing.and_then(|all| all.iter().find(|outgoing| outgoing.n == n));
-            if at_server.is_none_or(|outgoing| outgoing.released || self.disk.has_seen(outgoing.id)) {
+            if at_server.is_none_or(|outgoing| outgoing.released || seen.contains(&outgoing.id)) {
                 self.done.push(n);
             }
         }
@@ -431,16 +435,6 @@ impl Run {
         self.pipes_end();
         self.crashes += 1;
         self.b = Self::program(self.server.version, self.disk.on);
-        #[cfg(feature = "durable")]
-        if self.disk.on {
-            self.b.session.restored();
-            for (number, (frame, released)) in &self.disk.messages {
-                self.b.session.restore(*number, frame.clone(), None, *released);
-            }
-            for (id, mark) in &self.disk.seen {
-                self.b.session.restore_seen(*id, *mark);
-            }
-        }
         let safe = std::mem::take(&mut self.disk.safe);
         // Not accepted, or QoS 0; without a disk, all that the server does not have. What it has must not hide a message of
         // the next run that has the same packet identifier.
@@ -463,6 +457,8 @@ impl Run {
                 break;
             }
         }
+        // One may fail; the next does not.
+        self.commit();
         self.commit();
         assert!(self.server.kept.as_ref().is_some_and(|kept| kept.subscribed), "the server knows of no subscription");
         let stats = self.b.session.stats();
@@ -507,30 +503,52 @@ impl Run {
 }
 
 impl Disk {
-    fn has_seen(&self, id: u16) -> bool {
+    /// The program ends without a word, and one that begins reads the file; the packet identifiers of QoS 2 messages in it.
+    fn restart(&mut self, b: &mut Bench, rng: &mut Rng) -> HashSet<u16> {
         #[cfg(feature = "durable")]
-        return self.seen.keys().any(|seen| seen.get() == id);
-        #[cfg(not(feature = "durable"))]
-        return id == 0;
+        if self.on {
+            self.failed.clear();
+            self.on_disk.program_ends();
+            drop(self.store.take());
+            self.on_disk.power_cut();
+            self.disturb(rng);
+            let place = Box::new(self.on_disk.clone());
+            let (store, found) = crate::durable::Store::open(place, &b.session.options).unwrap();
+            let stats = (found.unreadable_files, found.unreadable_messages);
+            assert_eq!(stats, (0, 0), "the file is damaged");
+            self.store = Some(store);
+            let seen = found.seen.iter().map(|(id, _)| id.get()).collect();
+            found.give_to(&mut b.session, b.now);
+            return seen;
+        }
+        let _ = (b, rng);
+        HashSet::new()
     }
 }
 
 #[cfg(feature = "durable")]
 impl Disk {
-    fn keep(&mut self, op: crate::session::journal::Op) {
-        use crate::session::journal::Op;
-        match op {
-            Op::Put { number, frame, .. } => drop(self.messages.insert(number, (frame, false))),
-            Op::Release { number } => {
-                if let Some((_, released)) = self.messages.get_mut(&number) {
-                    *released = true;
-                }
-            }
-            Op::Remove { number } => drop(self.messages.remove(&number)),
-            Op::Seen { id, mark } => drop(self.seen.insert(id, mark)),
-            Op::Forget { id } => drop(self.seen.remove(&id)),
-            Op::ForgetAll => self.seen.clear(),
+    /// Something of the disk fails soon, for a moment.
+    fn disturb(&self, rng: &mut Rng) {
+        use crate::durable::disk::Fail;
+        if rng.one_in(4) {
+            let what = [Fail::Read, Fail::Write, Fail::Sync][rng.below(3) as usize];
+            self.on_disk.fail(what, rng.below(12), 1);
         }
+    }
+
+    /// False: the commit has failed, and all of it is in the next one.
+    fn keep(&mut self, ops: Vec<crate::session::journal::Op>, rng: &mut Rng) -> bool {
+        self.failed.extend(ops);
+        self.disturb(rng);
+        let Some(store) = self.store.as_mut().filter(|_| !self.failed.is_empty()) else { return true };
+        let kept = store.commit(&self.failed).is_ok();
+        if kept {
+            self.failed.clear();
+        } else {
+            crate::durable::cancel_out(&mut self.failed);
+        }
+        kept
     }
 }
 

@@ -1,0 +1,116 @@
+//! A message that the server will never take: it ends the connection when that comes, and the next, and the next.
+
+use super::Client;
+#[cfg(feature = "undeliverable")]
+use super::Phase;
+#[cfg(feature = "undeliverable")]
+use crate::arena::{DUE, LIVE, State};
+#[cfg(feature = "undeliverable")]
+use crate::message::DropReason;
+
+/// Connections without an answer after which one message at a time is sent.
+#[cfg(feature = "undeliverable")]
+const ALONE_AFTER: u8 = 2;
+/// A message is not given up before so many connections have ended with it alone.
+#[cfg(feature = "undeliverable")]
+const ALONE_MIN: u8 = 2;
+
+/// Without the feature nothing is known, and nobody is suspected.
+#[cfg(not(feature = "undeliverable"))]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suspect;
+
+#[cfg(not(feature = "undeliverable"))]
+impl Suspect {
+    pub(super) const fn new() -> Self {
+        Self
+    }
+
+    pub(super) const fn took_one(self) {}
+
+    pub(super) const fn connected(self) {}
+
+    pub(super) const fn is_careful(self) -> bool {
+        false
+    }
+}
+
+#[cfg(not(feature = "undeliverable"))]
+impl Client<'_> {
+    pub(super) const fn note_fruitless(&self) {}
+}
+
+/// What is known of the first message that waits for its acknowledgement.
+#[cfg(feature = "undeliverable")]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suspect {
+    ticket: u32,
+    /// Connections in a row that have ended without an answer while it was the first.
+    losses: u8,
+    /// Those of them on which it was alone.
+    alone: u8,
+    /// So many messages are sent one at a time.
+    careful: u8,
+    /// The server has answered a message on this connection.
+    fruitful: bool,
+}
+
+#[cfg(feature = "undeliverable")]
+impl Suspect {
+    pub(super) const fn new() -> Self {
+        Self { ticket: 0, losses: 0, alone: 0, careful: 0, fruitful: false }
+    }
+
+    /// The server has answered a message.
+    pub(super) fn took_one(&mut self) {
+        self.fruitful = true;
+        (self.losses, self.alone) = (0, 0);
+        self.careful = self.careful.saturating_sub(1);
+    }
+
+    /// A connection begins.
+    pub(super) fn connected(&mut self) {
+        self.fruitful = false;
+    }
+
+    /// One message at a time is to be sent.
+    pub(super) const fn is_careful(&self) -> bool {
+        self.careful > 0
+    }
+}
+
+#[cfg(feature = "undeliverable")]
+impl Client<'_> {
+    /// The connection ends, and not since this side has ended it.
+    pub(super) fn note_fruitless(&mut self) {
+        if self.phase != Phase::Up || self.suspect.fruitful || self.options.losses_max == 0 {
+            return;
+        }
+        let (mut at, mut first, mut oldest, mut count) = (0, None, u16::MAX, 0u8);
+        while let Some((here, head)) = self.arena.find(at, LIVE) {
+            at = here.wrapping_add(head.len);
+            if head.state != State::InFlight || head.qos() == 0 || head.has(DUE) {
+                continue;
+            }
+            count = count.saturating_add(1);
+            let age = head.id.wrapping_sub(self.next_id);
+            if age <= oldest {
+                (oldest, first) = (age, Some((here, head)));
+            }
+        }
+        let Some((at, head)) = first else { return };
+        let suspect = &mut self.suspect;
+        if suspect.ticket != head.ticket {
+            (suspect.ticket, suspect.losses, suspect.alone) = (head.ticket, 0, 0);
+        }
+        suspect.losses = suspect.losses.saturating_add(1);
+        suspect.alone = suspect.alone.saturating_add(u8::from(count == 1));
+        if suspect.losses >= ALONE_AFTER {
+            suspect.careful = suspect.careful.max(count);
+        }
+        if suspect.losses >= self.options.losses_max && suspect.alone >= ALONE_MIN {
+            suspect.careful = suspect.careful.saturating_sub(1);
+            self.drop_record(at, &head, DropReason::Undeliverable);
+        }
+    }
+}
