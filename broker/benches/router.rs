@@ -136,7 +136,7 @@ fn shared(c: &mut Criterion) {
 
 fn retained(c: &mut Criterion) {
     let mut group = c.benchmark_group("retained, 100,000 topics");
-    let mut retained = Retained::new(Limits { messages_max: 1_000_000, bytes_max: usize::MAX });
+    let mut retained = Retained::new(Limits { messages_max: 1_000_000, bytes_max: usize::MAX, nodes_max: usize::MAX });
     for device in 0..100_000 {
         let site = device / 100;
         if retained.set(&format!("site/{site:03}/device/{device:06}/sensor"), device, 64).is_err() {

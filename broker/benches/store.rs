@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use forebay::message::{Message, Parts, Time};
-use forebay::store::redb::{RedbStore, StoreOptions};
+use forebay::store::journal::store::JournaledStore;
+use forebay::store::redb::{JOURNAL_BYTES, RedbStore, StoreOptions};
 use forebay::store::{Batch, ClockMark, QueueEntry, QueueState, SessionDelta, SessionNo, Store};
 use redb::{Database, TableDefinition};
 
 const ROWS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("rows");
 /// Messages of one commit, and the queues that they are dealt to.
-const SHAPES: [(u64, u64); 4] = [(10, 1), (100, 1), (1000, 1), (1000, 100)];
+const SHAPES: [(u64, u64); 5] = [(3, 1), (10, 1), (100, 1), (1000, 1), (1000, 100)];
 const TOPIC: &str = "bench/site/0001/temperature";
 const PAYLOAD: [u8; 64] = [7; 64];
 
@@ -58,10 +59,23 @@ fn batch(commit: u64, messages: u64, queues: u64) -> Batch {
     Batch { sessions: sessions.collect(), clock: ClockMark { time: Time(commit), wall_ms: 1 }, ..Batch::default() }
 }
 
+const OPTIONS: StoreOptions =
+    StoreOptions { min_free_bytes: 0, cache_bytes: 8 << 20, max_bytes: u64::MAX, journal_bytes: JOURNAL_BYTES };
+
 fn ours(commits: u64, messages: u64, queues: u64) -> Duration {
     let dir = folder();
-    let options = StoreOptions { min_free_bytes: 0, ..StoreOptions::default() };
-    let (mut store, _) = RedbStore::open(dir.path(), &options, 0).unwrap();
+    let (mut store, _) = RedbStore::open(dir.path(), &OPTIONS, 0).unwrap();
+    time(&mut store, commits, messages, queues)
+}
+
+/// The same with the journal before it.
+fn journaled(commits: u64, messages: u64, queues: u64) -> Duration {
+    let dir = folder();
+    let (mut store, _) = JournaledStore::open(dir.path(), &OPTIONS, 0).unwrap();
+    time(&mut store, commits, messages, queues)
+}
+
+fn time(store: &mut dyn Store, commits: u64, messages: u64, queues: u64) -> Duration {
     let batches: Vec<Batch> = (0..commits).map(|commit| batch(commit, messages, queues)).collect();
     let started = Instant::now();
     for batch in &batches {
@@ -102,6 +116,9 @@ fn commits(c: &mut Criterion) {
         let name = format!("{messages} messages, {queues} queues");
         group.bench_function(BenchmarkId::new("row for each queue", &name), |b| {
             b.iter_custom(|commits| ours(commits, messages, queues));
+        });
+        group.bench_function(BenchmarkId::new("with the journal", &name), |b| {
+            b.iter_custom(|commits| journaled(commits, messages, queues));
         });
         group.bench_function(BenchmarkId::new("row for each message", &name), |b| {
             b.iter_custom(|commits| row_for_each(commits, messages, queues));

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use forebay_wire::reason::ReasonCode;
 
+use crate::access::Identity;
+
 /// What one step of an exchange says [MQTT5-4.12].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -19,6 +21,12 @@ pub enum Step {
 pub trait Exchange: Send {
     /// The client's data: that of CONNECT first, then that of each AUTH.
     fn step(&mut self, data: &[u8]) -> Step;
+
+    /// Who the client has proved to be, once the exchange is done. `None`: the mechanism does not know; its user name and password
+    /// say it.
+    fn identity(&mut self) -> Option<Identity> {
+        None
+    }
 }
 
 /// A method of enhanced authentication, as SCRAM-SHA-256.
@@ -33,7 +41,7 @@ pub trait Mechanism: Send + Sync {
 /// A connection's method, and the exchange that is under way, if one is.
 pub type Authentication = (String, Option<Box<dyn Exchange>>);
 
-/// The mechanisms that the broker offers. None as it comes: a CONNECT with a method is answered with 0x8C.
+/// Mechanisms that the broker offers beside those of [`crate::access`]. None as it comes.
 #[derive(Clone, Default)]
 pub struct Mechanisms(Vec<Arc<dyn Mechanism>>);
 

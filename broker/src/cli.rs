@@ -3,13 +3,21 @@
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{ListenUrl, LogLevel, Overrides};
 
+/// What the exit codes of the broker mean; its tools have more, which their own help lists.
+const EXIT_CODES: &str = "Exit codes of the broker and of `forebay store`:
+  0  it was asked to stop, and has; or the command is done
+  1  failed: a port that is taken, a folder that cannot be written, a panic, a
+     store that is not sound (`store verify`)
+  2  the command line is wrong
+  3  the configuration file is wrong";
+
 /// A small, durable MQTT edge broker: an ack means that the message is on disk.
 #[derive(Debug, Parser)]
-#[command(name = "forebay", version, about)]
+#[command(name = "forebay", version, about, after_help = EXIT_CODES, max_term_width = 80)]
 pub struct Cli {
     /// The configuration file; without one, loopback only and the built-in limits
     #[arg(long, value_name = "FILE", global = true)]
@@ -17,8 +25,8 @@ pub struct Cli {
     /// Where sessions, messages and development certificates are kept
     #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
-    /// Listen here in place of the configured listeners: mqtt://127.0.0.1:1883 or mqtts://127.0.0.1:8883; may be
-    /// given several times
+    /// Listen here in place of the configured listeners: mqtt://127.0.0.1:1883, mqtts://, ws://, wss:// or
+    /// unix:///PATH; may be given several times
     #[arg(long, value_name = "URL")]
     pub listen: Vec<ListenUrl>,
     /// How much to log
@@ -35,6 +43,38 @@ pub enum Command {
     /// Look at, copy out, fill or shrink a store that no broker holds
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Say everything that is wrong with a configuration file, its certificates and its token
+    Check {
+        /// The file
+        #[arg(required_unless_present = "store")]
+        file: Option<PathBuf>,
+        /// Say what this program would do to the store in this folder, instead or as well; nothing is changed
+        #[arg(long, value_name = "DIR")]
+        store: Option<PathBuf>,
+    },
+    /// Describe the configuration file, or say what is in force
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Say what of this machine breaks a promise of the broker's, and how to mend it
+    Doctor,
+    /// Look at a running broker, and change it
+    Ctl(crate::ctl::CtlArgs),
+    /// Why a message on a topic reaches a client, or does not, in a running broker
+    Why(crate::ctl::WhyArgs),
+    /// Make and look after a CA of one's own, and certificates for servers and devices
+    Certs(Certs),
+    /// Make and change the password file that `password_file` of the configuration names
+    Passwd(Passwd),
+    /// Ask the ACL file that `acl_file` of the configuration names
+    #[command(subcommand)]
+    Acl(AclCommand),
+    /// Try a bridge of a configuration, apart from the broker that runs by it
+    #[cfg(feature = "tools")]
+    #[command(subcommand)]
+    Bridge(crate::tools::bridge::BridgeCommand),
+    /// Take over the configuration and the store of another broker
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Publish messages; `forebay pub --help` says more
     #[cfg(feature = "tools")]
     #[command(name = "pub", visible_alias = "publish")]
@@ -57,6 +97,15 @@ pub enum Command {
     Man(crate::tools::shell::Man),
 }
 
+/// What is asked of the configuration.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print what holds, key by key, and who says so: the file and its line, the environment, an option, or nobody
+    Show,
+    /// Print the JSON Schema of the file, with which editors complete keys and explain them
+    Schema,
+}
+
 /// What is done with the store of the data directory.
 #[derive(Clone, Debug, Subcommand)]
 pub enum StoreCommand {
@@ -76,6 +125,172 @@ pub enum StoreCommand {
     },
     /// Give room that the file does not need back to the file system
     Compact,
+}
+
+/// Whose is taken over.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ImportCommand {
+    /// Of mosquitto 1.6 and 2: listeners, TLS, passwords, ACL, dynamic security, limits, bridges; sessions, queues and retained
+    /// messages. Stop mosquitto first: it writes its store when it ends. Prints what could not be taken
+    Mosquitto {
+        /// The folder of mosquitto.conf, mosquitto.db or both; or one of the two files
+        from: PathBuf,
+        /// The folder of the new forebay.toml and of the files that it names. The store is --data-dir, or `data` in here
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        to: PathBuf,
+        /// mosquitto's store, if it is not where its configuration says
+        #[arg(long, value_name = "FILE")]
+        database: Option<PathBuf>,
+    },
+}
+
+/// `forebay certs`.
+#[derive(Clone, Debug, Args)]
+pub struct Certs {
+    /// The folder of the CA and its certificates; keep it off the board, but for what a listener needs
+    #[arg(long, value_name = "DIR", default_value = "certs", global = true)]
+    pub dir: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: CertsCommand,
+}
+
+/// What is done with a CA.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CertsCommand {
+    /// Make the CA: ca.pem, ca.key and an empty revocation list, crl.pem
+    Ca {
+        /// Its name
+        #[arg(long, default_value = "forebay site CA")]
+        name: String,
+        /// How long it is valid
+        #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36500))]
+        days: u32,
+    },
+    /// Make a certificate for a server
+    Server {
+        /// The names and IP addresses that devices connect to; the first also names the files
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// How long it is valid
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
+        days: u32,
+    },
+    /// Make a certificate for a device
+    Device {
+        /// Its name: the user name with `user_from = "cn"`, and that of the files
+        name: String,
+        /// How long it is valid
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
+        days: u32,
+    },
+    /// Make a certificate anew, with a new key, for the same names
+    Renew {
+        /// The name of its files
+        name: String,
+        /// How long it is valid
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
+        days: u32,
+    },
+    /// Revoke all certificates of a name, and write the revocation list
+    Revoke {
+        /// The name of their files
+        name: String,
+    },
+    /// Write the revocation list anew: before its time is over
+    Crl {
+        /// How long it is valid
+        #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
+    /// Print what there is
+    List,
+}
+
+/// `forebay passwd`.
+#[derive(Clone, Debug, Args)]
+pub struct Passwd {
+    /// The password file; without it the one that the configuration names
+    #[arg(long, value_name = "FILE", global = true)]
+    pub file: Option<PathBuf>,
+    /// Read the password from the standard input instead of asking for it: its first line
+    #[arg(long, global = true)]
+    pub stdin: bool,
+    /// Make a secret that SCRAM-SHA-256 can use instead of an argon2id hash
+    #[arg(long, global = true)]
+    pub scram: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: PasswdCommand,
+}
+
+/// What is done with a password file.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PasswdCommand {
+    /// Add a user; the file is made if it is not there
+    Add {
+        /// The user name
+        user: String,
+    },
+    /// Give a user another password
+    Change {
+        /// The user name
+        user: String,
+    },
+    /// Take a user out
+    Delete {
+        /// The user name
+        user: String,
+    },
+    /// Print the names
+    List,
+}
+
+/// What is asked of an ACL file.
+#[derive(Clone, Debug, Subcommand)]
+pub enum AclCommand {
+    /// Say whether a client may do something, and which line says so; exit code 1 when it may not
+    Test {
+        /// Its user name; without it a client that has none
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// Its client identifier
+        #[arg(long, value_name = "ID", default_value = "")]
+        client: String,
+        /// A group it is in, beside those of the file; may be given several times
+        #[arg(long, value_name = "NAME")]
+        group: Vec<String>,
+        /// The address that it comes from
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<std::net::IpAddr>,
+        /// The url of the listener that it comes by: its own ACL is asked if it has one
+        #[arg(long, value_name = "URL")]
+        listener: Option<String>,
+        /// The QoS that it publishes with
+        #[arg(long, default_value = "0", value_parser = clap::value_parser!(u8).range(0..=2))]
+        qos: u8,
+        /// What it publishes is retained
+        #[arg(long)]
+        retain: bool,
+        /// What it does
+        #[arg(value_enum)]
+        action: AclAction,
+        /// The topic, or the topic filter; none for `connect`
+        topic: Option<String>,
+    },
+}
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AclAction {
+    /// It connects
+    Connect,
+    /// It publishes on the topic
+    Publish,
+    /// It subscribes to the topic filter
+    Subscribe,
+    /// It gets a message with the topic
+    Receive,
 }
 
 /// Levels of the log.

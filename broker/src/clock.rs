@@ -24,6 +24,24 @@ pub struct Clock {
 /// The wall clock has stepped when it moves by more than this against the monotonic one.
 const STEP_MS: u64 = 1_000;
 
+/// No wall clock that is right has shown less to this program: 2026-11-01. To be raised at a release.
+const EARLIEST_MS: u64 = 1_793_491_200_000;
+
+/// A wall clock that says that the broker was down for longer than this (a year) is wrong.
+const DOWN_MAX_MS: u64 = 366 * 24 * 3_600_000;
+
+/// What is counted of the time that the broker was down, as the wall clock has it.
+fn credit(down_ms: u64) -> u64 {
+    if down_ms <= DOWN_MAX_MS {
+        return down_ms;
+    }
+    tracing::warn!(
+        down_s = down_ms / 1000,
+        "the wall clock is not believed: the time that the broker was down is not counted"
+    );
+    0
+}
+
 enum Uptime {
     Since(Instant),
     ByHand(AtomicU64),
@@ -44,7 +62,9 @@ impl Clock {
         let (base, unknown) = match mark {
             // Not zero: zero is "at the beginning of time" for whoever subtracts.
             None => (1000, 0),
-            Some(mark) if wall >= mark.wall_ms => (mark.time.0.saturating_add(wall - mark.wall_ms), 0),
+            // How long it was down is not to be known from a clock that was wrong then.
+            Some(mark) if mark.wall_ms < EARLIEST_MS => (mark.time.0, 0),
+            Some(mark) if wall >= mark.wall_ms => (mark.time.0.saturating_add(credit(wall - mark.wall_ms)), 0),
             Some(mark) => (mark.time.0, mark.wall_ms),
         };
         Self {
@@ -58,7 +78,7 @@ impl Clock {
     /// A clock that stands still but for [`Clock::advance`]; the time that the broker was down is nothing.
     #[must_use]
     pub fn by_hand(mark: Option<ClockMark>) -> Self {
-        let wall = mark.map_or(0, |mark| mark.wall_ms);
+        let wall = mark.map_or(EARLIEST_MS, |mark| mark.wall_ms);
         Self { uptime: Uptime::ByHand(AtomicU64::new(0)), ..Self::at(mark, wall) }
     }
 
@@ -75,6 +95,23 @@ impl Clock {
         Time(self.base_ms.load(Ordering::Relaxed).saturating_add(self.uptime_ms()))
     }
 
+    /// The wall clock: milliseconds since 1970, right or wrong. For a clock by hand, that of its mark and what it was moved.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        match &self.uptime {
+            Uptime::Since(_) => wall_ms(),
+            Uptime::ByHand(ms) => {
+                self.marked_offset_ms.load(Ordering::Relaxed).saturating_add(ms.load(Ordering::Relaxed))
+            }
+        }
+    }
+
+    /// Whether the wall clock shows a time that can be: not one before this program was made.
+    #[must_use]
+    pub fn may_be_right(&self) -> bool {
+        self.wall_ms() >= EARLIEST_MS
+    }
+
     /// Milliseconds since this start.
     #[must_use]
     pub fn uptime_ms(&self) -> u64 {
@@ -87,7 +124,7 @@ impl Clock {
     /// The clock and the wall clock, for the store.
     #[must_use]
     pub fn mark(&self) -> ClockMark {
-        let (wall_ms, unknown) = (wall_ms(), self.unknown_since_wall_ms.load(Ordering::Relaxed));
+        let (wall_ms, unknown) = (self.wall_ms(), self.unknown_since_wall_ms.load(Ordering::Relaxed));
         self.marked_offset_ms.store(wall_ms.wrapping_sub(self.uptime_ms()), Ordering::Relaxed);
         // A wall clock that is known to be wrong must not replace the mark that it is behind of.
         ClockMark { time: self.now(), wall_ms: wall_ms.max(unknown) }
@@ -114,7 +151,7 @@ impl Clock {
             return;
         }
         let down = (wall - since).saturating_sub(self.uptime_ms());
-        self.base_ms.fetch_add(down, Ordering::Relaxed);
+        self.base_ms.fetch_add(credit(down), Ordering::Relaxed);
         self.unknown_since_wall_ms.store(0, Ordering::Relaxed);
     }
 }
@@ -123,11 +160,12 @@ impl Clock {
 mod tests {
     use super::*;
 
-    const MARK: ClockMark = ClockMark { time: Time(50_000), wall_ms: 1_000_000 };
+    const WALL: u64 = EARLIEST_MS + 1_000_000;
+    const MARK: ClockMark = ClockMark { time: Time(50_000), wall_ms: WALL };
 
     #[test]
     fn time_that_the_broker_was_down_counts() {
-        let clock = Clock::at(Some(MARK), 1_060_000);
+        let clock = Clock::at(Some(MARK), WALL + 60_000);
         assert!((110_000..111_000).contains(&clock.now().0), "{:?}", clock.now());
     }
 
@@ -137,16 +175,16 @@ mod tests {
         assert!((50_000..51_000).contains(&clock.now().0));
         clock.watch_at(6_000);
         assert!((50_000..51_000).contains(&clock.now().0));
-        clock.watch_at(1_500_000);
+        clock.watch_at(WALL + 500_000);
         assert!((549_000..551_000).contains(&clock.now().0), "{:?}", clock.now());
         // Only once: a later step of the wall clock changes nothing.
-        clock.watch_at(99_000_000);
+        clock.watch_at(WALL + 99_000_000);
         assert!((549_000..551_000).contains(&clock.now().0));
     }
 
     #[test]
     fn a_wall_clock_that_was_right_may_step_as_it_likes() {
-        let clock = Clock::at(Some(MARK), 1_000_500);
+        let clock = Clock::at(Some(MARK), WALL + 500);
         clock.watch_at(999_999_999);
         clock.watch_at(3);
         assert!((50_000..52_000).contains(&clock.now().0));
@@ -166,5 +204,29 @@ mod tests {
     fn a_wrong_wall_clock_does_not_replace_the_mark() {
         let clock = Clock::at(Some(ClockMark { time: Time(1), wall_ms: u64::MAX - 1 }), 5_000);
         assert_eq!(clock.mark().wall_ms, u64::MAX - 1);
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_wrong_or_jumps_too_far_gives_no_credit() {
+        let since = |mark_wall: u64, wall: u64| {
+            let mark = ClockMark { time: Time(50_000), wall_ms: mark_wall };
+            Clock::at(Some(mark), wall).now().0 - 50_000
+        };
+        assert!(since(100_000, WALL) < 1_000, "it ran in 1970, and starts with the right time");
+        assert!(since(EARLIEST_MS - 1, WALL) < 1_000);
+        assert!(since(WALL, WALL + DOWN_MAX_MS + 1) < 1_000, "more than a year");
+        assert!((DOWN_MAX_MS..DOWN_MAX_MS + 1_000).contains(&since(WALL, WALL + DOWN_MAX_MS)));
+        // The same when it comes right later.
+        let clock = Clock::at(Some(MARK), 5_000);
+        clock.watch_at(WALL + 2 * DOWN_MAX_MS);
+        assert!((50_000..51_000).contains(&clock.now().0));
+    }
+
+    #[test]
+    fn a_clock_that_walks_past_its_mark_gives_no_credit() {
+        let clock = Clock { uptime: Uptime::ByHand(AtomicU64::new(0)), ..Clock::at(Some(MARK), WALL - 5_000) };
+        clock.advance(10_000);
+        clock.watch_at(WALL + 5_000);
+        assert_eq!(clock.now(), Time(60_000), "the ten seconds that passed, and no more");
     }
 }

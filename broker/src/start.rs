@@ -6,16 +6,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use forebay_wire::reason::ReasonCode;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
+use crate::access::Access;
 use crate::auth::Mechanisms;
+use crate::bridge::Bridges;
 use crate::broker::{Broker, Pager, Stop};
-use crate::config::Config;
+use crate::config::{Config, Place};
 use crate::connection::{self, Shared, handshake, worker};
-use crate::listener::BoundListener;
 use crate::store::{Recovered, Store};
+use crate::transport::{Acceptor, BoundListener, Handshakes, Peer, Permit, Portable, Turnstile};
 
 /// Between two looks for routes that an idle worker still holds.
 const TIDY: Duration = Duration::from_secs(10);
@@ -38,22 +39,29 @@ pub struct RunArgs {
     pub recovered: Recovered,
     /// Enhanced authentication.
     pub mechanisms: Mechanisms,
+    /// Who may do what; `None`: everybody everything.
+    pub access: Option<Arc<Access>>,
 }
 
 /// A running broker.
 pub struct Running {
     broker: Arc<Broker>,
+    reader: Arc<dyn crate::store::Reader>,
+    upkeep: Option<Arc<dyn crate::store::upkeep::Upkeep>>,
     stop_workers: watch::Sender<bool>,
     stop_keeper: Arc<Stop>,
     workers: Vec<JoinHandle<()>>,
     writer: JoinHandle<()>,
     others: Vec<JoinHandle<()>>,
+    bridges: Option<Bridges>,
+    queues: Option<JoinHandle<()>>,
 }
 
 struct Accepted {
-    socket: std::net::TcpStream,
+    socket: Portable,
+    peer: Peer,
     on: Arc<Shared>,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 /// Starts all threads.
@@ -63,16 +71,18 @@ struct Accepted {
 pub fn start(args: RunArgs) -> std::io::Result<Running> {
     let (pager, requests) = Pager::new();
     let broker = Broker::new(args.config.clone(), args.recovered, pager, args.mechanisms, args.gauge);
+    broker.set_access(args.access);
     let mut store = args.store;
-    let reader = store.reader();
+    let (reader, upkeep) = (store.reader(), store.upkeep());
+    broker.read_keyed_from(reader.clone());
     let writer = spawn("writer", {
         let broker = broker.clone();
         move || broker.writer.run(&broker, &mut *store)
     })?;
     let stop_keeper = Arc::new(Stop::default());
-    let others = vec![
+    let mut others = vec![
         spawn("pager", {
-            let broker = broker.clone();
+            let (broker, reader) = (broker.clone(), reader.clone());
             move || Pager::run(&broker, &*reader, &requests)
         })?,
         spawn("keeper", {
@@ -80,9 +90,23 @@ pub fn start(args: RunArgs) -> std::io::Result<Running> {
             move || broker.keep(&stop)
         })?,
     ];
+    broker.load_dynamic(&*reader)?;
+    if broker.has_dynamic() {
+        let broker = broker.clone();
+        others.push(spawn("access", move || broker.serve_dynamic())?);
+    }
     let (stop_workers, stopped) = watch::channel(false);
+    broker.open_queues();
+    let queues = match broker.queues.is_empty() && broker.streams.is_empty() {
+        true => None,
+        false => Some(spawn("queues", {
+            let broker = broker.clone();
+            move || broker.run_queues()
+        })?),
+    };
+    let bridges = Bridges::start(&broker)?;
     let workers = start_workers(&broker, args.listeners, &stopped)?;
-    Ok(Running { broker, stop_workers, stop_keeper, workers, writer, others })
+    Ok(Running { bridges, queues, broker, reader, upkeep, stop_workers, stop_keeper, workers, writer, others })
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
@@ -95,7 +119,6 @@ fn start_workers(
     stopped: &watch::Receiver<bool>,
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
     let count = broker.config.workers.get();
-    let handshakes = Arc::new(Semaphore::new(broker.config.limits.max_handshakes));
     let mut inboxes = Vec::with_capacity(count);
     let mut outboxes = Vec::with_capacity(count);
     for _ in 0..count {
@@ -104,7 +127,7 @@ fn start_workers(
         outboxes.push(send);
         inboxes.push(receive);
     }
-    let mut acceptors = Some(Acceptors { broker: broker.clone(), listeners, outboxes, handshakes });
+    let mut acceptors = Some(Acceptors { broker: broker.clone(), listeners, outboxes });
     let mut workers = Vec::with_capacity(count);
     for (number, inbox) in inboxes.into_iter().enumerate() {
         let runtime =
@@ -120,7 +143,6 @@ struct Acceptors {
     broker: Arc<Broker>,
     listeners: Vec<BoundListener>,
     outboxes: Vec<mpsc::UnboundedSender<Accepted>>,
-    handshakes: Arc<Semaphore>,
 }
 
 fn work(
@@ -137,9 +159,9 @@ fn work(
         let mut tidy = tokio::time::interval(TIDY);
         loop {
             tokio::select! {
-                Some(accepted) = inbox.recv() => match TcpStream::from_std(accepted.socket) {
+                Some(accepted) = inbox.recv() => match accepted.socket.put_down() {
                     Ok(socket) => {
-                        tokio::spawn(handshake::serve(socket, accepted.on, accepted.permit));
+                        tokio::spawn(handshake::serve(socket, accepted.peer, accepted.on, accepted.permit));
                     }
                     Err(error) => tracing::warn!("a connection cannot be served: {error}"),
                 },
@@ -155,45 +177,68 @@ impl Acceptors {
         let next = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         for bound in self.listeners {
             let on = Shared::new(&self.broker, bound.config, bound.tls);
-            match TcpListener::from_std(bound.listener) {
-                Ok(listener) => {
-                    let (outboxes, handshakes) = (self.outboxes.clone(), self.handshakes.clone());
-                    tokio::spawn(accept(listener, on, outboxes, handshakes, next.clone()));
+            let limits = &on.broker.config.limits;
+            // All who come by a proxy, or by a Unix socket, have one address here.
+            let shared_address = on.listener.proxy_protocol || matches!(on.listener.place, Place::Unix(_));
+            let per_address = if shared_address { limits.max_handshakes } else { limits.max_handshakes_per_address };
+            let handshakes = Handshakes::new(limits.max_handshakes, per_address);
+            let turnstile = on.listener.admission.connects_per_s.map(|per_s| Arc::new(Turnstile::new(per_s)));
+            for socket in bound.sockets {
+                match Acceptor::new(socket) {
+                    Ok(acceptor) => {
+                        let entry = Entry { acceptor, handshakes: handshakes.clone(), turnstile: turnstile.clone() };
+                        tokio::spawn(accept(entry, on.clone(), self.outboxes.clone(), next.clone()));
+                    }
+                    Err(error) => tracing::error!(listener = on.listener.url, "cannot be served: {error}"),
                 }
-                Err(error) => tracing::error!(listener = on.listener.url, "cannot be served: {error}"),
             }
         }
     }
 }
 
-/// Accepts while there are permits: more wait in the system's backlog, which costs nobody anything.
+/// One socket that listens, and what those who come by it have to pass.
+struct Entry {
+    acceptor: Acceptor,
+    handshakes: Arc<Handshakes>,
+    turnstile: Option<Arc<Turnstile>>,
+}
+
+/// Accepts while there are permits for handshakes of this listener: more wait in the system's backlog, which costs nobody
+/// anything.
 async fn accept(
-    listener: TcpListener,
+    entry: Entry,
     on: Arc<Shared>,
     outboxes: Vec<mpsc::UnboundedSender<Accepted>>,
-    handshakes: Arc<Semaphore>,
     next: Arc<std::sync::atomic::AtomicUsize>,
 ) {
     loop {
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match entry.acceptor.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(listener = on.listener.url, "cannot accept: {error}");
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+        let wait = entry.turnstile.as_ref().map_or(Duration::ZERO, |turnstile| turnstile.wait(Instant::now()));
+        if !wait.is_zero() {
+            on.broker.counters.sockets_delayed.add(1);
+            tokio::time::sleep(wait).await;
+        }
+        let Some(permit) = entry.handshakes.enter(peer.counted_as()).await else {
+            on.broker.counters.handshakes_refused.add(1);
+            continue;
+        };
         on.broker.counters.sockets_accepted.add(1);
         on.sockets.fetch_add(1, Ordering::Relaxed);
         let turn = next.fetch_add(1, Ordering::Relaxed) % outboxes.len().max(1);
         if turn == 0 {
             // This worker's own.
-            tokio::spawn(handshake::serve(socket, on.clone(), permit));
+            tokio::spawn(handshake::serve(socket, peer, on.clone(), permit));
             continue;
         }
-        if let (Ok(socket), Some(outbox)) = (socket.into_std(), outboxes.get(turn)) {
-            let _ = outbox.send(Accepted { socket, on: on.clone(), permit });
+        if let (Ok(socket), Some(outbox)) = (socket.carry(), outboxes.get(turn)) {
+            let _ = outbox.send(Accepted { socket, peer, on: on.clone(), permit });
         }
     }
 }
@@ -205,12 +250,24 @@ impl Running {
         &self.broker
     }
 
+    /// Reads queues from disk.
+    #[must_use]
+    pub fn reader(&self) -> &Arc<dyn crate::store::Reader> {
+        &self.reader
+    }
+
+    /// What operators may do with the store.
+    #[must_use]
+    pub fn upkeep(&self) -> Option<&Arc<dyn crate::store::upkeep::Upkeep>> {
+        self.upkeep.as_ref()
+    }
+
     /// Tells every client, waits (for as long as the configuration says) until they are gone, makes the last commit and
     /// ends all threads.
     pub fn stop(self) {
         let broker = &self.broker;
         broker.stopping.store(true, Ordering::Relaxed);
-        let until = Instant::now() + broker.config.shutdown_grace;
+        let until = Instant::now() + broker.live().shutdown_grace;
         while broker.connections.load(Ordering::Relaxed) > 0 && Instant::now() < until {
             for slot in broker.all_slots() {
                 if slot.online() && slot.kicked().is_none() {
@@ -219,12 +276,21 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        if let Some(bridges) = self.bridges {
+            bridges.stop();
+        }
         let _ = self.stop_workers.send(true);
         for worker in self.workers {
             let _ = worker.join();
         }
+        broker.queues.inbox().stop();
+        if let Some(queues) = self.queues {
+            let _ = queues.join();
+        }
+        broker.close_queues();
         self.stop_keeper.stop();
         broker.pager.stop();
+        broker.stop_dynamic();
         for other in self.others {
             let _ = other.join();
         }

@@ -1,10 +1,11 @@
 //! `forebay store`: what the tools of the store say, and where it goes.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Write, stderr, stdin, stdout};
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{BufReader, BufWriter, ErrorKind, Write, stderr, stdin, stdout};
 use std::path::{Path, PathBuf};
 
 use forebay::cli::StoreCommand;
+use forebay::store::redb::FORMAT_VERSION;
 use forebay::store::tool::{self, Counts, ToolError, Verdict};
 
 /// Lines of what is wrong; more are counted only.
@@ -52,6 +53,25 @@ pub fn run(dir: &Path, command: &StoreCommand) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Says what a start of this program would do to the store. False: the store is not sound.
+pub fn upgrade(dir: &Path) -> anyhow::Result<bool> {
+    let (store, verdict) = (dir.display(), tool::verify(dir)?);
+    print(&verdict)?;
+    say(&if verdict.format < FORMAT_VERSION {
+        format!(
+            "{store}: the first start makes format {} into {FORMAT_VERSION}, in one transaction: all of it or nothing; a program that \
+             knows {} only cannot read it then, so copy the folder first if you may want to go back",
+            verdict.format, verdict.format
+        )
+    } else {
+        format!("{store}: has the format of this program, {FORMAT_VERSION}; a start changes nothing of its form")
+    });
+    if !verdict.wrong.is_empty() {
+        say(&format!("{store}: is not sound; a start sets the damaged file aside and keeps the rest"));
+    }
+    Ok(verdict.wrong.is_empty())
+}
+
 fn say(text: &str) {
     // Nobody may be listening.
     let _ = writeln!(stderr().lock(), "forebay: {text}");
@@ -59,13 +79,14 @@ fn say(text: &str) {
 
 fn print(verdict: &Verdict) -> std::io::Result<()> {
     let mut out = BufWriter::new(stdout().lock());
-    let Counts { sessions, subscriptions, queued, queued_bytes, retained } = verdict.counts;
+    let Counts { sessions, subscriptions, queued, queued_bytes, retained, keyed } = verdict.counts;
     writeln!(out, "format         {}", verdict.format)?;
     writeln!(out, "clock          {} ms, wall clock {} ms since 1970", verdict.clock.time.0, verdict.clock.wall_ms)?;
     writeln!(out, "sessions       {sessions}")?;
     writeln!(out, "subscriptions  {subscriptions}")?;
     writeln!(out, "queued         {queued} messages, {queued_bytes} bytes")?;
     writeln!(out, "retained       {retained} messages")?;
+    writeln!(out, "keyed          {keyed} rows")?;
     for line in verdict.wrong.iter().take(WRONG_LINES_MAX) {
         writeln!(out, "wrong          {line}")?;
     }
@@ -75,21 +96,69 @@ fn print(verdict: &Verdict) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Into a file beside it first: an export that fails must not cost the one before.
+/// A regular file is replaced as a whole, from a file beside it: an export that fails must not cost the one before. What is
+/// anything else (a FIFO, a device) is written to and stays what it is, and a symbolic link stays and is followed.
 fn export_to(dir: &Path, to: &Path) -> anyhow::Result<Counts> {
+    let cannot = |error: std::io::Error| anyhow::anyhow!("{} cannot be written: {error}", to.display());
+    let target = followed(to).map_err(cannot)?;
+    match std::fs::metadata(&target) {
+        Ok(meta) if !meta.is_file() => {
+            let mut out = BufWriter::new(OpenOptions::new().write(true).open(&target).map_err(cannot)?);
+            tool::export(dir, &mut out).map_err(|error| said(error, cannot))
+        }
+        Ok(meta) => replace(dir, &target, Some(meta.permissions()), cannot),
+        Err(error) if error.kind() == ErrorKind::NotFound => replace(dir, &target, None, cannot),
+        Err(error) => Err(cannot(error)),
+    }
+}
+
+/// Links that are followed before it is taken for a circle; the system's own limit.
+const LINKS_MAX: usize = 40;
+
+/// Where a symbolic link leads to, through others, whether something is there or not.
+fn followed(to: &Path) -> std::io::Result<PathBuf> {
+    let mut path = to.to_owned();
+    for _ in 0..LINKS_MAX {
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_symlink() => {
+                let link = std::fs::read_link(&path)?;
+                path = path.parent().unwrap_or(Path::new("")).join(link);
+            }
+            _ => return Ok(path),
+        }
+    }
+    Err(std::io::Error::other("too many symbolic links"))
+}
+
+fn replace(
+    dir: &Path,
+    to: &Path,
+    permissions: Option<Permissions>,
+    cannot: impl Fn(std::io::Error) -> anyhow::Error,
+) -> anyhow::Result<Counts> {
     let mut partial = to.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    let cannot = |error: std::io::Error| anyhow::anyhow!("{} cannot be written: {error}", to.display());
-    let mut out = BufWriter::new(File::create(&partial).map_err(cannot)?);
-    let counts = match tool::export(dir, &mut out) {
-        Ok(counts) => counts,
-        Err(error) => {
-            let _ = std::fs::remove_file(&partial);
-            return Err(if let ToolError::Io(error) = error { cannot(error) } else { error.into() });
+    // What an export that was cut off has left. Anything but a regular file is somebody else's: the next line refuses.
+    if std::fs::symlink_metadata(&partial).is_ok_and(|meta| meta.is_file()) {
+        std::fs::remove_file(&partial).map_err(&cannot)?;
+    }
+    let file = OpenOptions::new().write(true).create_new(true).open(&partial).map_err(&cannot)?;
+    let mut out = BufWriter::new(file);
+    let written = tool::export(dir, &mut out).map_err(|error| said(error, &cannot)).and_then(|counts| {
+        if let Some(permissions) = permissions {
+            out.get_ref().set_permissions(permissions).map_err(&cannot)?;
         }
-    };
-    out.get_ref().sync_all().map_err(cannot)?;
-    std::fs::rename(&partial, to).map_err(cannot)?;
-    Ok(counts)
+        out.get_ref().sync_all().map_err(&cannot)?;
+        std::fs::rename(&partial, to).map_err(&cannot)?;
+        Ok(counts)
+    });
+    if written.is_err() {
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
+}
+
+fn said(error: ToolError, cannot: impl Fn(std::io::Error) -> anyhow::Error) -> anyhow::Error {
+    if let ToolError::Io(error) = error { cannot(error) } else { error.into() }
 }

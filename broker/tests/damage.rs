@@ -2,66 +2,38 @@
 //! ledgers add up. `FOREBAY_SEEDS=n` runs more seeds, `FOREBAY_SEED=s` one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+mod medium;
 mod model;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay::message::Time;
-use forebay::session::{Cx, Link, Policy, Session, Settings};
-use forebay::store::medium::{Backend, Folder, Medium};
+use forebay::session::{Cx, Link, Policy, QueueLimits, Session, Settings};
+use forebay::store::medium::{Backend, Folder};
 use forebay::store::redb::{RedbStore, StoreOptions};
 use forebay::store::space::Space;
 use forebay::store::{Ledger, Reader, Recovered, RecoveredSession, Store, tool};
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
+use medium::{Change, Changed, Opened};
 use model::{Model, Seed};
 
 /// 2026-11-24, 09:25:45 UTC.
 const WALL_MS: u64 = 1_795_512_345_678;
 const STAMP: &str = "forebay-damaged-20261124-092545";
 /// Of all sessions of stores with some bytes or pages damaged, this much comes back untouched (in percent).
-const INTACT_PERCENT_MIN: u64 = 75;
+const INTACT_PERCENT_MIN: u64 = 85;
 
-/// A folder whose file is opened as a large one is: without reading all of it first.
-struct Unchecked(Folder);
+/// The file is opened as a large one is: without reading all of it first.
+struct Unchecked;
 
-impl Medium for Unchecked {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn open(&self) -> io::Result<Backend> {
-        self.0.open()
-    }
-
-    fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)> {
-        self.0.set_aside(stamp)
-    }
-
-    fn unrecovered(&self) -> io::Result<Option<(String, Backend)>> {
-        self.0.unrecovered()
-    }
-
-    fn recovered(&self) -> io::Result<()> {
-        self.0.recovered()
-    }
-
-    fn damaged_row(&self, line: &str) -> io::Result<()> {
-        self.0.damaged_row(line)
-    }
-
-    fn set_suspect(&self, suspect: bool) -> io::Result<()> {
-        self.0.set_suspect(suspect)
-    }
-
-    fn suspect(&self) -> bool {
-        self.0.suspect()
-    }
-
-    fn space(&self) -> io::Result<Space> {
-        Ok(Space::UNKNOWN)
+impl Change for Unchecked {
+    fn space(&self, _: Space) -> Space {
+        Space::UNKNOWN
     }
 }
 
@@ -156,14 +128,19 @@ struct Totals {
 
 fn settings() -> Settings {
     Settings {
-        max_messages: u64::MAX,
-        max_bytes: u64::MAX,
-        max_transient_bytes: u64::MAX,
-        max_age_ms: None,
-        policy: Policy::Reject,
-        queue_qos0: true,
-        memory_messages: 50,
-        memory_bytes: 1 << 20,
+        queue: QueueLimits {
+            max_messages: u64::MAX,
+            max_bytes: u64::MAX,
+            max_transient_bytes: u64::MAX,
+            max_age_ms: None,
+            policy: Policy::Reject,
+            keep_last_by: forebay::queue::KeyOf::Topic,
+            queue_qos0: true,
+            stall_ms: None,
+            stall_transient_ms: None,
+            memory_messages: 50,
+            memory_bytes: 1 << 20,
+        },
         outbound_buffer: 1 << 20,
         max_inflight: 20,
         receive_maximum: 20,
@@ -208,6 +185,7 @@ fn drain(found: &RecoveredSession, reader: &dyn Reader) -> Ledger {
         topic_alias_maximum: 0,
         problem_information: true,
         will: None,
+        authority: None,
     };
     session.connect(link, cx);
     for _ in 0..100_000 {
@@ -220,7 +198,7 @@ fn drain(found: &RecoveredSession, reader: &dyn Reader) -> Ledger {
         if let (Some(collected), _) = session.collect(Time(u64::MAX)) {
             session.committed(&collected, cx);
         }
-        let out = session.take_out(Vec::new());
+        let out = session.take_all_out();
         if out.is_empty() && wanted.is_none() {
             let (ledger, queued) = session.ledger();
             assert_eq!(ledger.accepted, sum(&ledger, queued), "drained: {ledger:?}, {queued} queued");
@@ -299,7 +277,7 @@ fn run(seed: u64, healthy: &[Healthy], totals: &mut Totals) {
 
 fn open(dir: &Path, unchecked: bool) -> (RedbStore, Recovered) {
     if unchecked {
-        return RedbStore::open_on(Unchecked(Folder::open(dir).unwrap()), &options(), WALL_MS).unwrap();
+        return RedbStore::open_on(Changed(Folder::open(dir).unwrap(), Unchecked), &options(), WALL_MS).unwrap();
     }
     RedbStore::open(dir, &options(), WALL_MS).unwrap()
 }
@@ -333,6 +311,72 @@ fn a_damaged_store_opens_and_keeps_what_can_be_read() {
     if variable("FOREBAY_SEED").is_none() {
         assert!(totals.as_found * 100 >= totals.set_aside * 90, "{totals:?}");
         assert!(totals.intact * 100 >= totals.sessions * INTACT_PERCENT_MIN, "{totals:?}");
+    }
+}
+
+/// The damaged file makes the engine panic, once, at one of its reads.
+struct Panicking(Arc<AtomicU64>);
+
+#[derive(Debug)]
+struct PanicsOnce(Backend, Arc<AtomicU64>);
+
+impl redb::StorageBackend for PanicsOnce {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        assert_ne!(self.1.fetch_sub(1, Ordering::Relaxed), 0, "the engine gives up");
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl Change for Panicking {
+    fn file(&self, opened: Opened, file: Backend) -> Backend {
+        match opened {
+            Opened::Store => file,
+            Opened::SetAside => Backend::new(PanicsOnce(file, Arc::clone(&self.0))),
+        }
+    }
+
+    fn space(&self, _: Space) -> Space {
+        Space::UNKNOWN
+    }
+}
+
+/// Wherever in a recovery the engine gives up: the rest of the file is read all the same.
+#[test]
+fn a_recovery_does_not_give_up_with_the_engine() {
+    let healthy = Healthy::new(3);
+    let mut bytes = healthy.bytes.clone();
+    bytes[0] ^= 1;
+    let wanted: Vec<u64> = healthy.last.sessions.keys().copied().collect();
+    let mut at = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("forebay.redb"), &bytes).unwrap();
+        let countdown = Arc::new(AtomicU64::new(at));
+        let medium = Changed(Folder::open(dir.path()).unwrap(), Panicking(Arc::clone(&countdown)));
+        let (_store, recovered) = RedbStore::open_on(medium, &options(), WALL_MS).unwrap();
+        let found: Vec<u64> = recovered.sessions.iter().map(|session| session.no.0).collect();
+        assert_eq!(found, wanted, "at read {at}: {:?}", recovered.lost);
+        if countdown.load(Ordering::Relaxed) <= at {
+            assert!(at > 20, "it reads only {at} times");
+            return;
+        }
+        at += 1;
     }
 }
 

@@ -1,11 +1,18 @@
 //! The store on a real folder: what is committed comes back, in order, once; rows are freed; limits hold.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod medium;
 mod model;
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use forebay::message::Time;
-use forebay::store::redb::{RedbStore, StoreOptions};
-use forebay::store::{Batch, ClockMark, QueueState, Reader, SessionDelta, SessionNo, Store, StoreError};
+use forebay::store::medium::{Backend, Folder};
+use forebay::store::redb::{FORMAT_VERSION, RedbStore, StoreOptions};
+use forebay::store::{Batch, ClockMark, QueueState, Reader, SessionDelta, SessionNo, SessionRecord, Store, StoreError};
+use medium::{Change, Changed, Opened};
 use model::{Model, Seed, entry, line, message, read_all};
 
 fn options() -> StoreOptions {
@@ -44,7 +51,7 @@ fn seqs(reader: &dyn Reader, no: u64) -> Vec<u64> {
 fn random_batches_come_back_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut seed = Seed(7);
-    let mut model = Model::default();
+    let mut model = Model { with_keyed: true, ..Model::default() };
     for _ in 0..6 {
         let (mut store, recovered) = RedbStore::open(dir.path(), &options(), 0).unwrap();
         assert_eq!(model.differs(&recovered, store.reader().as_ref(), &mut seed), None);
@@ -112,14 +119,109 @@ fn rows_within_done_ranges_go() {
     }
     let done = |done: &[(u64, u64)]| {
         let mut batch = finish(1, 50, 0);
-        batch.sessions[0].state.as_mut().unwrap().done = done.to_vec();
+        batch.sessions[0].done = done.to_vec();
         batch
     };
     store.commit(&done(&[(12, 18), (33, 34)])).unwrap();
     assert_eq!(seqs(store.reader().as_ref(), 1).len(), 50);
-    store.commit(&done(&[(9, 21), (30, 40)])).unwrap();
+    store.commit(&done(&[(9, 12), (18, 21), (30, 33), (34, 40)])).unwrap();
     let left: Vec<u64> = (0..10).chain(20..30).chain(40..50).collect();
     assert_eq!(seqs(store.reader().as_ref(), 1), left);
+}
+
+/// A session that a start finds again.
+fn begin(no: u64) -> Batch {
+    let client_id = format!("client-{no}");
+    let record = SessionRecord { client_id, protocol: 5, expiry_s: 60, disconnected_at: None, will: None };
+    batch(vec![SessionDelta { no: SessionNo(no), record: Some(record), ..SessionDelta::default() }])
+}
+
+/// A queue of `messages` in rows of 500, of which every second message is done.
+fn with_holes(store: &mut RedbStore, messages: u64) {
+    for from in (0..messages).step_by(500) {
+        store.commit(&batch(vec![enqueue(1, from, from + 500, 20)])).unwrap();
+    }
+    for from in (0..messages).step_by(20_000) {
+        let to = (from + 20_000).min(messages);
+        let mut batch = finish(1, messages, 0);
+        batch.sessions[0].done = (from..to).skip(1).step_by(2).map(|seq| (seq, seq + 1)).collect();
+        let mut more = store.commit(&batch).unwrap().more;
+        while more {
+            more = store.commit(&nothing()).unwrap().more;
+        }
+    }
+}
+
+fn nothing() -> Batch {
+    batch(Vec::new())
+}
+
+/// Rows written, bytes of them, rows looked at: the most of any of some commits, each of which tells of one more place,
+/// in the middle of the queue and at its end.
+fn work_with_holes(messages: u64) -> (u64, u64, u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = RedbStore::open(dir.path(), &options(), 0).unwrap();
+    store.commit(&begin(1)).unwrap();
+    with_holes(&mut store, messages);
+    let mut most = (0, 0, 0);
+    for place in [messages / 2, messages / 2 + 7, messages - 2] {
+        let mut batch = finish(1, messages, 0);
+        batch.sessions[0].done = vec![(place, place + 1)];
+        let done = store.commit(&batch).unwrap();
+        assert!(!done.more);
+        most = (most.0.max(done.rows), most.1.max(done.bytes), most.2.max(done.cleaned));
+    }
+    drop(store);
+    let (_, recovered) = RedbStore::open(dir.path(), &options(), 0).unwrap();
+    assert_eq!(recovered.sessions[0].state.done.len() as u64, messages / 2 - 2, "two pairs of holes were joined");
+    most
+}
+
+#[test]
+fn a_commit_costs_the_same_however_many_holes_a_queue_has() {
+    let few = work_with_holes(4_000);
+    let many = work_with_holes(40_000);
+    // A place's number is a byte longer, in the state and the mark.
+    assert!(many.0 == few.0 && many.1 <= few.1 + 8 && many.2 == few.2, "{many:?} with many holes, {few:?} with few");
+    assert!(many.0 <= 4 && many.1 < 400 && many.2 <= 4, "{many:?}");
+}
+
+#[test]
+fn what_a_long_queue_leaves_is_deleted_in_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = RedbStore::open(dir.path(), &options(), 0).unwrap();
+    // A row for each message, as when they come slowly.
+    for no in 1..=2 {
+        store.commit(&begin(no)).unwrap();
+        for from in (0..10_000).step_by(100) {
+            let deltas = (from..from + 100).map(|seq| enqueue(no, seq, seq + 1, 5)).collect();
+            store.commit(&batch(deltas)).unwrap();
+        }
+    }
+    let live = store.gauge().live_bytes();
+    let ended = SessionDelta { no: SessionNo(2), ended: true, ..SessionDelta::default() };
+    let first = store.commit(&batch(vec![finish(1, 10_000, 9_999).sessions.remove(0), ended])).unwrap();
+    assert!(first.more && first.cleaned < 5_000, "{first:?}");
+    assert!(store.gauge().live_bytes() > live / 2);
+    drop(store);
+    // A broker that starts goes on with it.
+    let (mut store, recovered) = RedbStore::open(dir.path(), &options(), 0).unwrap();
+    assert!(recovered.lost.is_empty(), "{:?}", recovered.lost);
+    assert_eq!(recovered.sessions.iter().map(|session| session.no.0).collect::<Vec<_>>(), [1]);
+    let mut commits = 0;
+    while store.commit(&nothing()).unwrap().more {
+        commits += 1;
+        assert!(commits < 10);
+    }
+    assert!(commits >= 2, "{commits}");
+    assert_eq!(seqs(store.reader().as_ref(), 1), [9_999]);
+    assert!(seqs(store.reader().as_ref(), 2).is_empty());
+    store.commit(&finish(1, 10_000, 10_000)).unwrap();
+    assert_eq!(store.gauge().live_bytes(), 0);
+    drop(store);
+    let verdict = forebay::store::tool::verify(dir.path()).unwrap();
+    // The session has no record, and no ledger that adds up, in this test.
+    assert!(verdict.wrong.iter().all(|line| line.starts_with("session 1:")), "{:?}", verdict.wrong);
 }
 
 #[test]
@@ -164,6 +266,37 @@ fn a_full_store_refuses_what_grows_and_lets_it_drain() {
     assert_eq!(read_all(store.reader().as_ref(), 1, &state(0, next), &mut Seed(1)).unwrap().len(), 500);
 }
 
+/// Whatever its messages are like, and however often it was full: the file does not grow past what it may.
+#[cfg(unix)]
+#[test]
+fn a_full_store_is_not_larger_than_it_may_be() {
+    use std::os::unix::fs::MetadataExt;
+    const MAX: u64 = 8_000_000;
+    for (size, messages) in [(40, 3_000), (900, 200), (2_200, 80), (20_000, 10), (70_000, 4)] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { max_bytes: MAX, ..options() };
+        let (mut store, _) = RedbStore::open(dir.path(), &options, 0).unwrap();
+        let (mut next, mut floor, mut most, mut full) = (0, 0, 0, 0);
+        while full < 6 {
+            let refused = store.commit(&batch(vec![enqueue(1, next, next + messages, size)])).is_err();
+            let file = std::fs::metadata(dir.path().join("forebay.redb")).unwrap().blocks() * 512;
+            most = most.max(file);
+            if !refused {
+                next += messages;
+                continue;
+            }
+            full += 1;
+            assert!(store.gauge().low());
+            assert!(next - floor > MAX / 6 / (size as u64 + 60), "{size}: full with {} messages", next - floor);
+            // Two thirds are delivered.
+            floor = next - (next - floor) / 3;
+            store.commit(&finish(1, next, floor)).unwrap();
+        }
+
+        assert!(most <= MAX, "messages of {size} bytes: {most} bytes, where it may take {MAX}");
+    }
+}
+
 #[test]
 fn a_disk_below_its_reserve_refuses_what_grows() {
     let dir = tempfile::tempdir().unwrap();
@@ -181,7 +314,8 @@ fn a_newer_format_is_refused_and_left_alone() {
     drop(RedbStore::open(dir.path(), &options(), 0).unwrap());
     let file = dir.path().join("forebay.redb");
     const META: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
-    let newer = (2u64 | (u64::from(!2u32) << 32)).to_le_bytes();
+    let number = FORMAT_VERSION + 1;
+    let newer = (u64::from(number) | (u64::from(!number) << 32)).to_le_bytes();
     {
         let database = redb::Database::open(&file).unwrap();
         let txn = database.begin_write().unwrap();
@@ -189,7 +323,7 @@ fn a_newer_format_is_refused_and_left_alone() {
         txn.commit().unwrap();
     }
     let Err(error) = RedbStore::open(dir.path(), &options(), 0) else { panic!("opened") };
-    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found, known: FORMAT_VERSION, .. } if found == number), "{error}");
     let database = redb::Database::open(&file).unwrap();
     let meta = database.begin_read().unwrap().open_table(META).unwrap();
     assert_eq!(meta.get("format").unwrap().unwrap().value(), newer);
@@ -204,4 +338,179 @@ fn messages_come_back_as_they_were() {
     store.commit(&batch(vec![delta])).unwrap();
     let page = store.reader().page(SessionNo(1), 0, 100, 1_000_000).unwrap();
     assert_eq!(page.iter().map(line).collect::<Vec<_>>(), wanted);
+}
+
+fn recorded(delta: SessionDelta) -> SessionDelta {
+    let record = SessionRecord {
+        client_id: "device".to_owned(),
+        protocol: 5,
+        expiry_s: 100,
+        disconnected_at: Some(Time(1)),
+        will: None,
+    };
+    SessionDelta { record: Some(record), ..delta }
+}
+
+fn filled(dir: &std::path::Path, commits: u64) {
+    let (mut store, _) = RedbStore::open(dir, &options(), 0).unwrap();
+    for row in 0..commits {
+        store.commit(&batch(vec![recorded(enqueue(1, row * 10, row * 10 + 10, 5))])).unwrap();
+    }
+}
+
+fn lost(dir: &std::path::Path) -> String {
+    RedbStore::open(dir, &options(), 0).unwrap().1.lost.join("\n")
+}
+
+fn set_aside(dir: &std::path::Path) -> usize {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("forebay-damaged-")).count()
+}
+
+#[test]
+fn a_file_that_has_come_to_nothing_is_not_taken_for_a_new_store() {
+    let blank: [(&str, &[u8]); 3] = [("empty", b""), ("one byte", b"r"), ("zeros", &[0; 69_632])];
+    for (what, bytes) in blank {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("forebay.redb");
+        filled(dir.path(), 3);
+        std::fs::write(&file, bytes).unwrap();
+        let wrong = forebay::store::tool::verify(dir.path()).unwrap().wrong.join("\n");
+        assert!(wrong.contains("older than it was"), "{what}: {wrong}");
+        let said = lost(dir.path());
+        assert!(said.contains("all is lost") && said.contains("set aside"), "{what}: {said}");
+        assert_eq!(set_aside(dir.path()), 1, "{what}");
+        assert_eq!(lost(dir.path()), "", "{what}: it is said once");
+        // One that never was a store is a new one.
+        let new = tempfile::tempdir().unwrap();
+        std::fs::write(new.path().join("forebay.redb"), bytes).unwrap();
+        assert_eq!((lost(new.path()).as_str(), set_aside(new.path())), ("", 0), "{what}");
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 3);
+    std::fs::remove_file(dir.path().join("forebay.redb")).unwrap();
+    let said = lost(dir.path());
+    assert!(said.contains("gone"), "{said}");
+    assert_eq!(lost(dir.path()), "");
+}
+
+#[test]
+fn an_older_copy_is_said_and_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("forebay.redb");
+    filled(dir.path(), 3);
+    let copy = std::fs::read(&file).unwrap();
+    assert_eq!(lost(dir.path()), "");
+    filled(dir.path(), 1);
+    assert_eq!(lost(dir.path()), "");
+    std::fs::write(&file, copy).unwrap();
+    let wrong = forebay::store::tool::verify(dir.path()).unwrap().wrong.join("\n");
+    assert!(wrong.contains("older than it was"), "{wrong}");
+    let (store, recovered) = RedbStore::open(dir.path(), &options(), 0).unwrap();
+    assert!(recovered.lost.iter().any(|line| line.contains("older than it was")), "{:?}", recovered.lost);
+    assert_eq!(seqs(store.reader().as_ref(), 1), (0..30).collect::<Vec<_>>());
+    drop(store);
+    assert_eq!((lost(dir.path()).as_str(), set_aside(dir.path())), ("", 0));
+}
+
+#[test]
+fn folders_where_files_should_be_do_not_stop_it() {
+    for name in ["forebay.redb", "forebay.lock", "forebay.check", "forebay.recovering"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+        std::fs::write(dir.path().join(name).join("mine"), "mine").unwrap();
+        let (mut store, _) = RedbStore::open(dir.path(), &options(), 0).unwrap();
+        store.commit(&batch(vec![recorded(enqueue(1, 0, 10, 5))])).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let Err(error) = RedbStore::open(dir.path(), &options(), 0) else { panic!("{name}: two have it") };
+        assert!(matches!(error, StoreError::InUse { .. }), "{name}: {error}");
+        drop(store);
+        let (store, _) = RedbStore::open(dir.path(), &options(), 0).unwrap();
+        assert_eq!(seqs(store.reader().as_ref(), 1).len(), 10, "{name}");
+    }
+}
+
+#[test]
+fn a_note_of_a_recovery_that_is_no_text_does_not_stop_it() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 1);
+    std::fs::write(dir.path().join("forebay.recovering"), [0xff, 0xfe, b'/', 0]).unwrap();
+    let (store, _) = RedbStore::open(dir.path(), &options(), 0).unwrap();
+    assert_eq!(seqs(store.reader().as_ref(), 1).len(), 10);
+    assert!(!dir.path().join("forebay.recovering").exists());
+    let kept = std::fs::read(dir.path().join("forebay.recovering-unreadable")).unwrap();
+    assert_eq!(kept, [0xff, 0xfe, b'/', 0], "what it said is kept for whoever looks");
+}
+
+/// The file cannot be read while the switch is on.
+struct Unreadable(Arc<AtomicBool>);
+
+#[derive(Debug)]
+struct Switched(Backend, Arc<AtomicBool>);
+
+impl redb::StorageBackend for Switched {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+impl Change for Unreadable {
+    fn file(&self, _: Opened, file: Backend) -> Backend {
+        Backend::new(Switched(file, Arc::clone(&self.0)))
+    }
+}
+
+/// Whether the file can be read again before the next commit or not: nothing is lost, and nothing is acknowledged into it
+/// while it cannot be read.
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_is_not_lost() {
+    for comes_back in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path(), 40);
+        let switch = Arc::new(AtomicBool::new(false));
+        let medium = Changed(Folder::open(dir.path()).unwrap(), Unreadable(Arc::clone(&switch)));
+        let few = StoreOptions { cache_bytes: 0, ..options() };
+        let (mut store, _) = RedbStore::open_on(medium, &few, 0).unwrap();
+        let reader = store.reader();
+        switch.store(true, Ordering::Relaxed);
+        assert!(reader.page(SessionNo(1), 100, 400, 1 << 20).is_err());
+        assert!(store.gauge().low(), "messages are accepted still");
+        switch.store(!comes_back, Ordering::Relaxed);
+        let committed = store.commit(&batch(vec![enqueue(1, 400, 410, 5)]));
+        assert_eq!((committed.is_ok(), store.outdated()), (comes_back, !comes_back));
+        switch.store(false, Ordering::Relaxed);
+        if comes_back {
+            assert!(!store.gauge().low());
+            assert_eq!(seqs(reader.as_ref(), 1).len(), 410);
+            continue;
+        }
+        assert!(store.commit(&Batch::default()).is_err(), "the broker has to begin anew");
+        drop((store, reader));
+        let (store, recovered) = RedbStore::open(dir.path(), &options(), 0).unwrap();
+        assert_eq!(recovered.lost, Vec::<String>::new());
+        assert_eq!(seqs(store.reader().as_ref(), 1).len(), 400);
+    }
 }

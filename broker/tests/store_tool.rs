@@ -20,7 +20,7 @@ fn file(dir: &Path) -> PathBuf {
 }
 
 fn make(dir: &Path, seed: &mut Seed, small: bool) -> Model {
-    let mut model = Model { small, ..Model::default() };
+    let mut model = Model { small, with_keyed: true, ..Model::default() };
     let (mut store, _) = RedbStore::open(dir, &options(), 0).unwrap();
     for _ in 0..2 + seed.below(20) {
         store.commit(&model.step(seed)).unwrap();

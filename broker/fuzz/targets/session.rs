@@ -2,12 +2,12 @@
 //! differ and are within the client's window, and nothing is sent that the protocol forbids.
 #![no_main]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use forebay::codec::AckKind;
 use forebay::message::{Message, Parts, Time};
-use forebay::session::{Collected, Cx, Delivery, Durability, Link, Policy, Received, Session, Settings};
+use forebay::session::{Collected, Cx, Delivery, Durability, Link, Policy, QueueLimits, Received, Session, Settings};
 use forebay::store::{
     NEVER_S, QueueEntry, QueueState, RecoveredSession, SessionDelta, SessionNo, SessionRecord, StoredSubscription,
 };
@@ -51,14 +51,20 @@ impl Input<'_> {
 
 fn settings(input: &mut Input<'_>) -> Settings {
     Settings {
-        max_messages: u64::from(1 + input.below(12)),
-        max_bytes: 1 << 12,
-        max_transient_bytes: 200,
-        max_age_ms: input.bit().then_some(500),
-        policy: [Policy::Reject, Policy::DropOldest, Policy::DropNewest, Policy::KeepLast][usize::from(input.below(4))],
-        queue_qos0: input.bit(),
-        memory_messages: usize::from(1 + input.below(6)),
-        memory_bytes: 300,
+        queue: QueueLimits {
+            max_messages: u64::from(1 + input.below(12)),
+            max_bytes: 1 << 12,
+            max_transient_bytes: 200,
+            max_age_ms: input.bit().then_some(500),
+            policy: [Policy::Reject, Policy::DropOldest, Policy::DropNewest, Policy::KeepLast]
+                [usize::from(input.below(4))],
+            keep_last_by: forebay::queue::KeyOf::Topic,
+            queue_qos0: input.bit(),
+            stall_ms: None,
+            stall_transient_ms: None,
+            memory_messages: usize::from(1 + input.below(6)),
+            memory_bytes: 300,
+        },
         outbound_buffer: 400,
         max_inflight: u16::from(input.below(4)),
         receive_maximum: 10,
@@ -142,6 +148,7 @@ impl<'s> World<'s> {
             topic_alias_maximum: if version.is_v5() { u16::from(input.below(3)) } else { 0 },
             problem_information: input.bit(),
             will: None,
+            authority: None,
         };
         self.in_flight.clear();
         self.session.connect(link, self.cx());
@@ -280,16 +287,18 @@ impl<'s> World<'s> {
             self.disk.insert(entry.seq, entry.clone());
         }
         self.write_rest(&collected.delta);
-        if let Some(state) = &collected.delta.state {
-            let done = |seq: u64| seq < state.floor || state.done.iter().any(|(from, to)| (*from..*to).contains(&seq));
-            self.disk.retain(|seq, _| !done(*seq));
-        }
+        self.disk.retain(|seq, _| *seq >= self.state.floor && !self.state.is_done(*seq));
         self.session.committed(&collected, self.cx());
     }
 
     fn write_rest(&mut self, delta: &SessionDelta) {
         self.record = delta.record.clone().or(self.record.take());
+        // What is done is told once, and found whole at a start.
+        let mut done: BTreeSet<u64> =
+            self.state.done.iter().chain(&delta.done).flat_map(|(from, to)| *from..*to).collect();
         self.state = delta.state.clone().unwrap_or(std::mem::take(&mut self.state));
+        done.retain(|seq| (self.state.floor..self.state.next_seq).contains(seq));
+        self.state.done = done.into_iter().map(|seq| (seq, seq + 1)).collect();
         for filter in &delta.unsubscribed {
             self.subscriptions.retain(|s| s.filter != *filter);
         }
@@ -347,7 +356,7 @@ impl<'s> World<'s> {
     /// The client reads all that there is.
     fn take(&mut self) {
         let version = self.session.version();
-        let out = self.session.take_out(Vec::new());
+        let out = self.session.take_all_out();
         let mut rest = &out[..];
         while let Some(frame) = frame::peek(rest, u32::MAX).expect("what is sent has a valid header") {
             frame.check(version).expect("what is sent has valid flags");

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
 
+use super::budget::{Budget, copied, cost};
+use super::retained::{NoRoom, Room};
+use super::special::{is_special, may_be_special};
 use super::{Broker, Slot};
 use crate::codec::AckKind;
 use crate::message::{Message, Origin, Parts, Time};
@@ -40,6 +43,10 @@ pub enum Verdict {
     Nobody,
     /// There is no room: refused (MQTT 5), or to be tried again (3.1.1). It went nowhere at all.
     Full,
+    /// Its origin sent it before, and that one is safe, or is waited for.
+    Duplicate,
+    /// It cannot be what it says it is: refused for ever; in 3.1.1 acknowledged and dropped, which is counted.
+    Refused(ReasonCode),
 }
 
 /// Where a frame lies in what was read.
@@ -112,7 +119,8 @@ impl<'a> Staged<'a> {
         match self.verdict {
             Verdict::Nobody => ReasonCode::NoMatchingSubscribers,
             Verdict::Full => ReasonCode::QuotaExceeded,
-            Verdict::Open | Verdict::Taken => ReasonCode::Success,
+            Verdict::Refused(reason) => reason,
+            Verdict::Open | Verdict::Taken | Verdict::Duplicate => ReasonCode::Success,
         }
     }
 }
@@ -126,24 +134,69 @@ pub struct Batch<'a> {
     pub version: Version,
     /// What the spans of [`Staged::frame`] point into.
     pub bytes: &'a [u8],
+    /// What may be done before the others have their turn: when it is spent, the rest stays `Open`. `None`: everything.
+    pub budget: Option<&'a Budget>,
 }
 
 impl Batch<'_> {
     /// Of the broker itself.
-    pub const OWN: Self = Self { origin: None, version: Version::V311, bytes: &[] };
+    pub const OWN: Self = Self { origin: None, version: Version::V311, bytes: &[], budget: None };
+
+    /// Whether the publisher's next messages must wait behind this one: before MQTT 5 a message that finds no room cannot be
+    /// refused, so it is tried again, and what overtook it meanwhile would arrive before it [MQTT-4.6.0].
+    fn stops_at(&self, staged: &Staged<'_>) -> bool {
+        staged.verdict == Verdict::Full && staged.source.qos > 0 && self.origin.is_some() && !self.version.is_v5()
+    }
+
+    /// A subscriber that has half a buffer to be written should have its turn before the publisher goes on.
+    fn look_at(&self, session: &Session, cx: Cx<'_>) {
+        if let Some(budget) = self.budget
+            && session.out_len() >= cx.settings.outbound_buffer / 2
+        {
+            budget.press();
+        }
+    }
+
+    /// How many of these messages are to go before the turn is over, and what they cost.
+    fn affordable(&self, run: &[Staged<'_>], subscribers: usize) -> (usize, usize) {
+        let bytes: usize = run.iter().map(|staged| copied(staged.source.payload)).sum();
+        let cost = cost(run.len(), bytes, subscribers, whole_frames(self.bytes, run).is_some());
+        let Some(budget) = self.budget.filter(|budget| budget.left() < cost) else { return (run.len(), cost) };
+        let each = (cost / run.len().max(1)).max(1);
+        let count = (budget.left() / each).max(1);
+        (count, cost)
+    }
 }
 
 impl Broker {
-    /// Routes what one read brought, in order.
+    /// Routes what one read brought, in order. Where a message of a publisher before MQTT 5 finds no room, it is `Full` and
+    /// those behind it stay `Open`: they went nowhere. So do those for which the budget is not enough.
     pub fn fan_out(&self, cache: &mut RouteCache<Arc<Slot>>, batch: Batch<'_>, staged: &mut [Staged<'_>]) {
         let cx = self.cx();
         let mut rest = staged;
         while let Some(first) = rest.first() {
+            if batch.budget.is_some_and(Budget::is_spent) {
+                return;
+            }
             let topic = first.source.topic;
-            let length = rest.iter().take_while(|s| s.source.topic == topic).count();
-            let (run, after) = rest.split_at_mut(length);
-            let route = cache.get(&self.router, topic);
-            self.run(route, batch, run, cx);
+            let mut length = rest.iter().take_while(|s| s.source.topic == topic).count();
+            let run = rest.get(..length).unwrap_or_default();
+            let special = is_special(topic) || run.iter().any(|staged| may_be_special(staged.source.properties));
+            let route = if special { None } else { Some(cache.get(&self.router, topic)) };
+            let subscribers = route.map_or(1, |route| route.targets.len() + route.groups.len());
+            let (affordable, cost) = batch.affordable(run, subscribers);
+            length = length.min(affordable);
+            if let Some(budget) = batch.budget {
+                budget.spend(cost);
+            }
+            let (run, after) = std::mem::take(&mut rest).split_at_mut(length);
+            match route {
+                Some(route) => self.run(route, batch, run, cx),
+                None => self.run_special(batch, run, cx),
+            }
+            if run.iter().any(|staged| batch.stops_at(staged)) {
+                return;
+            }
             rest = after;
         }
     }
@@ -151,7 +204,7 @@ impl Broker {
     /// Messages with one topic, in order. With little room somewhere they go one by one, so that each is refused or
     /// taken as a whole.
     fn run(&self, route: &Route<Arc<Slot>>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
-        if room(route) == Fill::Roomy && !self.store_failing() {
+        if room(route) == Fill::Roomy && !self.store_failing() && !self.memory_full() {
             self.run_with_room(route, batch, run, cx);
             return;
         }
@@ -163,18 +216,50 @@ impl Broker {
             } else {
                 self.run_with_room(route, batch, one, cx);
             }
+            if one.iter().any(|staged| batch.stops_at(staged)) {
+                return;
+            }
         }
+    }
+
+    /// Messages of which some may be for later, may have come before, or may be schedules.
+    fn run_special(&self, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
+        for staged in run {
+            if !self.refuse_schedule(staged) && !self.once(batch, staged, cx) && !self.delay(batch, staged, cx) {
+                let route = self.router.route(staged.source.topic);
+                self.run_one(&route, batch, staged, cx);
+            }
+            if batch.stops_at(staged) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn run_one(&self, route: &Route<Arc<Slot>>, batch: Batch<'_>, staged: &mut Staged<'_>, cx: Cx<'_>) {
+        self.run(route, batch, std::slice::from_mut(staged), cx);
+    }
+
+    /// Publishes a message of the broker's own, unless a queue that must have it refuses: then its verdict is `Full`.
+    pub(super) fn publish_if_room(&self, staged: &mut Staged<'_>) {
+        let route = self.router.route(staged.source.topic);
+        self.run_one(&route, Batch::OWN, staged, self.cx());
     }
 
     fn run_with_room(&self, route: &Route<Arc<Slot>>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
         let nobody = route.targets.is_empty() && route.groups.is_empty();
         let verdict = if nobody { Verdict::Nobody } else { Verdict::Taken };
+        let mut count = 0;
         for staged in run.iter_mut() {
             staged.verdict = verdict;
             if staged.source.retain {
                 self.retain(staged, batch.origin, cx.now);
             }
+            if batch.stops_at(staged) {
+                break;
+            }
+            count += 1;
         }
+        let Some(run) = run.get_mut(..count).filter(|run| !run.is_empty()) else { return };
         let frames = whole_frames(batch.bytes, run);
         for target in &route.targets {
             self.to_target(target, batch, run, frames, cx);
@@ -184,7 +269,7 @@ impl Broker {
             let Some(one) = run.get_mut(at..=at) else { return };
             let qos = one.first().map_or(0, |staged| staged.source.qos);
             for target in route.groups.iter().filter_map(|group| pick(group, qos)) {
-                to_member(self, target, batch.origin, one, cx);
+                to_member(self, target, batch, one, cx);
             }
         }
     }
@@ -203,19 +288,31 @@ impl Broker {
                 return true;
             }
         }
-        let full = |t: &Target<Arc<Slot>>| t.options.qos > 0 && t.subscriber.full();
+        let short = self.memory_full();
+        if short && staged.source.retain && !staged.source.payload.is_empty() {
+            return true;
+        }
+        let full = |t: &Target<Arc<Slot>>| {
+            t.options.qos > 0 && (t.subscriber.full() || (short && Self::would_stay(&t.subscriber)))
+        };
         route.targets.iter().any(full) || route.groups.iter().any(|g| g.members().iter().all(full))
     }
 
     fn retain(&self, staged: &mut Staged<'_>, origin: Option<&Arc<Slot>>, now: Time) {
         let message = staged.shared(now, origin);
         let wait = staged.durability == Durability::Commit && staged.source.qos > 0;
-        if self.retained.set(&message, wait).is_ok() {
+        let own = message.topic_bytes().starts_with(b"$SYS/");
+        let room = own || message.payload().is_empty() || !self.memory_full();
+        let set = if room { self.retained.set(&message, wait) } else { Err(NoRoom) };
+        if let Ok(room) = set {
+            if room == Room::More {
+                self.unpark();
+            }
             staged.waits |= wait;
             if staged.verdict == Verdict::Nobody {
                 staged.verdict = Verdict::Taken;
             }
-            if !message.topic_bytes().starts_with(b"$SYS/") {
+            if !own {
                 self.writer.mark_retained(if wait { Urgency::Now } else { Urgency::Lazy });
             }
         } else {
@@ -236,17 +333,21 @@ impl Broker {
         cx: Cx<'_>,
     ) {
         let slot = &target.subscriber;
+        let cx = self.within_memory(run, cx);
         let Some(terms) = target.terms(|| batch.origin.is_some_and(|o| Arc::ptr_eq(o, slot))) else { return };
         if let (Some(frames), true) = (frames, terms.subscription_ids.is_empty()) {
             let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
-            let whole =
-                |s: &mut Session| s.version().is_v5() == batch.version.is_v5() && s.deliver_frames(frames, count, cx);
+            let whole = |s: &mut Session| {
+                let done = s.version().is_v5() == batch.version.is_v5() && s.deliver_frames(frames, count, cx);
+                batch.look_at(s, cx);
+                done
+            };
             if slot.with(self, whole) {
                 slot.wake();
                 return;
             }
         }
-        to_slot(self, slot, terms, batch.origin, run, false, cx);
+        to_slot(self, slot, terms, batch, run, false, cx);
     }
 
     /// Publishes a message that no client is sending now: a will (then `origin` is its session), or `$SYS`.
@@ -261,7 +362,7 @@ impl Broker {
     pub(crate) fn move_to_group(&self, group: &Group<Arc<Slot>>, message: &Arc<Message>, durability: Durability) {
         let mut staged = Staged::of(message, message.retain, durability);
         if let Some(target) = pick(group, message.qos) {
-            to_member(self, target, None, std::slice::from_mut(&mut staged), self.cx());
+            to_member(self, target, Batch::OWN, std::slice::from_mut(&mut staged), self.cx());
         }
     }
 }
@@ -275,6 +376,7 @@ fn room(route: &Route<Arc<Slot>>) -> Fill {
 /// Whoever has room first: a queue that is full takes no more than it must.
 fn pick(group: &Group<Arc<Slot>>, qos: u8) -> Option<&Target<Arc<Slot>>> {
     let ready = |slot: &Arc<Slot>| match slot.online() {
+        true if slot.backed_up() => Readiness::Busy,
         true => Readiness::Ready,
         false => Readiness::Offline,
     };
@@ -294,15 +396,10 @@ fn whole_frames<'b>(bytes: &'b [u8], run: &[Staged<'_>]) -> Option<&'b [u8]> {
 }
 
 /// To a member of a shared subscription, which is never No Local [MQTT5-3.8.3-4].
-fn to_member(
-    broker: &Broker,
-    target: &Target<Arc<Slot>>,
-    origin: Option<&Arc<Slot>>,
-    run: &mut [Staged<'_>],
-    cx: Cx<'_>,
-) {
+fn to_member(broker: &Broker, target: &Target<Arc<Slot>>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
     if let Some(terms) = target.terms(|| false) {
-        to_slot(broker, &target.subscriber, terms, origin, run, true, cx);
+        let cx = broker.within_memory(run, cx);
+        to_slot(broker, &target.subscriber, terms, batch, run, true, cx);
     }
 }
 
@@ -310,15 +407,16 @@ fn to_slot(
     broker: &Broker,
     slot: &Arc<Slot>,
     terms: Terms<'_>,
-    origin: Option<&Arc<Slot>>,
+    batch: Batch<'_>,
     run: &mut [Staged<'_>],
     shared: bool,
     cx: Cx<'_>,
 ) {
     slot.with(broker, |session| {
         for staged in run.iter_mut().filter(|s| s.verdict != Verdict::Full) {
-            deliver(session, terms, staged, origin, shared, cx);
+            deliver(session, terms, staged, batch.origin, shared, cx);
         }
+        batch.look_at(session, cx);
     });
     slot.wake();
 }

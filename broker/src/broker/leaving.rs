@@ -38,7 +38,11 @@ impl Broker {
             Some((will, filters, orphans, session.client_id().clone(), session.ended()))
         });
         let Some((will, filters, orphans, client_id, over)) = ending else { return };
+        for filter in &filters {
+            self.leave_queues(slot, filter);
+        }
         self.router.remove_all(slot.no().0, &mut filters.iter().map(String::as_str));
+        self.unpark();
         {
             let mut sessions = self.sessions.lock();
             if sessions.get(&client_id).is_some_and(|current| Arc::ptr_eq(current, slot)) {
@@ -57,7 +61,7 @@ impl Broker {
         }
         slot.wake();
         if let Some(will) = will {
-            self.publish_will(&will, slot);
+            self.publish_will(&will, slot, slot.authority().as_deref());
         }
         self.hand_over(&filters, orphans);
     }

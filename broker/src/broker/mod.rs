@@ -1,39 +1,62 @@
 //! What all connections share: sessions, routes, retained messages, the store's threads, the clock.
 
+mod budget;
+mod delay;
 mod fanout;
+mod feed;
 mod keeper;
 mod leaving;
+mod once;
 mod pager;
+mod queues;
+pub(crate) mod reload;
 mod retained;
+mod room;
+mod schedules;
 mod sessions;
 mod slot;
+mod special;
+mod streams;
 mod sys;
+mod taker;
+mod wear;
 mod woken;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
+pub use budget::Budget;
+pub use delay::{DelayedMessages, Pending};
 pub use fanout::{Batch, Source, Staged, Verdict};
+pub(crate) use feed::{Fed, may_want_retained};
 pub use keeper::Stop;
+pub use once::OriginWindows;
 pub use pager::{Pager, Request};
+pub use queues::{DEAD_PREFIX, DeclaredQueue, Found, QUEUE_PREFIX, QueueInbox, Queues, Replay};
+pub use reload::{ConfigSource, ReloadError};
 pub use retained::RetainedStore;
+pub use schedules::Schedules;
 pub use sessions::{Ending, Opened};
 pub use slot::Slot;
+pub use streams::{STREAM_PREFIX, Streams};
 pub use sys::Pressure;
+pub use taker::{TAKER_PREFIX, Taker, TakerFigures, TakerFilter, TakerOptions};
 pub(crate) use woken::Woken;
 pub use writer::{Writer, WriterOptions};
 
+use crate::access::Access;
 use crate::auth::Mechanisms;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::message::Time;
-use crate::observe::Counters;
+use crate::observe::{Counters, Observed};
+use crate::queue::{KeyOf, Policy, QueueLimits};
 use crate::router::Router;
-use crate::session::{Cx, Policy, Settings};
+use crate::session::{Cx, Settings};
 use crate::store::redb::Gauge;
 use crate::store::{Ledger, Recovered, SessionNo};
 
@@ -50,6 +73,16 @@ pub struct Broker {
     pub router: Router<Arc<Slot>>,
     /// Retained messages.
     pub retained: RetainedStore,
+    /// Messages that are sent later.
+    pub delayed: DelayedMessages,
+    /// Which publications have come, of those that say which they are.
+    pub origins: OriginWindows,
+    /// Queues that exist without subscribers.
+    pub queues: Queues,
+    /// Messages that are published again and again.
+    pub schedules: Schedules,
+    /// Messages that are kept and read again.
+    pub streams: Streams,
     /// The clock.
     pub clock: Clock,
     /// The writer of the store.
@@ -58,6 +91,8 @@ pub struct Broker {
     pub pager: Pager,
     /// What has happened.
     pub counters: Counters,
+    /// What its parts have registered to be seen.
+    pub observed: Observed,
     /// Enhanced authentication.
     pub mechanisms: Mechanisms,
     /// Network connections that are past their CONNECT.
@@ -69,9 +104,19 @@ pub struct Broker {
     leaving: Mutex<HashMap<SessionNo, Arc<Slot>>>,
     next_session: AtomicU64,
     deadlines: Mutex<keeper::Deadlines>,
+    /// The store asks for another broker: see [`crate::store::Store::outdated`].
+    pub begin_anew: tokio::sync::Notify,
     parked: Mutex<Vec<Arc<Slot>>>,
     ended_ledger: Mutex<EndedLedger>,
     gauge: Option<Arc<Gauge>>,
+    /// Bytes that the program may take.
+    memory_limit: usize,
+    short_of_memory: room::ShortOfMemory,
+    /// Bytes of all wills, as the keeper counted them last, and those that have come since.
+    will_bytes: AtomicUsize,
+    access: OnceLock<Arc<Access>>,
+    live: RwLock<Arc<Config>>,
+    source: OnceLock<Arc<reload::ConfigSource>>,
 }
 
 #[derive(Default)]
@@ -80,22 +125,36 @@ struct EndedLedger {
     changed: bool,
 }
 
-fn settings(config: &Config) -> Settings {
-    let (limits, queue) = (&config.limits, &config.queue);
-    Settings {
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The limits of a queue, from those of the configuration.
+pub(crate) fn queue_limits(queue: &config::QueueLimits, limits: &config::Limits) -> QueueLimits {
+    QueueLimits {
         max_messages: queue.max_messages,
         max_bytes: queue.max_bytes,
         max_transient_bytes: (limits.memory_bytes as u64).saturating_mul(16).min(queue.max_bytes),
-        max_age_ms: queue.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        max_age_ms: queue.max_age.map(millis),
         policy: match queue.policy {
-            crate::config::QueuePolicy::Reject => Policy::Reject,
-            crate::config::QueuePolicy::DropOldest => Policy::DropOldest,
-            crate::config::QueuePolicy::DropNewest => Policy::DropNewest,
-            crate::config::QueuePolicy::KeepLast => Policy::KeepLast,
+            config::QueuePolicy::Reject => Policy::Reject,
+            config::QueuePolicy::DropOldest => Policy::DropOldest,
+            config::QueuePolicy::DropNewest => Policy::DropNewest,
+            config::QueuePolicy::KeepLast => Policy::KeepLast,
         },
+        keep_last_by: KeyOf::Topic,
         queue_qos0: queue.queue_qos0,
+        stall_ms: queue.stall_limit.map(millis),
+        stall_transient_ms: queue.stall_limit_transient.map(millis),
         memory_messages: limits.memory_messages,
         memory_bytes: limits.memory_bytes,
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let (limits, queue) = (&config.limits, &config.queue);
+    Settings {
+        queue: queue_limits(queue, limits),
         outbound_buffer: limits.outbound_buffer,
         max_inflight: limits.max_inflight,
         receive_maximum: limits.receive_maximum,
@@ -103,16 +162,28 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// What nobody waits for is written this often: the shortest interval that the configuration promises, or a tenth of a
-/// second.
+/// What is done is told the store at least this often.
+const LAZY_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What nobody waits for is written this often: the shortest interval that the configuration promises, at most a second;
+/// without one, each tenth of a second.
 fn lazy(config: &Config) -> std::time::Duration {
+    shortest_interval(config).map_or(WriterOptions::default().lazy, |interval| interval.min(LAZY_MAX))
+}
+
+/// What [`lazy`] may become where less is to be written.
+fn lazy_max(config: &Config) -> std::time::Duration {
+    shortest_interval(config).map_or(LAZY_MAX, |interval| interval.min(LAZY_MAX))
+}
+
+fn shortest_interval(config: &Config) -> Option<std::time::Duration> {
     let rules = config.durability.iter().map(|rule| rule.durability);
     let all = rules.chain(config.listeners.iter().map(|listener| listener.durability));
     let intervals = all.filter_map(|durability| match durability {
-        crate::config::Durability::Interval(time) => Some(time),
-        crate::config::Durability::Commit | crate::config::Durability::Memory => None,
+        config::Durability::Interval(time) => Some(time),
+        config::Durability::Commit | config::Durability::Memory => None,
     });
-    intervals.chain([WriterOptions::default().lazy]).min().unwrap_or_default()
+    intervals.min()
 }
 
 impl Broker {
@@ -139,15 +210,29 @@ impl Broker {
         gauge: Option<Arc<Gauge>>,
         clock: Clock,
     ) -> Arc<Self> {
-        let options = WriterOptions { commit_wait: config.store.commit_wait, lazy: lazy(&config) };
+        let store = &config.store;
+        let options =
+            WriterOptions { commit_wait: store.commit_wait, gather: store.commit_gather, lazy: lazy(&config) };
+        let settings = settings(&config);
         let broker = Arc::new(Self {
-            settings: settings(&config),
+            short_of_memory: room::ShortOfMemory::new(&settings),
+            settings,
             router: Router::new(),
-            retained: RetainedStore::new(config.limits.max_retained_messages, config.limits.max_retained_bytes),
+            retained: RetainedStore::new(crate::router::Limits {
+                messages_max: config.limits.max_retained_messages,
+                bytes_max: config.limits.max_retained_bytes,
+                nodes_max: config.limits.max_retained_levels,
+            }),
+            delayed: DelayedMessages::new(),
+            origins: OriginWindows::new(config.limits.max_origins),
+            queues: Queues::new(&config.queues),
+            schedules: Schedules::default(),
+            streams: Streams::new(&config.streams),
             clock,
             writer: Writer::new(options),
             pager,
             counters: Counters::default(),
+            observed: Observed::default(),
             mechanisms,
             connections: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
@@ -155,13 +240,32 @@ impl Broker {
             leaving: Mutex::new(HashMap::new()),
             next_session: AtomicU64::new(recovered.last_session + 1),
             deadlines: Mutex::new(keeper::Deadlines::default()),
+            begin_anew: tokio::sync::Notify::new(),
             parked: Mutex::new(Vec::new()),
             ended_ledger: Mutex::new(EndedLedger { total: recovered.ended_ledger, changed: false }),
             gauge,
+            memory_limit: config.limits.memory.unwrap_or_else(crate::memory::half_of_the_machine),
+            will_bytes: AtomicUsize::new(0),
+            access: OnceLock::new(),
+            live: RwLock::new(config.clone()),
+            source: OnceLock::new(),
             config,
         });
         broker.recover(recovered);
         broker
+    }
+
+    /// Who may do what; `None`: everybody everything.
+    #[must_use]
+    pub fn access(&self) -> Option<&Arc<Access>> {
+        self.access.get()
+    }
+
+    /// To be called once, before the first connection.
+    pub(crate) fn set_access(&self, access: Option<Arc<Access>>) {
+        if let Some(access) = access {
+            let _ = self.access.set(access);
+        }
     }
 
     /// Now, with the limits.
@@ -185,6 +289,11 @@ impl Broker {
     #[must_use]
     pub fn all_slots(&self) -> Vec<Arc<Slot>> {
         self.sessions.lock().values().cloned().collect()
+    }
+
+    /// The session of this client.
+    pub(crate) fn slot_of(&self, client_id: &str) -> Option<Arc<Slot>> {
+        self.sessions.lock().get(client_id).cloned()
     }
 
     /// Whether there is a session of this client.
@@ -213,6 +322,12 @@ impl Broker {
         self.parked.lock().push(slot.clone());
     }
 
+    /// A publisher that may have waited for room is gone.
+    pub(crate) fn forget_parked(&self, slot: &Arc<Slot>) {
+        self.parked.lock().retain(|other| !Arc::ptr_eq(other, slot));
+        slot.set_parked(false);
+    }
+
     /// There is room again somewhere: those who wait look for themselves.
     pub fn unpark(&self) {
         let parked = std::mem::take(&mut *self.parked.lock());
@@ -228,21 +343,43 @@ impl Broker {
         self.writer.failing.load(Ordering::Relaxed) || self.gauge.as_ref().is_some_and(|gauge| gauge.low())
     }
 
+    /// What the store can do, in a word or a sentence.
+    #[must_use]
+    pub fn store_state(&self) -> String {
+        let trouble = self.gauge.as_ref().and_then(|gauge| gauge.trouble());
+        match trouble {
+            Some(trouble) => trouble,
+            None if self.writer.failing.load(Ordering::Relaxed) => "it cannot be written".to_owned(),
+            None if self.store_failing() => "it is full".to_owned(),
+            None => "ok".to_owned(),
+        }
+    }
+
     /// The ledger of everything: queues that are, and queues that have ended. Also the messages queued.
     #[must_use]
     pub fn ledger(&self) -> (Ledger, u64) {
-        let mut total = self.ended_ledger.lock().total;
+        let (all, mut total) = self.all_queues();
         let mut queued = 0;
-        let all: Vec<Arc<Slot>> = {
-            let sessions = self.sessions.lock();
-            sessions.values().chain(self.leaving.lock().values()).cloned().collect()
-        };
         for slot in all {
             let (ledger, waiting) = slot.look(|session| session.ledger());
             total.add(&ledger);
             queued += waiting;
         }
         (total, queued)
+    }
+
+    /// All queues, those of sessions that are leaving included, and the ledger of those that have ended.
+    #[must_use]
+    pub fn all_queues(&self) -> (Vec<Arc<Slot>>, Ledger) {
+        let ended = self.ended_ledger.lock().total;
+        let sessions = self.sessions.lock();
+        (sessions.values().chain(self.leaving.lock().values()).cloned().collect(), ended)
+    }
+
+    /// How full the store is, where it can tell.
+    #[must_use]
+    pub fn gauge(&self) -> Option<&Gauge> {
+        self.gauge.as_deref()
     }
 
     pub(crate) fn bury(&self, ledger: &Ledger) {

@@ -1,6 +1,7 @@
 //! The one thread that reads queues back from disk, so that no worker waits for a disk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 use crate::broker::Broker;
 use crate::broker::Slot;
 use crate::session::{Cx, PageWanted};
-use crate::store::{Reader, StoreError};
+use crate::store::Reader;
 
 /// After a page that could not be read: the session asks for it again at once.
 const RETRY: Duration = Duration::from_millis(200);
@@ -20,6 +21,8 @@ pub type Request = (Arc<Slot>, PageWanted);
 /// Asks for pages.
 pub struct Pager {
     requests: Mutex<Option<Sender<Request>>>,
+    /// It has been said that pages cannot be read.
+    complained: AtomicBool,
 }
 
 impl Pager {
@@ -27,7 +30,7 @@ impl Pager {
     #[must_use]
     pub fn new() -> (Self, Receiver<Request>) {
         let (sender, receiver) = channel();
-        (Self { requests: Mutex::new(Some(sender)) }, receiver)
+        (Self { requests: Mutex::new(Some(sender)), complained: AtomicBool::new(false) }, receiver)
     }
 
     /// Asks for a page; the answer goes to the session. One request a session is under way at most: the session sees
@@ -54,26 +57,30 @@ impl Pager {
     /// One page.
     pub fn serve(broker: &Arc<Broker>, reader: &dyn Reader, slot: &Arc<Slot>, page: PageWanted) {
         let settings = &broker.settings;
-        let found = reader.page(slot.no(), page.from, settings.memory_messages / 2 + 1, settings.memory_bytes / 2 + 1);
+        let (messages, bytes) = (settings.queue.memory_messages / 2 + 1, settings.queue.memory_bytes / 2 + 1);
+        let found = reader.page(slot.no(), page.from, messages, bytes);
         let cx = Cx { now: broker.clock.now(), settings };
         let found = match found {
-            Ok(entries) => Ok(entries),
-            Err(error @ StoreError::Damaged { .. }) => {
-                tracing::error!("{error}; the rest of this queue is counted as damaged");
-                Err(())
+            Ok(entries) => {
+                broker.pager.complained.store(false, Ordering::Relaxed);
+                entries
             }
+            // What cannot be read now is not lost: the file is opened again, or what can be had of it is put into a new one.
             Err(error) => {
-                tracing::error!("{error}; reading the queue is tried again");
+                if !broker.pager.complained.swap(true, Ordering::Relaxed) {
+                    tracing::error!("{error}; reading the queue is tried again");
+                }
+                broker.have_committed();
                 std::thread::sleep(RETRY);
                 slot.with(broker, |session| session.page_failed());
                 return;
             }
         };
         if slot.look(|session| session.leaving()) {
-            broker.lead_out(slot, page.from, found.unwrap_or_default());
+            broker.lead_out(slot, page.from, found);
             return;
         }
-        slot.with(broker, |session| session.page_in(page.from, found, cx));
+        slot.with(broker, |session| session.page_in(page.from, Ok(found), cx));
         slot.wake();
     }
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::writer::{RetainedWork, Waiting};
 use crate::message::{Message, Time};
-use crate::router::{Limits, Retained};
+use crate::router::{Go, Limits, Looked, Place, Retained};
 use crate::session::Refused;
 use crate::store::RetainedChange;
 
@@ -20,6 +20,10 @@ struct State {
     own: Retained<Arc<Message>>,
     dirty: HashMap<String, Option<Arc<Message>>>,
     waiting: Vec<Waiting>,
+    /// Nothing expires before.
+    expires: Time,
+    /// A message has found no room since the last look for expired ones.
+    refused: bool,
 }
 
 /// See the module.
@@ -31,13 +35,32 @@ pub struct RetainedStore {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
+/// What a retained message did to the room for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is no more than before.
+    Same,
+    /// There is more: whoever waits for it is to be woken.
+    More,
+}
+
 impl RetainedStore {
     /// An empty one.
     #[must_use]
-    pub fn new(messages_max: usize, bytes_max: usize) -> Self {
-        let messages = Retained::new(Limits { messages_max, bytes_max });
-        let own = Retained::new(Limits { messages_max: usize::MAX, bytes_max: usize::MAX });
-        Self { state: Mutex::new(State { messages, own, dirty: HashMap::new(), waiting: Vec::new() }) }
+    pub fn new(limits: Limits) -> Self {
+        let messages = Retained::new(limits);
+        let none = usize::MAX;
+        let own = Retained::new(Limits { messages_max: none, bytes_max: none, nodes_max: none });
+        Self {
+            state: Mutex::new(State {
+                messages,
+                own,
+                dirty: HashMap::new(),
+                waiting: Vec::new(),
+                expires: Time(u64::MAX),
+                refused: false,
+            }),
+        }
     }
 
     /// What the store had.
@@ -46,6 +69,7 @@ impl RetainedStore {
         for message in messages {
             // Limits that have become smaller do not lose what is there: it was checked when it came.
             let topic = message.topic().to_owned();
+            state.note_expiry(&message);
             if state.messages.set(&topic, message.clone(), message.size()).is_err() {
                 tracing::warn!("retained message on {topic} is over the limit; it stays on disk until it is replaced");
             }
@@ -57,25 +81,35 @@ impl RetainedStore {
     ///
     /// # Errors
     /// `NoRoom` when a limit is reached.
-    pub fn set(&self, message: &Arc<Message>, wait: bool) -> Result<(), NoRoom> {
+    pub fn set(&self, message: &Arc<Message>, wait: bool) -> Result<Room, NoRoom> {
         let mut state = self.state.lock();
         let topic = message.topic();
         if topic.starts_with(OWN) {
-            return state.own.set(topic, message.clone(), message.size()).map(drop).map_err(|_| NoRoom);
+            if message.payload().is_empty() {
+                state.own.remove(topic);
+                return Ok(Room::Same);
+            }
+            return state.own.set(topic, message.clone(), message.size()).map(|_| Room::Same).map_err(|_| NoRoom);
         }
         let (kept, replaced) = if message.payload().is_empty() {
-            let Some(removed) = state.messages.remove(topic) else { return Ok(()) };
+            let Some(removed) = state.messages.remove(topic) else { return Ok(Room::Same) };
             (None, Some(removed))
         } else {
-            let replaced = state.messages.set(topic, message.clone(), message.size()).map_err(|_| NoRoom)?;
+            let Ok(replaced) = state.messages.set(topic, message.clone(), message.size()) else {
+                state.refused = true;
+                return Err(NoRoom);
+            };
+            state.note_expiry(message);
             (Some(message.clone()), replaced)
         };
+        let size = kept.as_ref().map_or(0, |kept| kept.size());
+        let room = if replaced.as_ref().is_some_and(|gone| gone.size() > size) { Room::More } else { Room::Same };
         state.dirty.insert(topic.to_owned(), kept);
         if wait {
             message.await_one();
             state.waiting.push(Waiting { message: message.clone(), replaced });
         }
-        Ok(())
+        Ok(room)
     }
 
     /// How many there are that count for the limits, and their bytes.
@@ -103,18 +137,56 @@ impl RetainedStore {
         found
     }
 
+    /// Whether it is worth looking for expired ones before their time: there are some, and somebody was refused.
+    #[must_use]
+    pub fn wants_room(&self, now: Time) -> bool {
+        let state = self.state.lock();
+        state.refused && state.expires <= now
+    }
+
+    /// The next messages behind a place that match a filter and have not expired: so many at most, while looking at so many
+    /// levels of topics. The place is moved on.
+    pub(crate) fn next(
+        &self,
+        filter: &str,
+        place: &mut Place,
+        (messages_max, levels_max): (usize, usize),
+        now: Time,
+    ) -> (Vec<Arc<Message>>, Looked) {
+        let mut found = Vec::with_capacity(messages_max);
+        let mut visit = |_: &str, message: &Arc<Message>| {
+            if !message.expired(now) {
+                found.push(message.clone());
+            }
+            if found.len() >= messages_max { Go::Stop } else { Go::On }
+        };
+        let state = self.state.lock();
+        let tree = if filter.starts_with(OWN) { &state.own } else { &state.messages };
+        let looked = tree.look(filter, place, levels_max, &mut visit);
+        drop(state);
+        (found, looked)
+    }
+
     /// Removes those that have expired.
     pub fn expire(&self, now: Time) -> usize {
         let mut state = self.state.lock();
+        state.refused = false;
+        if state.expires > now {
+            return 0;
+        }
         let mut gone = Vec::new();
+        let mut next = Time(u64::MAX);
         // `#` is for no topic that begins with `$`; a client's own may.
         for filter in ["#", "$SYS"] {
             state.messages.matching(filter, &mut |topic, message| {
                 if message.expired(now) {
                     gone.push(topic.to_owned());
+                } else if let Some(at) = message.expires_at {
+                    next = next.min(at);
                 }
             });
         }
+        state.expires = next;
         for topic in &gone {
             state.messages.remove(topic);
             state.dirty.insert(topic.clone(), None);
@@ -122,11 +194,25 @@ impl RetainedStore {
         gone.len()
     }
 
-    pub(crate) fn collect(&self) -> RetainedWork {
+    /// What a commit is made of; true: something is left for the next. Messages of QoS 0, for which nobody waits, are so many
+    /// that the commit has about `bytes_max`. All others must be in the commit of their publisher's state.
+    pub(crate) fn collect(&self, bytes_max: usize) -> (RetainedWork, bool) {
         let mut state = self.state.lock();
-        let changes =
-            std::mem::take(&mut state.dirty).into_iter().map(|(topic, message)| RetainedChange { topic, message });
-        (changes.collect(), std::mem::take(&mut state.waiting))
+        let mut bytes = 0_usize;
+        let due = |topic: &String, message: &mut Option<Arc<Message>>| {
+            let can_wait = message.as_ref().is_some_and(|message| message.qos == 0);
+            let due = !can_wait || bytes < bytes_max;
+            if due {
+                bytes = bytes.saturating_add(message.as_ref().map_or(topic.len(), |message| message.size()));
+            }
+            due
+        };
+        let changes = state.dirty.extract_if(due).map(|(topic, message)| RetainedChange { topic, message }).collect();
+        let left = !state.dirty.is_empty();
+        if !left {
+            state.dirty = HashMap::new();
+        }
+        ((changes, std::mem::take(&mut state.waiting)), left)
     }
 
     /// The commit failed. What was refused is not retained: what was there before it is again.
@@ -148,6 +234,12 @@ impl RetainedStore {
 }
 
 impl State {
+    fn note_expiry(&mut self, message: &Message) {
+        if let Some(at) = message.expires_at {
+            self.expires = self.expires.min(at);
+        }
+    }
+
     fn put_back(&mut self, Waiting { message, replaced }: Waiting) {
         let is_it = |other: &Arc<Message>| Arc::ptr_eq(other, &message);
         for newer in &mut self.waiting {
@@ -161,10 +253,60 @@ impl State {
         }
         match &replaced {
             // It was there, so there is room, unless others have taken it meanwhile.
-            Some(before) => drop(self.messages.set(topic, before.clone(), before.size())),
+            Some(before) => {
+                self.note_expiry(before);
+                drop(self.messages.set(topic, before.clone(), before.size()));
+            }
             None => drop(self.messages.remove(topic)),
         }
         // Nobody knows which of the two the store has.
         self.dirty.insert(topic.to_owned(), replaced);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Parts;
+
+    fn message(topic: &str, qos: u8) -> Arc<Message> {
+        let parts = Parts {
+            topic,
+            properties: &[],
+            payload: &[b'x'; 1000],
+            qos,
+            retain: true,
+            expires_at: None,
+            accepted_at: Time(0),
+        };
+        Arc::new(Message::new(&parts, None))
+    }
+
+    /// 200 MB of retained messages were one commit, and nobody's durable message was acknowledged meanwhile.
+    #[test]
+    fn a_flood_at_qos_0_is_many_commits_and_what_somebody_waits_for_is_in_the_first() {
+        let none = usize::MAX;
+        let store = RetainedStore::new(Limits { messages_max: none, bytes_max: none, nodes_max: none });
+        for n in 0..100 {
+            store.set(&message(&format!("flood/{n}"), 0), false).unwrap();
+        }
+        for n in 0..3 {
+            store.set(&message(&format!("waits/{n}"), 1), true).unwrap();
+        }
+        let mut topics = Vec::new();
+        loop {
+            let ((changes, waiting), left) = store.collect(10_000);
+            let late = changes.iter().filter(|change| change.topic.starts_with("flood")).count();
+            assert!((1..=10).contains(&late), "{late} in one commit");
+            assert_eq!(waiting.len(), if topics.is_empty() { 3 } else { 0 });
+            assert!(!topics.is_empty() || changes.len() - late == 3, "they are in the first commit");
+            topics.extend(changes.into_iter().map(|change| change.topic));
+            if !left {
+                break;
+            }
+        }
+        topics.sort();
+        topics.dedup();
+        assert_eq!(topics.len(), 103, "each once");
     }
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use forebay_wire::reason::ReasonCode;
+use forebay_wire::topic;
 
-use super::{Broker, Slot};
+use super::{Broker, Found, Slot};
 use crate::message::{Message, Parts, Time};
 use crate::router::Options;
-use crate::session::{Durability, Link, Session, Urgency};
+use crate::session::{Authority, Durability, Link, Session, Urgency};
 use crate::store::{NEVER_S, Recovered, StoredSubscription, StoredWill};
 
 /// A session that a connection has opened.
@@ -35,6 +36,8 @@ impl Broker {
     /// that serves it is told to go [MQTT-3.1.4-2], [MQTT5-3.1.4-3].
     pub fn open(self: &Arc<Self>, client_id: &str, clean_start: bool, link: Link, keep_alive_s: u16) -> Opened {
         let cx = self.cx();
+        // A will that a take-over publishes leaves its session in the commit in which it enters queues.
+        let one_commit = self.writer.gate();
         let mut sessions = self.sessions.lock();
         let before = sessions.get(client_id).cloned();
         let resumed = before.as_ref().filter(|_| !clean_start).filter(|slot| slot.look(|s| resumable(s, cx.now)));
@@ -43,7 +46,12 @@ impl Broker {
             if slot.online() {
                 self.counters.sessions_taken_over.add(1);
             }
+            let authority_before = slot.authority();
             slot.clear_kick();
+            if slot.set_authority(link.authority.clone()) {
+                self.router.bump();
+                self.unpark();
+            }
             slot.set_keep_alive(keep_alive_s, self.now_s());
             let epoch = slot.with(self, |session| {
                 session.connect(link, cx);
@@ -53,20 +61,26 @@ impl Broker {
             drop(sessions);
             // The connection before is closed by the broker without DISCONNECT [MQTT-3.1.2-8].
             if let Some(will) = will {
-                self.publish_will(&will, &slot);
+                self.publish_will(&will, &slot, authority_before.as_deref());
             }
+            drop(one_commit);
+            // Its subscriptions may be from before the policy changed, or another user's.
+            self.hold_against_policy(&slot);
             return Opened { slot, epoch, session_present: true };
         }
         let client_id: Arc<str> = client_id.into();
         let mut session = Session::new(self.session_no(), client_id.clone());
+        let authority = link.authority.clone();
         session.connect(link, cx);
         let epoch = session.epoch();
         let urgency = session.take_urgency();
         let slot = Slot::new(session);
+        slot.set_authority(authority);
         slot.set_keep_alive(keep_alive_s, self.now_s());
         slot.set_online(true);
         sessions.insert(client_id, slot.clone());
         drop(sessions);
+        drop(one_commit);
         if let Some(before) = before {
             if before.online() {
                 self.counters.sessions_taken_over.add(1);
@@ -123,12 +137,16 @@ impl Broker {
         });
         if let Some(will) = &will_due {
             let _one_commit = self.writer.gate();
-            self.publish_will(will, slot);
+            self.publish_will(will, slot, slot.authority().as_deref());
             slot.with(self, Session::take_will);
         }
         match ends_at {
             Some(at) if at <= now => {
                 self.counters.sessions_expired.add(1);
+                let (client, queued) = slot.look(|session| (session.client_id().clone(), session.ledger().1));
+                if queued > 0 {
+                    tracing::warn!(%client, queued, "a session has expired with messages in its queue; they are dropped");
+                }
                 self.end_session(slot);
             }
             _ => {
@@ -140,8 +158,15 @@ impl Broker {
         }
     }
 
-    /// In the name of its session, for No Local [MQTT5-3.8.3-3].
-    pub(super) fn publish_will(&self, will: &StoredWill, of: &Arc<Slot>) {
+    /// In the name of its session, for No Local [MQTT5-3.8.3-3], if the client that left it may publish it still. The caller is
+    /// inside the writer's gate: the will leaves the session's record in the commit in which it enters queues, so that a crash
+    /// finds it in one of the two.
+    pub(super) fn publish_will(&self, will: &StoredWill, of: &Arc<Slot>, authority: Option<&dyn Authority>) {
+        if authority.is_some_and(|authority| !authority.may_leave_will(&will.message)) {
+            self.counters.publish_denied.add(1);
+            tracing::info!(topic = will.message.topic(), "a will is not published: not allowed any more");
+            return;
+        }
         self.counters.wills_published.add(1);
         let now = self.clock.now();
         let message = &will.message;
@@ -155,21 +180,35 @@ impl Broker {
             expires_at: will.expiry_s.map(|s| now.plus_s(s)),
             accepted_at: now,
         };
-        self.publish(&Arc::new(Message::new(&parts, None)), message.retain, Durability::Interval, Some(of));
+        self.publish(&Arc::new(Message::new(&parts, None)), message.retain, Durability::Moved, Some(of));
     }
 
-    /// Adds a subscription to the session and the router; true if it was there before.
+    /// Adds a subscription to the session and the router; true if it was there before. Where it names declared queues,
+    /// [`Broker::join_queues`] is to follow.
     pub fn subscribe(&self, slot: &Arc<Slot>, subscription: StoredSubscription) -> bool {
-        let options = options(&subscription);
-        let filter = subscription.filter.clone();
-        let existed = slot.with(self, |session| session.subscribe(subscription));
-        self.router.subscribe(&filter, slot.clone(), options);
+        let kept = subscription.clone();
+        let existed = slot.with(self, |session| session.subscribe(kept));
+        self.route_to(slot, &subscription);
+        // At QoS 0 nobody waits for it any more, and a new member of a group may have room where the others have none.
+        if existed || topic::split_share(&subscription.filter).is_some() {
+            self.unpark();
+        }
         existed
+    }
+
+    fn route_to(&self, slot: &Arc<Slot>, subscription: &StoredSubscription) {
+        if let Found::Topics | Found::QueuesAndTopics(_) = self.find_queue(&subscription.filter) {
+            self.router.subscribe(&subscription.filter, slot.clone(), options(subscription));
+        }
     }
 
     /// Removes a subscription; true if it was there.
     pub fn unsubscribe(&self, slot: &Arc<Slot>, filter: &str) -> bool {
-        self.router.unsubscribe(filter, slot.no().0);
+        if let Found::Topics | Found::QueuesAndTopics(_) = self.leave_queues(slot, filter)
+            && self.router.unsubscribe(filter, slot.no().0)
+        {
+            self.unpark();
+        }
         slot.with(self, |session| session.unsubscribe(filter))
     }
 
@@ -193,7 +232,8 @@ impl Broker {
                 continue;
             }
             for subscription in &found.subscriptions {
-                self.router.subscribe(&subscription.filter, slot.clone(), options(subscription));
+                self.route_to(&slot, subscription);
+                self.join_queues(&slot, subscription);
             }
             before.extend(self.sessions.lock().insert(client_id, slot.clone()));
             // It also tells how full the queue is, before anyone publishes.

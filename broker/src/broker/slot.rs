@@ -2,23 +2,27 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
-use std::task::Wake;
+use std::task::{Wake, Waker};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::broker::{Broker, RETRY_AFTER_MS, Woken};
 use crate::message::{Message, Origin};
+use crate::queue::Stall;
 use crate::router::Subscriber;
-use crate::session::{Fill, Session, Urgency};
+use crate::session::{Authority, Fill, Session, Urgency};
 use crate::store::SessionNo;
+
+/// Seconds between two lines about one session's full queue.
+const SAY_FULL_EVERY_S: u32 = 60;
 
 /// One session's place in the broker. Locks: at most one slot's session at a time, and nothing else below it but the
 /// list of the woken.
 pub struct Slot {
     no: SessionNo,
     session: Mutex<Session>,
-    /// Where the connection that serves it is polled.
-    served: Mutex<Option<(Arc<Woken>, u32)>>,
+    /// Who serves it.
+    served: Mutex<Option<Server>>,
     /// It is on the list of the woken.
     woken: AtomicBool,
     /// The session has something for the connection to look at.
@@ -28,15 +32,46 @@ pub struct Slot {
     online: AtomicBool,
     /// How full the queue is, see [`Fill`]; only for the policy that refuses.
     fill: AtomicU8,
+    /// Broker second in which a full queue was said last; 0 for never.
+    said_full_s: AtomicU32,
+    /// Since when the queue has refused without having drained.
+    stall: Mutex<Option<Stall>>,
+    /// Its client takes no more now, and messages wait for it.
+    backed_up: AtomicBool,
+    /// It is a member of a declared queue, or was.
+    member: AtomicBool,
     /// It is on the list of those who wait for room.
     parked: AtomicBool,
     /// Broker seconds of the last packet, and the keep alive in seconds: 0 for none.
     last_packet_s: AtomicU32,
     keep_alive_s: AtomicU16,
+    /// One more than the broker second in which the packet began that is not complete yet; 0 for none.
+    packet_began_s: AtomicU32,
     /// Set by whoever wants the connection gone: a reason code, 0 for none.
     kicked: AtomicU8,
     /// The session's epoch, for a connection to see without its lock that another serves the session.
     connection: AtomicU32,
+    /// It has an authority: most have none, and are not asked.
+    guarded: AtomicBool,
+    /// What the client of its last connection may do.
+    authority: RwLock<Option<Arc<dyn Authority>>>,
+}
+
+/// Who is woken when the session has something to look at.
+enum Server {
+    /// A connection, polled by the worker of this list, in this place.
+    Connection(Arc<Woken>, u32),
+    /// Who takes the messages as values.
+    Taker(Box<Waker>),
+}
+
+impl Server {
+    fn wake(&self) {
+        match self {
+            Self::Connection(woken, place) => woken.add(*place),
+            Self::Taker(waker) => waker.wake_by_ref(),
+        }
+    }
 }
 
 impl Slot {
@@ -53,10 +88,17 @@ impl Slot {
             dirty: AtomicU8::new(0),
             online: AtomicBool::new(false),
             fill: AtomicU8::new(Fill::Roomy as u8),
+            said_full_s: AtomicU32::new(0),
+            stall: Mutex::new(None),
+            backed_up: AtomicBool::new(false),
+            member: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             last_packet_s: AtomicU32::new(0),
             keep_alive_s: AtomicU16::new(0),
+            packet_began_s: AtomicU32::new(0),
             kicked: AtomicU8::new(0),
+            guarded: AtomicBool::new(false),
+            authority: RwLock::new(None),
         })
     }
 
@@ -82,12 +124,38 @@ impl Slot {
 
     fn leave(self: &Arc<Self>, mut session: MutexGuard<'_, Session>, broker: &Broker) {
         let urgency = session.take_urgency();
+        if session.has_overflowed() {
+            let (client, limit) = (&**session.client_id(), broker.settings.outbound_buffer);
+            tracing::warn!(
+                client,
+                "it does not read fast enough: QoS 0 messages for it are dropped and counted (ledger/dropped/qos0) from \
+                 {limit} bytes on (limits.outbound_buffer), until it has taken what waits"
+            );
+        }
+        if session.sheds() && session.shed_enough(broker.cx_settings()) {
+            tracing::info!(
+                client = &**session.client_id(),
+                "the queue has drained by half, and refuses when it is full"
+            );
+        }
         let fill = session.room(broker.cx_settings());
+        let full = (fill == Fill::Full).then(|| session.turnover());
+        let backed_up = session.is_backed_up(broker.cx_settings());
         let connected = session.connected();
         let page = session.wants_page(broker.cx_settings());
+        let lent = session.take_lent_news(broker.cx_settings());
         drop(session);
+        if let Some(news) = lent {
+            broker.queues.tell(self.no.0, news);
+        }
         if connected != self.online() {
             self.set_online(connected);
+            if self.member.load(Ordering::Relaxed) {
+                broker.queues.came_or_went(self.no.0);
+            }
+        }
+        if backed_up != self.backed_up.load(Ordering::Relaxed) {
+            self.backed_up.store(backed_up, Ordering::Relaxed);
         }
         if urgency != Urgency::None {
             broker.writer.mark(self, urgency);
@@ -97,9 +165,31 @@ impl Slot {
         }
         if fill as u8 != self.fill.load(Ordering::Relaxed) {
             let before = self.fill.swap(fill as u8, Ordering::Relaxed);
+            if let Some(turnover) = full {
+                Stall::fill(&mut self.stall.lock(), broker.now_s(), turnover);
+            }
             if before == Fill::Full as u8 {
                 broker.unpark();
             }
+            if fill == Fill::Full {
+                self.say_full(broker);
+            }
+        }
+    }
+
+    /// A queue at its limit may become full with each message: that is said once in a while.
+    fn say_full(&self, broker: &Broker) {
+        let (now_s, said_s) = (broker.now_s(), self.said_full_s.load(Ordering::Relaxed));
+        if said_s == 0 || now_s.saturating_sub(said_s) >= SAY_FULL_EVERY_S {
+            self.said_full_s.store(now_s.max(1), Ordering::Relaxed);
+            let (client, fill) = self.look(|session| (session.client_id().clone(), session.fill()));
+            let (client, messages, bytes) = (&*client, fill.0, fill.1);
+            tracing::warn!(
+                client,
+                messages,
+                bytes,
+                "its queue is full: publishers are refused, or wait, until there is room"
+            );
         }
     }
 
@@ -125,6 +215,30 @@ impl Slot {
         self.fill() == Fill::Full
     }
 
+    /// Whether its client takes no more now, while messages wait for it.
+    #[must_use]
+    pub fn backed_up(&self) -> bool {
+        self.backed_up.load(Ordering::Relaxed)
+    }
+
+    /// Seconds that the queue has held publishers up without having drained, if it does so now.
+    pub(crate) fn full_for_s(&self, now_s: u32) -> Option<u32> {
+        if self.stall.lock().is_none() {
+            return None;
+        }
+        let turnover = self.look(|session| session.turnover());
+        Stall::look(&mut self.stall.lock(), now_s, self.full(), turnover)
+    }
+
+    /// It will not hold anybody up from now on.
+    pub(crate) fn forget_stall(&self) {
+        *self.stall.lock() = None;
+    }
+
+    pub(crate) fn set_member(&self) {
+        self.member.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn set_online(&self, online: bool) {
         self.online.store(online, Ordering::Relaxed);
     }
@@ -138,9 +252,9 @@ impl Slot {
 
     fn poll_soon(&self) {
         if !self.woken.swap(true, Ordering::AcqRel)
-            && let Some((woken, place)) = &*self.served.lock()
+            && let Some(server) = &*self.served.lock()
         {
-            woken.add(*place);
+            server.wake();
         }
     }
 
@@ -162,12 +276,25 @@ impl Slot {
     /// A connection serves it from now on, and is polled for the first time soon. The one before has been taken over: it
     /// looks, and goes.
     pub(crate) fn serve(&self, woken: Arc<Woken>, place: u32) {
-        let before = self.served.lock().replace((woken, place));
+        let before = self.served.lock().replace(Server::Connection(woken, place));
         self.woken.store(false, Ordering::Release);
         self.poll_soon();
-        if let Some((woken, place)) = before {
-            woken.add(place);
+        if let Some(before) = before {
+            before.wake();
         }
+    }
+
+    /// Wakes this waker from now on, and counts all wake-ups until now as seen.
+    pub(crate) fn serve_taker(&self, waker: &Waker) {
+        {
+            let mut served = self.served.lock();
+            let known = matches!(&*served, Some(Server::Taker(known)) if known.will_wake(waker));
+            if !known {
+                *served = Some(Server::Taker(Box::new(waker.clone())));
+            }
+        }
+        self.polled();
+        self.looked();
     }
 
     /// The number of the connection that serves the session.
@@ -177,6 +304,31 @@ impl Slot {
 
     pub(crate) fn set_connection(&self, epoch: u32) {
         self.connection.store(epoch, Ordering::Release);
+    }
+
+    /// What the client of its last connection may do; `None`: everything, or nobody has come since the start.
+    #[must_use]
+    pub fn authority(&self) -> Option<Arc<dyn Authority>> {
+        if self.guarded.load(Ordering::Acquire) { self.authority.read().clone() } else { None }
+    }
+
+    /// True: routes that are known may be wrong now, since another user has come.
+    pub(crate) fn set_authority(&self, authority: Option<Arc<dyn Authority>>) -> bool {
+        let guarded = authority.is_some();
+        let before = std::mem::replace(&mut *self.authority.write(), authority);
+        let was_guarded = self.guarded.swap(guarded, Ordering::AcqRel);
+        match (before, self.authority()) {
+            (Some(before), Some(now)) => before.user() != now.user(),
+            (None, None) => false,
+            (None, Some(_)) | (Some(_), None) => guarded || was_guarded,
+        }
+    }
+
+    /// Whether a message with this topic may go to its client.
+    #[must_use]
+    pub fn may_receive(&self, topic: &str) -> bool {
+        !self.guarded.load(Ordering::Acquire)
+            || self.authority.read().as_ref().is_none_or(|authority| authority.may_receive(topic))
     }
 
     /// Asks the connection to end with a reason code.
@@ -199,11 +351,30 @@ impl Slot {
 
     pub(crate) fn set_keep_alive(&self, keep_alive_s: u16, now_s: u32) {
         self.keep_alive_s.store(keep_alive_s, Ordering::Relaxed);
+        self.packet_began_s.store(0, Ordering::Relaxed);
         self.last_packet_s.store(now_s, Ordering::Relaxed);
     }
 
     pub(crate) fn heard(&self, now_s: u32) {
         self.last_packet_s.store(now_s, Ordering::Relaxed);
+    }
+
+    /// A packet has begun now, and is not complete.
+    pub(crate) fn packet_began(&self, now_s: u32) {
+        self.packet_began_s.store(now_s.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// No packet is incomplete.
+    pub(crate) fn packet_ended(&self) {
+        self.packet_began_s.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the packet that is not complete began longer ago than this: bytes that trickle in keep no connection.
+    pub(crate) fn never_ends(&self, now_s: u32, limit_s: u32) -> bool {
+        match self.packet_began_s.load(Ordering::Relaxed) {
+            0 => false,
+            began_s => (now_s + 1).saturating_sub(began_s) > limit_s,
+        }
     }
 
     /// Whether one and a half times the keep alive has passed without a packet [MQTT-3.1.2-24], [MQTT5-3.1.2-22].
@@ -243,5 +414,9 @@ impl Origin for Slot {
 impl Subscriber for Arc<Slot> {
     fn key(&self) -> u64 {
         self.no.0
+    }
+
+    fn may_receive(&self, topic: &str) -> bool {
+        Slot::may_receive(self, topic)
     }
 }

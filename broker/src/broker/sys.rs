@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Broker;
+use crate::memory::Level;
 use crate::message::{Message, Parts};
+use crate::observe::{Snapshot, figures};
 use crate::session::Durability;
 
 /// A commit that takes longer than this is pressure.
@@ -18,9 +20,9 @@ const VERY_SLOW_COMMIT: Duration = Duration::from_secs(1);
 pub enum Pressure {
     /// All is well.
     Normal,
-    /// A queue is more than three quarters full, or commits are slow.
+    /// A queue is more than three quarters full, commits are slow, or memory becomes short.
     High,
-    /// A queue refuses, or the store cannot be written.
+    /// A queue refuses, the store cannot be written, or no memory is left.
     Critical,
 }
 
@@ -41,12 +43,20 @@ pub(crate) struct Sys {
     next: Instant,
     next_pressure: Instant,
     pressure: Option<Pressure>,
+    store: String,
+    stalled: String,
 }
 
 impl Sys {
     pub(crate) fn new(broker: &Broker) -> Self {
-        let sys = Self { next: Instant::now(), next_pressure: Instant::now(), pressure: None };
-        sys.say(broker, "version", concat!("forebay ", env!("CARGO_PKG_VERSION")));
+        let sys = Self {
+            next: Instant::now(),
+            next_pressure: Instant::now(),
+            pressure: None,
+            store: String::new(),
+            stalled: String::new(),
+        };
+        broker.say("version", concat!("forebay ", env!("CARGO_PKG_VERSION")));
         sys
     }
 
@@ -56,67 +66,72 @@ impl Sys {
             self.next_pressure = now + Duration::from_secs(1);
             let pressure = broker.pressure();
             if self.pressure != Some(pressure) {
+                match (self.pressure, pressure) {
+                    (None, Pressure::Normal) => {}
+                    (_, Pressure::Normal) => tracing::warn!("the pressure is normal again"),
+                    (_, Pressure::High | Pressure::Critical) => tracing::warn!("the pressure is {}", pressure.name()),
+                }
                 self.pressure = Some(pressure);
-                self.say(broker, "pressure", pressure.name());
+                broker.say("pressure", pressure.name());
+            }
+            let store = broker.store_state();
+            if self.store != store {
+                broker.say("store/state", &store);
+                self.store = store;
+            }
+            let stalled = stalled(broker);
+            if self.stalled != stalled {
+                // An empty one takes the retained message away.
+                broker.say("stalled", &stalled);
+                self.stalled = stalled;
             }
         }
-        if broker.config.sys_interval.is_zero() || now < self.next {
+        if broker.live().sys_interval.is_zero() || now < self.next {
             return;
         }
-        self.next = now + broker.config.sys_interval;
-        for (topic, value) in figures(broker) {
-            self.say(broker, &topic, &value.to_string());
+        self.next = now + broker.live().sys_interval;
+        for figure in figures(&Snapshot::take(broker)) {
+            for sample in &figure.samples {
+                for topic in &sample.topics {
+                    broker.say(topic, &sample.value.to_string());
+                }
+            }
         }
-    }
-
-    fn say(&self, broker: &Broker, topic: &str, value: &str) {
-        let topic = format!("$SYS/broker/{topic}");
-        let message = Message::new(
-            &Parts {
-                topic: &topic,
-                properties: &[],
-                payload: value.as_bytes(),
-                qos: 0,
-                retain: true,
-                expires_at: None,
-                accepted_at: broker.clock.now(),
-            },
-            None,
-        );
-        broker.publish(&Arc::new(message), true, Durability::Memory, None);
     }
 }
 
-fn figures(broker: &Broker) -> Vec<(String, u64)> {
-    let mut out = Vec::with_capacity(64);
-    let mut add = |name: &str, value: u64| out.push((name.to_owned(), value));
-    let (ledger, queued) = broker.ledger();
-    add("uptime", broker.clock.uptime_ms() / 1000);
-    add("clients/connected", broker.connections.load(Ordering::Relaxed) as u64);
-    add("clients/total", broker.session_count() as u64);
-    add("subscriptions/count", broker.router.stats().subscriptions as u64);
-    let (retained, retained_bytes) = broker.retained.count();
-    add("retained messages/count", retained as u64);
-    add("retained messages/bytes", retained_bytes as u64);
-    add("ledger/accepted", ledger.accepted);
-    add("ledger/delivered", ledger.delivered);
-    add("ledger/queued", queued);
-    add("ledger/expired", ledger.expired);
-    for (reason, count) in crate::store::DropReason::ALL.iter().zip(ledger.dropped) {
-        add(&format!("ledger/dropped/{}", reason.name()), count);
-    }
-    let writer = &broker.writer.counters;
-    add("store/commits", writer.commits.load(Ordering::Relaxed));
-    add("store/failures", writer.failures.load(Ordering::Relaxed));
-    add("store/message bytes", writer.message_bytes.load(Ordering::Relaxed));
-    add("store/last commit us", writer.last_commit_us.load(Ordering::Relaxed));
-    for (name, value) in broker.counters.each() {
-        add(&format!("counters/{name}"), value);
-    }
-    out
+/// The clients whose queues drop their oldest messages, one a line.
+fn stalled(broker: &Broker) -> String {
+    let name = |slot: &Arc<super::Slot>| slot.look(|s| s.sheds().then(|| s.client_id().to_string()));
+    let mut names: Vec<String> = broker.all_slots().iter().filter_map(name).collect();
+    names.sort();
+    names.join("\n")
 }
 
 impl Broker {
+    /// Publishes what the broker says of itself on `$SYS/broker/TOPIC`, retained; an empty value takes it away.
+    pub(crate) fn say(&self, topic: &str, value: &str) {
+        self.say_as(topic, value, true);
+    }
+
+    /// The same, for whoever is subscribed now.
+    pub(crate) fn say_now(&self, topic: &str, value: &str) {
+        self.say_as(topic, value, false);
+    }
+
+    fn say_as(&self, topic: &str, value: &str, retain: bool) {
+        let parts = Parts {
+            topic: &format!("$SYS/broker/{topic}"),
+            properties: &[],
+            payload: value.as_bytes(),
+            qos: 0,
+            retain,
+            expires_at: None,
+            accepted_at: self.clock.now(),
+        };
+        self.publish(&Arc::new(Message::new(&parts, None)), retain, Durability::Memory, None);
+    }
+
     /// How pressed the broker is.
     #[must_use]
     pub fn pressure(&self) -> Pressure {
@@ -128,16 +143,19 @@ impl Broker {
         } else {
             Pressure::Normal
         };
-        let settings = &self.settings;
+        worst = worst.max(match self.memory_level() {
+            Level::Roomy => Pressure::Normal,
+            Level::High => Pressure::High,
+            Level::Full => Pressure::Critical,
+        });
+        let cx = self.cx_settings();
         for slot in self.all_slots() {
             if worst == Pressure::Critical {
                 break;
             }
-            let (messages, bytes) = slot.look(|session| session.fill());
-            let over = |part: u64, whole: u64| part >= whole - whole / 4;
             if slot.full() {
                 worst = Pressure::Critical;
-            } else if over(messages, settings.max_messages) || over(bytes, settings.max_bytes) {
+            } else if slot.look(|session| session.nearly_full(cx)) {
                 worst = worst.max(Pressure::High);
             }
         }

@@ -12,14 +12,23 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
+use crate::access::DynamicWork;
 use crate::broker::Broker;
 use crate::broker::Slot;
+use crate::broker::delay::DelayedWork;
+use crate::broker::once::OriginWork;
+use crate::broker::schedules::ScheduleWork;
+use crate::broker::streams::StreamWork;
 use crate::message::{Message, Time};
 use crate::session::{Collected, Cx, Refused, Urgency};
 use crate::store::{Batch, RetainedChange, Store, StoreError};
 
 /// How long a deletion or a change that nobody waits for may wait.
 const LAZY: Duration = Duration::from_millis(100);
+/// Between two commits that only delete what nobody needs: those that somebody waits for come in between.
+const CLEAN_PAUSE: Duration = Duration::from_millis(10);
+/// Bytes of retained messages in one commit, as far as nobody waits for them.
+const RETAINED_BYTES_MAX: usize = 4 << 20;
 /// After a commit that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -28,14 +37,20 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct WriterOptions {
     /// How long a write may wait for acks that make it needless.
     pub commit_wait: Duration,
+    /// How long what somebody waits for may wait for company.
+    pub gather: Duration,
     /// How long what nobody waits for may wait: `interval` durability and deletions.
     pub lazy: Duration,
 }
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { commit_wait: Duration::from_millis(2), lazy: LAZY }
+        Self { commit_wait: Duration::from_millis(2), gather: Duration::ZERO, lazy: LAZY }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[derive(Default)]
@@ -57,6 +72,10 @@ pub struct WriterCounters {
     pub message_bytes: AtomicU64,
     /// Microseconds that the last commit took.
     pub last_commit_us: AtomicU64,
+    /// How long all commits took.
+    pub times: crate::observe::Histogram,
+    /// More was written than `store.wear` allows.
+    pub wear_over: AtomicBool,
 }
 
 /// Asks the writer to collect.
@@ -64,7 +83,12 @@ pub struct Writer {
     gate: RwLock<()>,
     dirty: Mutex<Dirty>,
     wake: Condvar,
-    options: WriterOptions,
+    commit_wait: Duration,
+    /// These two in microseconds: they are planned anew while it works.
+    gather_us: AtomicU64,
+    lazy_us: AtomicU64,
+    /// The store has rows to delete yet.
+    unclean: AtomicBool,
     /// The last commit failed: new durable messages are refused until one succeeds.
     pub failing: AtomicBool,
     /// Counters.
@@ -79,7 +103,10 @@ impl Writer {
             gate: RwLock::new(()),
             dirty: Mutex::new(Dirty::default()),
             wake: Condvar::new(),
-            options,
+            commit_wait: options.commit_wait,
+            gather_us: AtomicU64::new(micros(options.gather)),
+            lazy_us: AtomicU64::new(micros(options.lazy)),
+            unclean: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             counters: WriterCounters::default(),
         }
@@ -90,11 +117,24 @@ impl Writer {
         self.gate.read()
     }
 
+    /// As they are at the moment.
+    pub(crate) fn options(&self) -> WriterOptions {
+        let time = |micros: &AtomicU64| Duration::from_micros(micros.load(Ordering::Relaxed));
+        WriterOptions { commit_wait: self.commit_wait, gather: time(&self.gather_us), lazy: time(&self.lazy_us) }
+    }
+
+    /// From now on commits wait so long; `commit_wait` stays.
+    pub(crate) fn set_options(&self, options: &WriterOptions) {
+        self.gather_us.store(micros(options.gather), Ordering::Relaxed);
+        self.lazy_us.store(micros(options.lazy), Ordering::Relaxed);
+    }
+
     fn delay(&self, urgency: Urgency) -> Duration {
+        let options = self.options();
         match urgency {
-            Urgency::Now => Duration::ZERO,
-            Urgency::Elidable => self.options.commit_wait,
-            Urgency::None | Urgency::Lazy => self.options.lazy,
+            Urgency::Now => options.gather,
+            Urgency::Elidable => options.commit_wait.max(options.gather),
+            Urgency::None | Urgency::Lazy => options.lazy,
         }
     }
 
@@ -166,20 +206,23 @@ impl Writer {
 
     /// The thread.
     pub fn run(&self, broker: &Arc<Broker>, store: &mut dyn Store) {
-        let mut refusing = false;
+        let mut refusing = broker.store_failing();
         loop {
             if self.wait(refusing) {
                 // Nothing may be left for an ack that will not come any more.
                 self.round(broker, store, Time(u64::MAX));
                 return;
             }
-            let wait_ms = u64::try_from(self.options.commit_wait.as_millis()).unwrap_or(0);
+            let wait_ms = u64::try_from(self.commit_wait.as_millis()).unwrap_or(0);
             let cutoff = Time(broker.clock.now().0.saturating_sub(wait_ms));
             if !self.round(broker, store, cutoff) {
                 std::thread::sleep(RETRY);
             }
             if refusing {
                 store.refresh(broker.clock.now());
+            }
+            if store.outdated() {
+                broker.begin_anew.notify_one();
             }
             // Those who wait for room on the disk are not woken by a queue.
             if std::mem::replace(&mut refusing, broker.store_failing()) && !refusing {
@@ -191,27 +234,38 @@ impl Writer {
     /// One collection and its commit; false when the commit failed.
     pub fn round(&self, broker: &Arc<Broker>, store: &mut dyn Store, cutoff: Time) -> bool {
         let cx = Cx { now: broker.clock.now(), settings: &broker.settings };
-        let (mut batch, collected, waiting) = self.collect(broker, cutoff);
-        if batch.sessions.is_empty() && batch.retained.is_empty() && batch.ended_ledger.is_none() {
+        let (mut batch, collected, waiting, keyed) = self.collect(broker, cutoff);
+        let none = batch.retained.is_empty() && batch.keyed.is_empty() && batch.ended_ledger.is_none();
+        // A store that failed is tried again with nothing as well, and one that has rows to delete goes on.
+        let goes_on = self.failing.load(Ordering::Relaxed) || self.unclean.load(Ordering::Relaxed);
+        if batch.sessions.is_empty() && none && !goes_on {
             return true;
         }
         batch.clock = broker.clock.mark();
         let started = Instant::now();
         let result = store.commit(&batch);
-        self.counters
-            .last_commit_us
-            .store(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let took = started.elapsed();
+        self.counters.times.add(took);
+        self.counters.last_commit_us.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         match result {
             Ok(done) => {
                 self.counters.commits.fetch_add(1, Ordering::Relaxed);
                 self.counters.message_bytes.fetch_add(done.message_bytes, Ordering::Relaxed);
                 drop(batch);
+                broker.delayed_committed(keyed.delayed);
+                broker.origins_committed(keyed.origins);
+                broker.streams_committed(keyed.streams);
+                broker.dynamic_committed(keyed.dynamic);
+                self.unclean.store(done.more, Ordering::Relaxed);
+                if done.more {
+                    self.due_in(&mut self.dirty.lock(), CLEAN_PAUSE);
+                }
                 self.succeeded(broker, collected, waiting, cx);
                 true
             }
             Err(error) => {
                 let left_nothing = store.left_nothing();
-                self.failed(broker, &error, (batch, collected, waiting), left_nothing);
+                self.failed(broker, &error, (batch, collected, waiting, keyed), left_nothing);
                 false
             }
         }
@@ -219,6 +273,10 @@ impl Writer {
 
     fn collect(&self, broker: &Arc<Broker>, cutoff: Time) -> Work {
         let _nobody_inside = self.gate.write();
+        let last = cutoff == Time(u64::MAX);
+        // A number on disk without its message would make the message's repetition a success, and lose it: with new numbers
+        // nothing waits for an ack that makes it needless.
+        let cutoff = if broker.has_new_of_origins() { Time(u64::MAX) } else { cutoff };
         let (slots, retained) = self.take();
         let mut batch = Batch::default();
         let mut collected: Vec<Given> = Vec::with_capacity(slots.len());
@@ -235,10 +293,22 @@ impl Writer {
         }
         let mut waiting = Vec::new();
         if retained {
-            (batch.retained, waiting) = broker.retained.collect();
+            let most = if last { usize::MAX } else { RETAINED_BYTES_MAX };
+            let left;
+            ((batch.retained, waiting), left) = broker.retained.collect(most);
+            if left {
+                let mut dirty = self.dirty.lock();
+                dirty.retained = true;
+                self.due_in(&mut dirty, CLEAN_PAUSE);
+            }
         }
+        let delayed = broker.collect_delayed(&mut batch.keyed);
+        let origins = broker.collect_origins(&mut batch.keyed);
+        let streams = broker.collect_streams(&mut batch.keyed);
+        let dynamic = broker.collect_dynamic(&mut batch.keyed);
+        let schedules = broker.collect_schedules(&mut batch.keyed);
         batch.ended_ledger = broker.take_ended_ledger();
-        (batch, collected, waiting)
+        (batch, collected, waiting, Keyed { delayed, origins, streams, dynamic, schedules })
     }
 
     fn succeeded(&self, broker: &Arc<Broker>, collected: Vec<Given>, waiting: Vec<Waiting>, cx: Cx<'_>) {
@@ -256,13 +326,18 @@ impl Writer {
     }
 
     fn failed(&self, broker: &Arc<Broker>, error: &StoreError, work: Work, left_nothing: bool) {
-        let (batch, collected, waiting) = work;
+        let (batch, collected, waiting, keyed) = work;
         let cx = Cx { now: broker.clock.now(), settings: &broker.settings };
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
         if !self.failing.swap(true, Ordering::AcqRel) {
             tracing::error!("{error}; new durable messages are refused until it can be written again");
         }
-        let refused = refuse(broker, &batch, &waiting, left_nothing);
+        let refused = refuse(broker, &batch, &waiting, &keyed, left_nothing);
+        broker.delayed_not_committed(keyed.delayed, &refused);
+        broker.origins_not_committed(keyed.origins, &refused);
+        broker.streams_not_committed(keyed.streams);
+        broker.dynamic_not_committed(keyed.dynamic);
+        broker.schedules_not_committed(keyed.schedules);
         broker.return_ended_ledger(batch.ended_ledger);
         broker.retained.uncollect(batch.retained, waiting, &refused);
         self.mark_retained(Urgency::Lazy);
@@ -273,6 +348,8 @@ impl Writer {
                 session.take_back(&refused, cx);
             });
         }
+        // What was refused has left room behind.
+        broker.unpark();
     }
 }
 
@@ -283,10 +360,10 @@ impl Writer {
 /// publisher sends it again, and twice is at least once. At QoS 2 it must be known that the message is nowhere: the
 /// publisher's second try is another message to everybody. A durable subscriber is sent it after its commit, so none has
 /// it; others may ([`crate::session::Awaited`]), and the store says whether it may. If it may, the ack waits.
-fn refuse(broker: &Broker, batch: &Batch, waiting: &[Waiting], left_nothing: bool) -> Refused {
+fn refuse(broker: &Broker, batch: &Batch, waiting: &[Waiting], keyed: &Keyed, left_nothing: bool) -> Refused {
     let mut refused = Refused::default();
     let queued = batch.sessions.iter().flat_map(|delta| &delta.enqueued).map(|entry| &entry.message);
-    for message in queued.chain(waiting.iter().map(|waiting| &waiting.message)) {
+    for message in queued.chain(waiting.iter().map(|waiting| &waiting.message)).chain(keyed.messages()) {
         let may = !message.is_safe() && (message.qos < 2 || left_nothing) && !refused.holds(message);
         if may && message.refuse() {
             broker.counters.publish_refused.add(1);
@@ -299,8 +376,23 @@ fn refuse(broker: &Broker, batch: &Batch, waiting: &[Waiting], left_nothing: boo
 /// A session, and what it gave to the commit.
 type Given = (Arc<Slot>, Collected);
 
-/// All that a commit is made of: the batch, who gave what, and retained messages whose publishers wait.
-type Work = (Batch, Vec<Given>, Vec<Waiting>);
+/// All that a commit is made of: the batch, who gave what, retained messages whose publishers wait, and keyed rows.
+type Work = (Batch, Vec<Given>, Vec<Waiting>, Keyed);
+
+/// What is in keyed rows: delayed messages, which publications have come, streams, users made while the broker runs, schedules.
+struct Keyed {
+    delayed: DelayedWork,
+    origins: OriginWork,
+    streams: StreamWork,
+    dynamic: DynamicWork,
+    schedules: ScheduleWork,
+}
+
+impl Keyed {
+    fn messages(&self) -> impl Iterator<Item = &Arc<Message>> {
+        self.delayed.messages().chain(self.origins.messages())
+    }
+}
 
 /// A retained message whose publisher waits for its commit.
 pub struct Waiting {

@@ -13,6 +13,9 @@ use mqttbytes::{FixedHeader, v4, v5};
 
 use super::{CodecError, Connect, ConnectError, Limits, Will, walk};
 
+/// In the protocol level: the client is a bridge.
+const BRIDGE: u8 = 0x80;
+const RESERVED: u8 = 0x01;
 const CLEAN: u8 = 0x02;
 const WILL: u8 = 0x04;
 const WILL_RETAIN: u8 = 0x20;
@@ -42,18 +45,23 @@ struct GuardedWill<'a> {
 /// # Errors
 /// What is wrong with it; a packet that is not a CONNECT is closed without an answer [MQTT-3.1.0-1], [MQTT5-3.1.0-1].
 pub fn read_connect(frame: &Frame, packet: &[u8], limits: &Limits) -> Result<Connect, ConnectError> {
-    if frame.first_byte != frame::CONNECT << 4 {
+    if frame.packet_type() != frame::CONNECT {
         return Err(silent(CodecError::protocol("MQTT5-3.1.0-1", "the first packet is not a CONNECT")));
     }
     let body = packet.get(frame.header_len..).unwrap_or_default();
     let mut reader = Reader::new(body);
-    let version = read_version(&mut reader)?;
+    let (version, bridge) = read_version(&mut reader)?;
+    // MQTT 3.1 does not use these flags, and there are devices that set them.
+    if version != Version::V31 && frame.first_byte != frame::CONNECT << 4 {
+        return Err(silent(CodecError::malformed("MQTT5-2.1.3-1", "flags in the fixed header of CONNECT")));
+    }
     let mut maximum_packet_size = u32::MAX;
-    let header = frame.check(version).map_err(CodecError::from);
+    let header = if version == Version::V31 { Ok(()) } else { frame.check(version).map_err(CodecError::from) };
     let guarded = header.and_then(|()| guard(version, reader, limits, &mut maximum_packet_size));
     let answered = |error: CodecError| ConnectError { error, answer: Some(version), maximum_packet_size };
     guarded
         .and_then(|guarded| if version.is_v5() { read_v5(guarded) } else { read_v4(&guarded) })
+        .map(|connect| Connect { bridge, ..connect })
         .map_err(|error| if version.is_v5() || has_return_code(error.reason) { answered(error) } else { silent(error) })
 }
 
@@ -66,17 +74,21 @@ fn silent(error: CodecError) -> ConnectError {
     ConnectError { error, answer: None, maximum_packet_size: u32::MAX }
 }
 
-fn read_version(reader: &mut Reader<'_>) -> Result<Version, ConnectError> {
+/// The version, and whether the client says that it is another broker's bridge: mosquitto's sets the upper bit of the
+/// level, and tries again without it when it is answered with 0x01.
+fn read_version(reader: &mut Reader<'_>) -> Result<(Version, bool), ConnectError> {
     let name = reader.binary().map_err(|error| silent(error.into()))?;
     let level = reader.u8().map_err(|error| silent(error.into()))?;
-    match (name, level) {
-        (b"MQTT", 4) => Ok(Version::V311),
-        (b"MQTT", 5) => Ok(Version::V5),
-        (b"MQIsdp", 3) => Ok(Version::V31),
-        (b"MQTT" | b"MQIsdp", other) => {
-            let detail = format!("protocol level {other} is not supported");
+    let bridge = level & BRIDGE != 0;
+    match (name, level & !BRIDGE) {
+        (b"MQTT", 4) => Ok((Version::V311, bridge)),
+        (b"MQTT", 5) => Ok((Version::V5, bridge)),
+        (b"MQIsdp", 3) => Ok((Version::V31, bridge)),
+        (b"MQTT" | b"MQIsdp", lower) => {
+            let detail = format!("protocol level {level} is not supported");
             let error = CodecError::new(ReasonCode::UnsupportedProtocolVersion, "MQTT5-3.1.2-2", detail);
-            let answer = Some(if other > 5 { Version::V5 } else { Version::V311 });
+            // What 5.0 follows is answered as 5.0 says, what came before it as 3.1.1 says [MQTT-3.1.2-2].
+            let answer = Some(if name == b"MQTT" && lower > 5 { Version::V5 } else { Version::V311 });
             Err(ConnectError { answer, ..silent(error) })
         }
         _ => Err(silent(CodecError::new(
@@ -113,7 +125,8 @@ fn guard<'a>(
 }
 
 fn check_flags(version: Version, flags: u8) -> Result<(), CodecError> {
-    if flags & 0x01 != 0 {
+    // MQTT 3.1 does not use it, and there are devices that set it.
+    if flags & 0x01 != 0 && version != Version::V31 {
         return Err(CodecError::malformed("MQTT5-3.1.2-3", "the reserved connect flag is set"));
     }
     if flags & WILL == 0 && flags & 0x38 != 0 {
@@ -201,7 +214,7 @@ fn normalised(guarded: &Guarded<'_>) -> (FixedHeader, Bytes) {
     out.extend_from_slice(len.get(..len_len).unwrap_or_default());
     out.extend_from_slice(b"\x00\x04MQTT");
     out.put_u8(if guarded.version.is_v5() { 5 } else { 4 });
-    out.put_u8(guarded.flags & !(USERNAME | PASSWORD));
+    out.put_u8(guarded.flags & !(USERNAME | PASSWORD | RESERVED));
     out.extend_from_slice(guarded.middle);
     (FixedHeader::new(frame::CONNECT << 4, len_len, remaining), out.freeze())
 }
@@ -253,6 +266,7 @@ fn read_v5(guarded: Guarded<'_>) -> Result<Connect, CodecError> {
 fn common(guarded: &Guarded<'_>) -> Connect {
     Connect {
         version: guarded.version,
+        bridge: false,
         client_id: guarded.client_id.to_owned(),
         clean_start: true,
         keep_alive_s: 0,

@@ -9,6 +9,7 @@ use forebay_wire::types::{PacketId, Version};
 use forebay_wire::varint;
 use mqttbytes::{FixedHeader, v5};
 
+use super::encode::RETRY_AFTER_MS;
 use super::{AckKind, Auth, CodecError, Disconnect, Limits, Packet, walk};
 
 /// The packet identifier alone in nearly all cases; in MQTT 5 a reason code and properties may follow.
@@ -17,7 +18,7 @@ pub(super) fn read_ack(version: Version, kind: AckKind, body: &[u8], limits: &Li
     let mut r = Reader::new(body);
     let id = packet_id(r.u16()?)?;
     if r.is_empty() {
-        return Ok(Packet::Ack { kind, id, reason: ReasonCode::Success });
+        return Ok(Packet::Ack { kind, id, reason: ReasonCode::Success, retry_after_ms: None });
     }
     if !version.is_v5() {
         return Err(CodecError::malformed("MQTT-3.4.1", "bytes after the packet identifier of an ack"));
@@ -26,14 +27,19 @@ pub(super) fn read_ack(version: Version, kind: AckKind, body: &[u8], limits: &Li
     if !ack_may_say(kind, reason) {
         return Err(CodecError::protocol("MQTT5-3.4.2-1", "a reason code that this ack may not have"));
     }
+    let mut retry_after_ms = None;
     if !r.is_empty() {
         let len = r.varint()?;
-        walk(r.bytes(len as usize)?, Place::Ack, limits, |_, _| {})?;
+        walk(r.bytes(len as usize)?, Place::Ack, limits, |property, _| {
+            if let Property::UserProperty(RETRY_AFTER_MS, value) = property {
+                retry_after_ms = value.parse().ok().or(retry_after_ms);
+            }
+        })?;
     }
     if !r.is_empty() {
         return Err(CodecError::malformed("MQTT5-3.4.2", "bytes after the properties of an ack"));
     }
-    Ok(Packet::Ack { kind, id, reason })
+    Ok(Packet::Ack { kind, id, reason, retry_after_ms })
 }
 
 fn ack_may_say(kind: AckKind, reason: ReasonCode) -> bool {

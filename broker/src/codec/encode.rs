@@ -8,6 +8,7 @@ use forebay_wire::types::{PacketId, Version};
 use forebay_wire::varint;
 
 use super::AckKind;
+use crate::properties::put_user;
 
 /// The user property that tells a client how long to wait.
 pub const RETRY_AFTER_MS: &str = "retry-after-ms";
@@ -45,12 +46,6 @@ fn put_u32(out: &mut Vec<u8>, property: u8, value: u32) {
     out.extend_from_slice(&value.to_be_bytes());
 }
 
-fn put_user(out: &mut Vec<u8>, key: &str, value: &str) {
-    out.push(id::USER_PROPERTY);
-    put_bytes(out, key.as_bytes());
-    put_bytes(out, value.as_bytes());
-}
-
 /// PUBLISH. An empty topic goes with an alias that stands for it.
 #[allow(clippy::too_many_arguments, reason = "the fields of the packet")]
 #[inline]
@@ -68,14 +63,37 @@ pub fn publish(
     forwarded: &[u8],
     payload: &[u8],
 ) {
-    let mut remaining = 2 + topic.len() + 2 * usize::from(packet_id.is_some()) + payload.len();
+    let len = payload.len();
+    publish_head(out, version, dup, qos, retain, topic, packet_id, alias, subscription_ids, expiry_s, forwarded, len);
+    out.extend_from_slice(payload);
+}
+
+/// PUBLISH without its payload, which the caller sends next.
+#[allow(clippy::too_many_arguments, reason = "the fields of the packet")]
+#[inline]
+pub fn publish_head(
+    out: &mut Vec<u8>,
+    version: Version,
+    dup: bool,
+    qos: u8,
+    retain: bool,
+    topic: &[u8],
+    packet_id: Option<PacketId>,
+    alias: Option<u16>,
+    subscription_ids: &[u32],
+    expiry_s: Option<u32>,
+    forwarded: &[u8],
+    payload_len: usize,
+) {
+    let mut remaining = 2 + topic.len() + 2 * usize::from(packet_id.is_some()) + payload_len;
     let mut properties = 0;
     if version.is_v5() {
         properties = forwarded.len() + 3 * usize::from(alias.is_some()) + 5 * usize::from(expiry_s.is_some());
         properties += subscription_ids.iter().map(|id| 1 + varint::size(*id)).sum::<usize>();
         remaining += varint_len(properties) + properties;
     }
-    out.reserve(5 + remaining);
+    // The head alone where the payload is not put behind it.
+    out.reserve(5 + remaining - payload_len);
     out.push(0x30 | u8::from(dup) << 3 | qos << 1 | u8::from(retain));
     put_varint(out, remaining);
     put_bytes(out, topic);
@@ -96,7 +114,6 @@ pub fn publish(
         }
         out.extend_from_slice(forwarded);
     }
-    out.extend_from_slice(payload);
 }
 
 #[inline]
@@ -120,25 +137,40 @@ pub fn ack(out: &mut Vec<u8>, version: Version, kind: AckKind, packet_id: Packet
     }
 }
 
-/// An ack that refuses, and says when to try again, if the client wants to be told and the packet is not too large for it
+/// What an ack says beside its reason code, in a user property.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckNote {
+    /// With 0x97: milliseconds after which the client should try again.
+    RetryAfterMs(u32),
+    /// The message had come before, from the same origin.
+    Duplicate,
+}
+
+/// The user property of [`AckNote::Duplicate`].
+const DUPLICATE: &str = "duplicate";
+
+/// An ack with a note, if the client wants to be told and the packet is not too large for it
 /// [MQTT5-3.1.2-29], [MQTT5-3.4.2-3], [MQTT5-3.5.2-3].
 #[allow(clippy::too_many_arguments, reason = "the fields of the packet")]
-pub fn ack_with_retry(
+pub fn ack_with_note(
     out: &mut Vec<u8>,
     version: Version,
     kind: AckKind,
     packet_id: PacketId,
     reason: ReasonCode,
-    retry_after_ms: Option<u32>,
+    note: Option<AckNote>,
     problem_information: bool,
     maximum_packet_size: u32,
 ) {
     let start = out.len();
-    let Some(ms) = retry_after_ms.filter(|_| version.is_v5() && problem_information) else {
+    let Some(note) = note.filter(|_| version.is_v5() && problem_information) else {
         return ack(out, version, kind, packet_id, reason);
     };
     let mut properties = Vec::with_capacity(32);
-    put_user(&mut properties, RETRY_AFTER_MS, &ms.to_string());
+    match note {
+        AckNote::RetryAfterMs(ms) => put_user(&mut properties, RETRY_AFTER_MS, &ms.to_string()),
+        AckNote::Duplicate => put_user(&mut properties, DUPLICATE, "true"),
+    }
     let mut body = Vec::with_capacity(40);
     body.extend_from_slice(&packet_id.get().to_be_bytes());
     body.push(reason as u8);

@@ -86,6 +86,8 @@ pub struct ConnectError {
 pub struct Connect {
     /// Protocol version, from here on the connection's.
     pub version: Version,
+    /// It is another broker's bridge: nothing of its own is sent back to it, and RETAIN is kept as published.
+    pub bridge: bool,
     /// Client identifier; empty when the broker is to give one.
     pub client_id: String,
     /// Clean Start, or Clean Session in 3.1.1.
@@ -174,7 +176,7 @@ pub struct SubscribeFilter {
     pub retain_as_published: bool,
     /// Retain Handling, 0 to 2.
     pub retain_handling: u8,
-    /// A filter that is not one is refused in SUBACK; the others are not touched.
+    /// A filter that is over a limit is refused in SUBACK; the others are not touched.
     pub valid: Result<(), ReasonCode>,
 }
 
@@ -220,6 +222,9 @@ pub enum Packet {
         id: PacketId,
         /// Reason code; success in 3.1.1.
         reason: ReasonCode,
+        /// Milliseconds after which a message that is refused is wanted again: the user property
+        /// [`encode::RETRY_AFTER_MS`].
+        retry_after_ms: Option<u32>,
     },
     /// SUBSCRIBE.
     Subscribe(Subscribe),

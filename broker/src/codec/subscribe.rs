@@ -57,6 +57,7 @@ pub(super) fn read_subscribe(
     let mut filters = 0;
     while !r.is_empty() {
         let filter = r.string()?;
+        check_form(filter)?;
         check_options(version, filter, r.u8()?)?;
         filters += 1;
         count(filters, limits)?;
@@ -66,6 +67,12 @@ pub(super) fn read_subscribe(
     }
     let filters = if version.is_v5() { filters_v5(frame, packet, limits)? } else { filters_v4(frame, packet, limits)? };
     Ok(Subscribe { id, subscription_id, filters })
+}
+
+/// A filter that is none costs the connection, in every version: 3.1.1 has nothing else for it [MQTT-4.8.0-1], and the
+/// codes 0x8F and 0x80 are for filters that are well formed and not allowed [MQTT5-3.9.3].
+fn check_form(filter: &str) -> Result<(), CodecError> {
+    topic::check_filter(filter, usize::MAX).map_err(|error| CodecError::malformed(error.statement, error.detail))
 }
 
 fn check_options(version: Version, filter: &str, options: u8) -> Result<(), CodecError> {
@@ -85,6 +92,7 @@ fn check_options(version: Version, filter: &str, options: u8) -> Result<(), Code
     Ok(())
 }
 
+/// Whether it is one that this broker takes: it has a limit of levels.
 fn valid(filter: &str, limits: &Limits) -> Result<(), ReasonCode> {
     topic::check_filter(filter, limits.max_topic_levels).map_err(|error| error.reason)
 }
@@ -139,7 +147,9 @@ pub(super) fn read_unsubscribe(
     let (id, _) = opening(version, &mut r, Place::Unsubscribe, limits)?;
     let mut filters = Vec::new();
     while !r.is_empty() {
-        filters.push(r.string()?);
+        let filter = r.string()?;
+        check_form(filter)?;
+        filters.push(filter);
         count(filters.len(), limits)?;
     }
     if filters.is_empty() {

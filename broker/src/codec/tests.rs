@@ -81,7 +81,7 @@ fn refuses_connects_and_knows_how_to_answer() {
 
 #[test]
 fn reads_acks() {
-    let expected = |kind, reason| Packet::Ack { kind, id: PacketId::new(7).unwrap(), reason };
+    let expected = |kind, reason| Packet::Ack { kind, id: PacketId::new(7).unwrap(), reason, retry_after_ms: None };
     assert_eq!(read(Version::V311, &[0x40, 2, 0, 7]), Ok(expected(AckKind::Puback, ReasonCode::Success)));
     assert_eq!(read(Version::V5, &[0x50, 3, 0, 7, 0x97]), Ok(expected(AckKind::Pubrec, ReasonCode::QuotaExceeded)));
     assert_eq!(read(Version::V5, &[0x62, 4, 0, 7, 0, 0]), Ok(expected(AckKind::Pubrel, ReasonCode::Success)));
@@ -100,7 +100,7 @@ fn reads_acks() {
 
 #[test]
 fn reads_subscriptions() {
-    let Ok(Packet::Subscribe(v5)) = read(Version::V5, &packet(0x82, b"\0\x05\x02\x0b\x09\0\x03a/+\x2d\0\x02a#\x01"))
+    let Ok(Packet::Subscribe(v5)) = read(Version::V5, &packet(0x82, b"\0\x05\x02\x0b\x09\0\x03a/+\x2d\0\x01#\x01"))
     else {
         panic!("not a SUBSCRIBE")
     };
@@ -110,7 +110,10 @@ fn reads_subscriptions() {
         (first.filter.as_str(), first.qos, first.no_local, first.retain_as_published, first.retain_handling),
         ("a/+", QoS::AtLeastOnce, true, true, 2)
     );
-    assert_eq!(v5.filters[1].valid, Err(ReasonCode::TopicFilterInvalid));
+    assert_eq!(v5.filters[1].valid, Ok(()));
+    let deep = [&b"\0\x05\0\0\x14"[..], &[b'/'; 20], b"\x01"].concat();
+    let Ok(Packet::Subscribe(deep)) = read(Version::V5, &packet(0x82, &deep)) else { panic!("not a SUBSCRIBE") };
+    assert_eq!(deep.filters[0].valid, Err(ReasonCode::TopicFilterInvalid));
     for (version, bytes, reason) in [
         (Version::V5, &b"\0\x05\0"[..], ReasonCode::ProtocolError),
         (Version::V5, b"\0\x05\0\0\x01a\x03", ReasonCode::ProtocolError),
@@ -118,6 +121,8 @@ fn reads_subscriptions() {
         (Version::V5, b"\0\x05\0\0\x01a\x30", ReasonCode::ProtocolError),
         (Version::V5, b"\0\x05\0\0\x0a$share/g/a\x04", ReasonCode::ProtocolError),
         (Version::V5, b"\0\x05\x02\x0b\0\0\x01a\0", ReasonCode::ProtocolError),
+        (Version::V5, b"\0\x05\0\0\x02a#\x01", ReasonCode::MalformedPacket),
+        (Version::V311, b"\0\x05\0\0\0", ReasonCode::MalformedPacket),
         (Version::V311, b"\0\x05\0\x01a\x04", ReasonCode::MalformedPacket),
         (Version::V311, b"\0\0\0\x01a\0", ReasonCode::MalformedPacket),
         (Version::V311, b"\0\x05\0\x02\xc0\x80\0", ReasonCode::MalformedPacket),
@@ -168,13 +173,13 @@ fn what_is_written_is_read_by_a_client() {
         b"hi",
     );
     encode::publish(&mut out, Version::V5, false, 0, false, b"t", None, None, &[], None, &[], &[7; 300]);
-    encode::ack_with_retry(
+    encode::ack_with_note(
         &mut out,
         Version::V5,
         AckKind::Puback,
         id,
         ReasonCode::QuotaExceeded,
-        Some(1000),
+        Some(encode::AckNote::RetryAfterMs(1000)),
         true,
         100,
     );

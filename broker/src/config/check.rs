@@ -1,30 +1,40 @@
 //! From the raw configuration to the checked one.
 
+mod access;
+mod bridges;
+mod listeners;
+mod queues;
+
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::address::{ListenUrl, overlap};
 use super::checked::{
-    Config, Durability, DurabilityRule, Limits, Listener, LogLevel, NEVER, QueueLimits, QueuePolicy, Rate, StoreConfig,
-    Tls, TlsFiles,
+    AdminConfig, Config, Durability, DurabilityRule, Limits, LogLevel, NEVER, QueueLimits, QueuePolicy, Rate,
+    StoreConfig,
 };
 use super::problem::{Problem, no_such};
-use super::raw::{At, Expiry, RawConfig, RawLimits, RawListener, RawQueue, RawRate, RawRule, RawStore};
-use super::units::{self, Bytes, show_bytes, show_duration};
+use super::raw::{RawAdmin, RawConfig, RawLimits, RawQueue, RawRate, RawRule, RawStore};
+use super::sources::Sources;
+use super::table::At;
+use super::units::{self, Bytes, show_duration};
+use super::value::Expiry;
 use super::{Overrides, default_data_dir, defaults};
 
-/// What is written for the certificate that the program makes itself.
-const DEVELOPMENT: &str = "development";
-
-/// Checks one file. Paths in it are relative to `folder`.
-pub(super) fn check(raw: RawConfig, overrides: &Overrides, folder: &Path, problems: &mut Vec<Problem>) -> Config {
-    let mut checker = Checker { folder, problems };
+/// Checks what the sources say. A path is relative to the folder of the file that it is in.
+pub(super) fn check(raw: RawConfig, overrides: &Overrides, sources: &Sources, problems: &mut Vec<Problem>) -> Config {
+    let mut checker = Checker { sources, problems };
     let limits = checker.limits(raw.limits.map(|at| at.value).unwrap_or_default());
-    let listeners = checker.listeners(raw.listeners, &limits);
+    let mut access = checker.access(raw.access.map(|at| at.value).unwrap_or_default());
+    let listeners = checker.listeners(raw.listeners, &limits, &access);
+    access.listener_acl_files =
+        access::listener_acl_files(listeners.as_deref().unwrap_or_default(), access.acl_file.as_ref());
     let data_dir = overrides.data_dir.clone().or_else(|| checker.path(raw.data_dir));
-    let workers = checker.number(raw.workers, 1, 256, defaults::workers().get());
+    let bridges = raw.bridges.map(|at| checker.bridges(at.value)).unwrap_or_default();
+    let queues = raw.queues.map(|at| checker.queues(at.value, &bridges)).unwrap_or_default();
+    let workers = number(raw.workers, defaults::workers().get());
     Config {
         data_dir: data_dir.unwrap_or_else(default_data_dir),
         workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
@@ -32,76 +42,31 @@ pub(super) fn check(raw: RawConfig, overrides: &Overrides, folder: &Path, proble
         queue: checker.queue(raw.queue.map(|at| at.value).unwrap_or_default()),
         durability: raw.durability.map(|at| checker.rules(at.value)).unwrap_or_default(),
         store: checker.store(raw.store.map(|at| at.value).unwrap_or_default()),
+        admin: checker.admin(raw.admin.map(|at| at.value).unwrap_or_default()),
         server_reference: checker.server_reference(raw.server_reference),
-        sys_interval: checker.sys_interval(raw.sys_interval),
-        shutdown_grace: checker.duration(raw.shutdown_grace, 0, 600_000, defaults::SHUTDOWN_GRACE),
-        listeners: listeners.unwrap_or_else(|| Config::built_in_listeners(&limits)),
+        sys_interval: duration(raw.sys_interval, defaults::SYS_INTERVAL),
+        shutdown_grace: duration(raw.shutdown_grace, defaults::SHUTDOWN_GRACE),
+        bridges,
+        queues,
+        streams: raw.streams.map(|at| checker.streams(at.value)).unwrap_or_default(),
+        listeners: listeners.unwrap_or_else(|| {
+            let mut listeners = Config::built_in_listeners(&limits);
+            listeners.iter_mut().for_each(|listener| listener.anonymous = access.sources.is_empty());
+            listeners
+        }),
+        access,
         limits,
     }
 }
 
 struct Checker<'a> {
-    folder: &'a Path,
+    sources: &'a Sources,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Checker<'_> {
     fn wrong<T>(&mut self, at: &At<T>, message: impl Into<String>) {
         self.problems.push(Problem { span: at.span.clone(), key: at.key.clone(), message: message.into() });
-    }
-
-    /// The value when it lies within the bounds; otherwise a complaint and `default`.
-    fn within<T: PartialOrd + Copy>(
-        &mut self,
-        at: Option<At<T>>,
-        (least, most): (T, T),
-        default: T,
-        show: impl Fn(T) -> String,
-    ) -> T {
-        let Some(at) = at else { return default };
-        if at.value < least {
-            self.wrong(&at, format!("must be at least {}, is {}", show(least), show(at.value)));
-        } else if at.value > most {
-            self.wrong(&at, format!("must be at most {}, is {}", show(most), show(at.value)));
-        } else {
-            return at.value;
-        }
-        default
-    }
-
-    fn number<T>(&mut self, at: Option<At<u64>>, least: u64, most: u64, default: T) -> T
-    where
-        T: TryFrom<u64> + Copy,
-    {
-        let Some(at) = at else { return default };
-        T::try_from(self.within(Some(at), (least, most), least, |n| n.to_string())).unwrap_or(default)
-    }
-
-    fn bytes<T>(&mut self, at: Option<At<Bytes>>, least: u64, most: u64, default: T) -> T
-    where
-        T: TryFrom<u64> + Copy,
-    {
-        let Some(at) = at.map(|at| at.map(|Bytes(n)| n)) else { return default };
-        T::try_from(self.within(Some(at), (least, most), least, show_bytes)).unwrap_or(default)
-    }
-
-    fn duration(&mut self, at: Option<At<Duration>>, least_ms: u64, most_ms: u64, default: Duration) -> Duration {
-        let bounds = (Duration::from_millis(least_ms), Duration::from_millis(most_ms));
-        self.within(at, bounds, default, show_duration)
-    }
-
-    /// Whole seconds, since the wire knows nothing shorter.
-    fn seconds(&mut self, at: Option<At<Duration>>, most: Duration, default: Duration) -> Duration {
-        if let Some(at) = &at
-            && at.value.subsec_nanos() > 0
-        {
-            self.wrong(at, format!("must be whole seconds, is {}", show_duration(at.value)));
-        }
-        self.within(at, (Duration::ZERO, most), default, show_duration)
-    }
-
-    fn expiry(&mut self, at: Option<At<Expiry>>, default: Duration) -> Duration {
-        self.seconds(at.map(|at| at.map(|Expiry(time)| time)), NEVER, default)
     }
 
     fn word<T: Copy>(&mut self, at: Option<At<String>>, kind: &str, words: &[(&str, T)], default: T) -> T {
@@ -119,7 +84,27 @@ impl Checker<'_> {
         if at.value.is_empty() {
             self.wrong(&at, "must not be empty");
         }
-        Some(self.folder.join(at.value))
+        if Path::new(&at.value).starts_with("~") {
+            self.wrong(&at, "`~` is not expanded here; write the whole path");
+        }
+        if let Some(name) = at.value.strip_prefix("credential:") {
+            return self.credential(&at, name, std::env::var_os("CREDENTIALS_DIRECTORY"));
+        }
+        Some(self.sources.folder(at.span.start).join(at.value))
+    }
+
+    /// What systemd hands over, `LoadCredential=`.
+    fn credential(&mut self, at: &At<String>, name: &str, folder: Option<OsString>) -> Option<PathBuf> {
+        if name.is_empty() || name.contains('/') {
+            self.wrong(at, format!("\"{}\" is not credential: and the name of one", at.value));
+        }
+        let folder = folder.filter(|folder| !folder.is_empty());
+        if folder.is_none() {
+            let why =
+                "there are no credentials ($CREDENTIALS_DIRECTORY): start the broker by systemd, with LoadCredential=";
+            self.wrong(at, why);
+        }
+        Some(Path::new(&folder?).join(name))
     }
 
     fn server_reference(&mut self, at: Option<At<String>>) -> Option<String> {
@@ -130,54 +115,59 @@ impl Checker<'_> {
         Some(at.value)
     }
 
-    fn sys_interval(&mut self, at: Option<At<Duration>>) -> Duration {
-        let least = if at.as_ref().is_some_and(|at| at.value.is_zero()) { 0 } else { 1_000 };
-        self.duration(at, least, 24 * 3_600_000, defaults::SYS_INTERVAL)
-    }
-
     fn limits(&mut self, raw: RawLimits) -> Limits {
-        const MANY: u64 = u32::MAX as u64;
-        const MUCH: u64 = 1 << 40;
         let d = Limits::default();
-        let alias_most = u64::from(u16::MAX);
         self.no_more_than(raw.max_handshakes.as_ref(), raw.max_connections.as_ref());
+        self.no_more_than(raw.max_handshakes_per_address.as_ref(), raw.max_handshakes.as_ref());
         let v3 = raw.session_expiry_v3.as_ref().map(|at| at.place().map(|()| at.value.0));
         let most = raw.max_session_expiry.as_ref().map(|at| at.place().map(|()| at.value.0));
         self.no_longer_than(v3.as_ref(), most.as_ref());
-        let max_connections = self.number(raw.max_connections, 1, 10_000_000, d.max_connections);
-        let max_session_expiry = self.expiry(raw.max_session_expiry, d.max_session_expiry);
+        let max_connections = number(raw.max_connections, d.max_connections);
+        let max_handshakes = number(raw.max_handshakes, d.max_handshakes.min(max_connections));
+        let per_address = number(raw.max_handshakes_per_address, max_handshakes);
+        let connect_timeout = duration(raw.connect_timeout, d.connect_timeout);
+        let first_byte = d.first_byte_timeout.min(connect_timeout);
+        let max_session_expiry = expiry(raw.max_session_expiry, d.max_session_expiry);
         Limits {
             max_connections,
-            max_handshakes: self.number(raw.max_handshakes, 1, 10_000_000, d.max_handshakes.min(max_connections)),
-            connect_timeout: self.duration(raw.connect_timeout, 100, 3_600_000, d.connect_timeout),
-            max_packet_size: self.bytes(raw.max_packet_size, 128, 268_435_460, d.max_packet_size),
-            max_client_id_len: self.number(raw.max_client_id_len, 23, 65_535, d.max_client_id_len),
-            max_topic_levels: self.number(raw.max_topic_levels, 1, 65_535, d.max_topic_levels),
-            max_subscriptions_per_client: self.number(
-                raw.max_subscriptions_per_client,
-                1,
-                MANY,
-                d.max_subscriptions_per_client,
+            max_handshakes,
+            max_handshakes_per_address: per_address.min(max_handshakes),
+            connect_timeout,
+            packet_timeout: duration(raw.packet_timeout, d.packet_timeout),
+            max_wildcard_levels_per_client: number(
+                raw.max_wildcard_levels_per_client,
+                d.max_wildcard_levels_per_client,
             ),
-            max_filters_per_packet: self.number(raw.max_filters_per_packet, 1, MANY, d.max_filters_per_packet),
-            max_user_properties: self.number(raw.max_user_properties, 1, MANY, d.max_user_properties),
-            receive_maximum: self.number(raw.receive_maximum, 1, 65_535, d.receive_maximum),
-            max_inflight: self.number(raw.max_inflight, 0, 65_535, d.max_inflight),
-            topic_alias_maximum: self.number(raw.topic_alias_maximum, 0, alias_most, d.topic_alias_maximum),
-            outbound_topic_alias_maximum: self.number(
-                raw.outbound_topic_alias_maximum,
-                0,
-                alias_most,
-                d.outbound_topic_alias_maximum,
-            ),
-            max_keep_alive: self.seconds(raw.max_keep_alive, Duration::from_secs(65_535), d.max_keep_alive),
+            first_byte_timeout: duration(raw.first_byte_timeout, first_byte).min(connect_timeout),
+            max_packet_size: packet_size(bytes(raw.max_packet_size, d.max_packet_size)),
+            max_client_id_len: number(raw.max_client_id_len, d.max_client_id_len),
+            max_topic_levels: number(raw.max_topic_levels, d.max_topic_levels),
+            max_subscriptions_per_client: number(raw.max_subscriptions_per_client, d.max_subscriptions_per_client),
+            max_filters_per_packet: number(raw.max_filters_per_packet, d.max_filters_per_packet),
+            max_user_properties: number(raw.max_user_properties, d.max_user_properties),
+            receive_maximum: number(raw.receive_maximum, d.receive_maximum),
+            max_inflight: number(raw.max_inflight, d.max_inflight),
+            topic_alias_maximum: number(raw.topic_alias_maximum, d.topic_alias_maximum),
+            outbound_topic_alias_maximum: number(raw.outbound_topic_alias_maximum, d.outbound_topic_alias_maximum),
+            max_keep_alive: duration(raw.max_keep_alive, d.max_keep_alive),
             max_session_expiry,
-            session_expiry_v3: self.expiry(raw.session_expiry_v3, d.session_expiry_v3.min(max_session_expiry)),
-            outbound_buffer: self.bytes(raw.outbound_buffer, 1 << 10, 1 << 30, d.outbound_buffer),
-            max_retained_messages: self.number(raw.max_retained_messages, 1, MANY, d.max_retained_messages),
-            max_retained_bytes: self.bytes(raw.max_retained_bytes, 1 << 10, MUCH, d.max_retained_bytes),
-            memory_messages: self.number(raw.memory_messages, 1, MANY, d.memory_messages),
-            memory_bytes: self.bytes(raw.memory_bytes, 1 << 10, MUCH, d.memory_bytes),
+            session_expiry_v3: expiry(raw.session_expiry_v3, d.session_expiry_v3.min(max_session_expiry)),
+            outbound_buffer: bytes(raw.outbound_buffer, d.outbound_buffer),
+            max_retained_messages: number(raw.max_retained_messages, d.max_retained_messages),
+            max_retained_bytes: bytes(raw.max_retained_bytes, d.max_retained_bytes),
+            max_origins: number(raw.max_origins, d.max_origins),
+            max_schedules: number(raw.max_schedules, d.max_schedules),
+            max_delayed_messages: number(raw.max_delayed_messages, d.max_delayed_messages),
+            max_delayed_bytes: bytes(raw.max_delayed_bytes, d.max_delayed_bytes),
+            memory_messages: number(raw.memory_messages, d.memory_messages),
+            memory_bytes: bytes(raw.memory_bytes, d.memory_bytes),
+            memory: raw.memory.map(|at| bytes(Some(at), 16 << 20)),
+            max_sessions: number(raw.max_sessions, d.max_sessions),
+            max_will_bytes: bytes(raw.max_will_bytes, d.max_will_bytes),
+            max_subscriptions: number(raw.max_subscriptions, d.max_subscriptions),
+            max_filter_levels: number(raw.max_filter_levels, d.max_filter_levels),
+            max_retained_levels: number(raw.max_retained_levels, d.max_retained_levels),
+            log_lines_per_s: number(raw.log_lines_per_s, d.log_lines_per_s),
         }
     }
 
@@ -200,15 +190,13 @@ impl Checker<'_> {
 
     fn queue(&mut self, raw: RawQueue) -> QueueLimits {
         let d = QueueLimits::default();
-        let max_age = raw.max_age.map(|at| at.map(|Expiry(time)| time)).filter(|at| at.value != NEVER);
         QueueLimits {
-            max_messages: self.number(raw.max_messages, 1, u64::MAX, d.max_messages),
-            max_bytes: self.bytes(raw.max_bytes, 1, u64::MAX, d.max_bytes),
-            max_age: max_age.map(|at| {
-                let least = Duration::from_secs(1);
-                self.within(Some(at), (least, NEVER), least, show_duration)
-            }),
+            max_messages: number(raw.max_messages, d.max_messages),
+            max_bytes: bytes(raw.max_bytes, d.max_bytes),
+            max_age: or_never(raw.max_age, d.max_age),
             policy: self.word(raw.policy, "policy", QueuePolicy::WORDS, d.policy),
+            stall_limit: or_never(raw.stall_limit, d.stall_limit),
+            stall_limit_transient: or_never(raw.stall_limit_transient, d.stall_limit_transient),
             queue_qos0: raw.queue_qos0.map_or(d.queue_qos0, |at| at.value),
         }
     }
@@ -216,11 +204,33 @@ impl Checker<'_> {
     fn store(&mut self, raw: RawStore) -> StoreConfig {
         let d = StoreConfig::default();
         StoreConfig {
-            cache_bytes: self.bytes(raw.cache_bytes, 1 << 20, 1 << 40, d.cache_bytes),
-            max_bytes: raw.max_bytes.map(|at| self.bytes(Some(at), 16 << 20, u64::MAX, 16 << 20)),
-            min_free_bytes: self.bytes(raw.min_free_bytes, 0, u64::MAX, d.min_free_bytes),
-            commit_wait: self.duration(raw.commit_wait, 0, 1_000, d.commit_wait),
+            cache_bytes: bytes(raw.cache_bytes, d.cache_bytes),
+            max_bytes: raw.max_bytes.map(|at| bytes(Some(at), 16 << 20)),
+            min_free_bytes: bytes(raw.min_free_bytes, d.min_free_bytes),
+            commit_wait: duration(raw.commit_wait, d.commit_wait),
+            commit_gather: duration(raw.commit_gather, d.commit_gather),
+            wear: raw.wear.and_then(|at| units::wear(&at.value).map_err(|why| self.wrong(&at, why)).ok()),
+            journal_bytes: bytes(raw.journal, d.journal_bytes),
         }
+    }
+
+    fn admin(&mut self, raw: RawAdmin) -> AdminConfig {
+        let RawAdmin { http, socket, token_file } = raw;
+        let socket = self.path(socket);
+        let token_file = self.path(token_file);
+        let Some(at) = http else { return AdminConfig { http: None, socket, token_file } };
+        let http = match at.value.parse::<std::net::SocketAddr>() {
+            Ok(addr) => Some(addr),
+            Err(_) => {
+                let is = at.value.clone();
+                self.wrong(&at, format!("must be an address and a port, such as \"127.0.0.1:9883\", is \"{is}\""));
+                None
+            }
+        };
+        if http.is_some_and(|addr| !addr.ip().is_loopback()) && token_file.is_none() {
+            self.wrong(&at, "others can reach this address: set `token_file`, or write 127.0.0.1");
+        }
+        AdminConfig { http, socket, token_file }
     }
 
     fn rules(&mut self, raw: Vec<At<RawRule>>) -> Vec<DurabilityRule> {
@@ -262,87 +272,6 @@ impl Checker<'_> {
         })
     }
 
-    fn listeners(&mut self, raw: Option<At<Vec<At<RawListener>>>>, limits: &Limits) -> Option<Vec<Listener>> {
-        let raw = raw?;
-        if raw.value.is_empty() {
-            self.wrong(&raw, "there must be at least one; leave the key out for the built-in ones");
-        }
-        let mut listeners: Vec<Listener> = Vec::with_capacity(raw.value.len());
-        for at in raw.value {
-            let place = at.value.url.as_ref().map_or_else(|| at.place(), At::place);
-            let Some(listener) = self.listener(at, limits) else { continue };
-            if let Some(other) = listeners.iter().find(|other| overlap(other.addr, listener.addr)) {
-                self.wrong(&place, format!("{} is taken by {} already", listener.addr, other.url));
-            }
-            listeners.push(listener);
-        }
-        Some(listeners)
-    }
-
-    fn listener(&mut self, at: At<RawListener>, limits: &Limits) -> Option<Listener> {
-        let place = at.place();
-        let RawListener { url, certificate, key, durability, max_connections, rate } = at.value;
-        let durability = self.durability(durability);
-        let most = u64::try_from(limits.max_connections).unwrap_or(u64::MAX);
-        let max_connections = match max_connections {
-            Some(at) if at.value > most => {
-                let is = at.value;
-                self.wrong(&at, format!("must be at most limits.max_connections ({most}), is {is}"));
-                limits.max_connections
-            }
-            other => self.number(other, 1, most, limits.max_connections),
-        };
-        let rate = rate.and_then(|at| self.rate(at));
-        let Some(url) = url else {
-            self.wrong(&place, "needs `url`, such as \"mqtt://127.0.0.1:1883\"");
-            return None;
-        };
-        let parsed = match url.value.parse::<ListenUrl>() {
-            Ok(parsed) => parsed,
-            Err(why) => {
-                self.wrong(&url, why);
-                return None;
-            }
-        };
-        let tls = self.tls(&url, &parsed, certificate, key);
-        Some(Listener { url: parsed.url, addr: parsed.addr, tls, durability, max_connections, rate })
-    }
-
-    fn tls(
-        &mut self,
-        url: &At<String>,
-        parsed: &ListenUrl,
-        certificate: Option<At<String>>,
-        key: Option<At<String>>,
-    ) -> Option<Tls> {
-        if !parsed.tls {
-            for at in [certificate, key].iter().flatten() {
-                self.wrong(at, format!("{} is not encrypted; write mqtts:// or leave the key out", url.value));
-            }
-            return None;
-        }
-        match (certificate, key) {
-            (Some(certificate), None) if certificate.value == DEVELOPMENT => {}
-            (Some(certificate), Some(key)) if certificate.value == DEVELOPMENT => {
-                self.wrong(&key, "a development certificate has a key of its own; leave this one out");
-            }
-            (Some(certificate), Some(key)) => {
-                let files = (self.path(Some(certificate)), self.path(Some(key)));
-                if let (Some(certificate), Some(key)) = files {
-                    return Some(Tls::Files(TlsFiles { certificate, key }));
-                }
-            }
-            (Some(certificate), None) => self.wrong(&certificate, "needs its private key: set `key`"),
-            (None, Some(key)) => self.wrong(&key, "needs its certificate: set `certificate`"),
-            (None, None) if parsed.addr.ip().is_loopback() => {}
-            (None, None) => self.wrong(
-                url,
-                "others can reach this address: set `certificate` and `key`, or certificate = \"development\"",
-            ),
-        }
-        Some(Tls::Development)
-    }
-
     fn rate(&mut self, at: At<RawRate>) -> Option<Rate> {
         let place = at.place();
         let RawRate { messages_per_s, bytes_per_s } = at.value;
@@ -350,10 +279,7 @@ impl Checker<'_> {
             self.wrong(&place, "needs `messages_per_s`, `bytes_per_s` or both");
             return None;
         }
-        Some(Rate {
-            messages_per_s: messages_per_s.map(|at| self.number(Some(at), 1, u64::MAX, 1)),
-            bytes_per_s: bytes_per_s.map(|at| self.bytes(Some(at), 1, u64::MAX, 1)),
-        })
+        Some(Rate { messages_per_s: messages_per_s.map(|at| at.value), bytes_per_s: bytes_per_s.map(|at| at.value.0) })
     }
 }
 
@@ -369,6 +295,12 @@ impl<T> At<T> {
 }
 
 impl LogLevel {
+    /// As it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, level)| *level == self).map_or("", |(word, _)| word)
+    }
+
     /// As they are written.
     pub const WORDS: &[(&str, Self)] = &[
         ("error", Self::Error),
@@ -381,12 +313,38 @@ impl LogLevel {
 
 impl QueuePolicy {
     /// As they are written.
-    const WORDS: &[(&str, Self)] = &[
+    pub(super) const WORDS: &[(&str, Self)] = &[
         ("reject", Self::Reject),
         ("drop-oldest", Self::DropOldest),
         ("drop-newest", Self::DropNewest),
         ("keep-last", Self::KeepLast),
     ];
+}
+
+fn number<T: TryFrom<u64>>(at: Option<At<u64>>, default: T) -> T {
+    at.and_then(|at| T::try_from(at.value).ok()).unwrap_or(default)
+}
+
+fn bytes<T: TryFrom<u64>>(at: Option<At<Bytes>>, default: T) -> T {
+    number(at.map(|at| at.map(|Bytes(n)| n)), default)
+}
+
+fn duration(at: Option<At<Duration>>, default: Duration) -> Duration {
+    at.map_or(default, |at| at.value)
+}
+
+fn expiry(at: Option<At<Expiry>>, default: Duration) -> Duration {
+    at.map_or(default, |at| at.value.0)
+}
+
+/// `None` for never.
+fn or_never(at: Option<At<Expiry>>, default: Option<Duration>) -> Option<Duration> {
+    Some(expiry(at, default.unwrap_or(NEVER))).filter(|time| *time != NEVER)
+}
+
+/// Clients know no Maximum Packet Size above the largest remaining length: from there on there is no limit but MQTT's.
+fn packet_size(size: u32) -> u32 {
+    if size > forebay_wire::varint::MAX { 268_435_460 } else { size }
 }
 
 /// What a topic filter must be [MQTT5-4.7.1-1, MQTT5-4.7.1-2, MQTT5-4.7.3-1, MQTT5-4.7.3-2].

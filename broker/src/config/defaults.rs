@@ -13,6 +13,13 @@ pub const MAX_CONNECTIONS: usize = 10_000;
 pub const MAX_HANDSHAKES: usize = 256;
 /// Long enough for a handshake over a 2G modem that loses packets.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A device sends as soon as it is connected; one lost packet on a slow modem is repeated within three seconds.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
+/// 1 MiB over a modem with 64 kbit/s takes two minutes.
+pub const PACKET_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Some thousand filters such as `site/+/+/state`; a publication that meets all of them looks at each of these levels, which
+/// takes 20 ns.
+pub const MAX_WILDCARD_LEVELS_PER_CLIENT: usize = 20_000;
 /// A sensor sends hundreds of bytes, a camera's still some hundred kilobytes; more belongs on another transport.
 pub const MAX_PACKET_SIZE: u32 = 1024 * 1024;
 /// Room for a UUID with a name before it; every session keeps it in memory and on disk.
@@ -45,10 +52,30 @@ pub const OUTBOUND_BUFFER: usize = 256 * KIB;
 pub const MAX_RETAINED_MESSAGES: usize = 100_000;
 /// All of them are in memory.
 pub const MAX_RETAINED_BYTES: usize = 64 * MIB;
+/// Each takes about 400 bytes of memory.
+pub const MAX_ORIGINS: usize = 10_000;
+/// Each is looked at four times a second.
+pub const MAX_SCHEDULES: usize = 1_000;
+/// They are on disk; a few hundred are in memory.
+pub const MAX_DELAYED_MESSAGES: u64 = 1_000_000;
+/// As one queue may hold.
+pub const MAX_DELAYED_BYTES: u64 = 256 * MIB as u64;
 /// Enough to keep a connection busy while the next page is read.
 pub const MEMORY_MESSAGES: usize = 2_000;
 /// A hundred sessions with full tails stay within 100 MB.
 pub const MEMORY_BYTES: usize = MIB;
+/// Ten times as many as may be connected: each keeps about a kilobyte.
+pub const MAX_SESSIONS: usize = 100_000;
+/// All of them are in memory; 10,000 devices with wills of some kilobytes.
+pub const MAX_WILL_BYTES: usize = 64 * MIB;
+/// At about 200 bytes each they are 200 MB.
+pub const MAX_SUBSCRIPTIONS: usize = 1_000_000;
+/// At about 100 bytes each they are 100 MB.
+pub const MAX_FILTER_LEVELS: usize = 1_000_000;
+/// At about 100 bytes each they are 100 MB; 100,000 topics of ten levels each.
+pub const MAX_RETAINED_LEVELS: usize = 1_000_000;
+/// A stranger who connects as fast as it goes writes 20 kB of log a second at most; 1 GB fills up in half a day, not in minutes.
+pub const LOG_LINES_PER_S: u64 = 200;
 /// Three weeks of one message a second.
 pub const QUEUE_MAX_MESSAGES: u64 = 2_000_000;
 /// One session cannot take more than this of an SD card.
@@ -76,3 +103,52 @@ pub fn workers() -> std::num::NonZeroUsize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     std::num::NonZeroUsize::new(cores.saturating_sub(1)).unwrap_or(std::num::NonZeroUsize::MIN)
 }
+
+/// A dead link is noticed within 45 s, and costs two packets a minute.
+pub const BRIDGE_KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// 200 ms to the upstream and back are 500 messages a second.
+pub const BRIDGE_WINDOW: u16 = 100;
+/// Longer than an upstream that elects a new leader is silent.
+pub const BRIDGE_STALLED_AFTER: Duration = Duration::from_secs(30);
+/// Says whose it is.
+pub const BRIDGE_PROGRESS_TOPIC: &str = "forebay-progress";
+/// Enough to see what is wrong.
+pub const BRIDGE_DEAD_LETTERS: u64 = 1_000;
+/// As RabbitMQ's: longer than any work that is not stuck.
+pub const QUEUE_ACK_TIMEOUT: Duration = Duration::from_secs(1_800);
+/// As RabbitMQ's quorum queues.
+pub const QUEUE_MAX_DELIVERIES: u32 = 20;
+/// A consumer that is overloaded for a moment is over it.
+pub const QUEUE_BACKOFF: Duration = Duration::from_secs(1);
+/// A consumer that is repaired does not wait long.
+pub const QUEUE_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// 10 members with a hundred each.
+pub const QUEUE_WINDOW: u16 = 1_000;
+/// As many as the store's other limits allow.
+pub const STREAM_MAX_MESSAGES: u64 = 10_000_000;
+/// A part of a small card.
+pub const STREAM_MAX_BYTES: u64 = 1 << 30;
+/// Enough to see what is wrong.
+pub const QUEUE_DEAD_LETTERS: u64 = 10_000;
+/// Long enough for a client that restarts or is moved; a publisher held up for longer loses more than the oldest messages.
+pub const STALL_LIMIT: Duration = Duration::from_secs(600);
+/// A client that has taken nothing for so long, and would lose its queue with its connection anyway.
+pub const STALL_LIMIT_TRANSIENT: Duration = Duration::from_secs(5);
+/// Wrong passwords from one address, after which it is banned.
+pub(super) const MAX_FAILURES: u32 = 10;
+/// How long a wrong password counts.
+pub(super) const FAILURE_WINDOW: Duration = Duration::from_secs(300);
+/// How long a ban lasts.
+pub(super) const BAN: Duration = Duration::from_secs(600);
+/// Passwords that are checked at once: each takes 9 MiB and a core meanwhile.
+pub(super) const MAX_HASHING: usize = 1;
+/// As the standard names the subject.
+pub(super) const JWT_USER_CLAIM: &str = "sub";
+/// As most issuers name them.
+pub(super) const JWT_GROUPS_CLAIM: &str = "groups";
+/// How far the clocks of this machine and of who issues tokens may be apart.
+pub(super) const JWT_LEEWAY: Duration = Duration::from_secs(30);
+/// How long a service that says who may connect may take.
+pub(super) const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Questions to it at once.
+pub(super) const HTTP_REQUESTS: usize = 64;

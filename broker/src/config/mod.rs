@@ -4,22 +4,41 @@ mod address;
 mod check;
 mod checked;
 mod defaults;
+mod key;
+mod layers;
+mod listener;
 mod problem;
 mod raw;
 #[cfg(test)]
+mod reference;
+mod schema;
+mod settings;
+mod sources;
+mod table;
+#[cfg(test)]
 mod tests;
 mod units;
+mod value;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use address::overlap;
+use layers::Layers;
 
-pub use address::ListenUrl;
+pub use address::{ListenUrl, Place};
 pub use checked::{
-    Config, Durability, DurabilityRule, Limits, Listener, LogLevel, NEVER, QueueLimits, QueuePolicy, Rate, StoreConfig,
-    Tls, TlsFiles,
+    AccessConfig, AdminConfig, Bridge, Compression, Config, DeniedPublish, Durability, DurabilityRule, HttpConfig,
+    HttpFormat, JwtConfig, Limits, LogLevel, NEVER, Queue, QueueLimits, QueuePolicy, Rate, Sasl, Source, StoreConfig,
+    Stream,
+};
+pub use key::Change;
+pub use listener::{
+    Admission, ClientCertificates, Listener, SocketFile, Tls, TlsFiles, TlsRules, UserFrom, WebSocketRules,
 };
 pub use problem::{Complaint, ConfigError};
+pub use schema::schema;
+pub use settings::{Difference, Origin, Setting, differences, listing};
+pub use sources::{Place as TextPlace, TextSource};
 
 /// What the command line says about the configuration; it wins over the file.
 #[derive(Clone, Debug, Default)]
@@ -32,38 +51,96 @@ pub struct Overrides {
     pub log: Option<LogLevel>,
 }
 
-/// Reads and checks the configuration; without a file what is built in. All paths in it are absolute.
+/// Reads and checks the configuration: the file and what it includes, the environment above it, the command line above both;
+/// without a file what is built in. All paths in it are absolute.
 ///
 /// # Errors
 /// The file cannot be read, or is wrong (everything that is wrong with it, not only the first), or the options do
 /// not go together.
 pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
+    Ok(load_with_settings(file, overrides)?.0)
+}
+
+/// As [`load`], and what holds key by key.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_settings(file: Option<&Path>, overrides: &Overrides) -> Result<(Config, Vec<Setting>), ConfigError> {
     let text = match file {
         None => String::new(),
         Some(path) => {
             std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?
         }
     };
-    parse(&text, file.unwrap_or(Path::new("")), overrides)
+    checked(text, file.unwrap_or(Path::new("")), std::env::vars_os().collect(), overrides)
 }
 
-/// Checks the text of a configuration file; `file` is its name in messages, and its folder is where paths start.
+/// Checks the text of a configuration file; `file` is its name in messages, and its folder is where paths start. The environment
+/// says nothing.
 ///
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &str, file: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
-    let mut problems = Vec::new();
-    let raw = raw::parse(text, &mut problems);
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let mut config = check::check(raw, overrides, folder, &mut problems);
+    Ok(checked(text.to_owned(), file, Vec::new(), overrides)?.0)
+}
+
+fn checked(
+    text: String,
+    file: &Path,
+    variables: Vec<(OsString, OsString)>,
+    overrides: &Overrides,
+) -> Result<(Config, Vec<Setting>), ConfigError> {
+    let of_mosquitto = is_of_mosquitto(&text);
+    let layers = Layers::read(file, text, variables);
+    let settings = settings::settings(&layers, overrides);
+    let Layers { sources, raw, mut problems } = layers;
+    let mut config = check::check(raw, overrides, &sources, &mut problems);
+    if !problems.is_empty() && of_mosquitto {
+        return Err(ConfigError::Mosquitto { path: file.to_owned() });
+    }
     if !problems.is_empty() {
-        return Err(problem::complaints(file, text, problems));
+        return Err(problem::complaints(&sources, problems));
+    }
+    if let Some(dir) = overrides.data_dir.as_ref().filter(|dir| dir.starts_with("~")) {
+        let dir = dir.display();
+        return Err(ConfigError::Usage(format!("--data-dir {dir}: `~` is not expanded here; write the whole path")));
     }
     if !overrides.listen.is_empty() {
         config.listeners = listen(&overrides.listen, &config)?;
     }
     make_absolute(&mut config);
-    Ok(config)
+    Ok((config, settings))
+}
+
+/// Whether its first line that says something has a key of mosquitto's, a blank and a value.
+fn is_of_mosquitto(text: &str) -> bool {
+    const KEYS: [&str; 22] = [
+        "acl_file",
+        "allow_anonymous",
+        "allow_zero_length_clientid",
+        "autosave_interval",
+        "bind_address",
+        "cafile",
+        "certfile",
+        "connection",
+        "include_dir",
+        "keyfile",
+        "listener",
+        "log_dest",
+        "log_type",
+        "max_inflight_messages",
+        "max_queued_messages",
+        "password_file",
+        "per_listener_settings",
+        "persistence",
+        "persistence_location",
+        "pid_file",
+        "port",
+        "user",
+    ];
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let Some((key, value)) = lines.next().and_then(|line| line.split_once(' ')) else { return false };
+    KEYS.contains(&key) && !value.trim_start().starts_with('=')
 }
 
 /// The listeners that the command line asks for. One with TLS takes the first certificate of the file, if any.
@@ -72,22 +149,35 @@ fn listen(urls: &[ListenUrl], config: &Config) -> Result<Vec<Listener>, ConfigEr
     let tls = files.and_then(|listener| listener.tls.clone()).unwrap_or(Tls::Development);
     let mut listeners: Vec<Listener> = Vec::with_capacity(urls.len());
     for url in urls {
-        if let Some(other) = listeners.iter().find(|other| overlap(other.addr, url.addr)) {
+        if let Some(other) = listeners.iter().find(|other| other.place.overlaps(&url.place)) {
             return Err(ConfigError::Usage(format!(
                 "--listen {}: {} is taken by --listen {} already",
-                url.url, url.addr, other.url
+                url.url, url.place, other.url
+            )));
+        }
+        let authenticated = !config.access.sources.is_empty();
+        if !authenticated && !url.place.is_local() {
+            return Err(ConfigError::Usage(format!(
+                "--listen {}: others can reach this address, and nothing says who may connect; set `password_file` in \
+                 [access] of a --config file, or write the listener there with `anonymous = true` to let everybody in",
+                url.url
             )));
         }
         listeners.push(Listener {
-            url: url.url.clone(),
-            addr: url.addr,
+            anonymous: !authenticated,
             tls: url.tls.then(|| tls.clone()),
-            durability: Durability::Commit,
-            max_connections: config.limits.max_connections,
-            rate: None,
+            ..Listener::at(url, config.limits.max_connections)
         });
     }
     Ok(listeners)
+}
+
+/// A duration as it is written in a configuration file, such as `30d`.
+///
+/// # Errors
+/// It is not one.
+pub fn duration_of(text: &str) -> Result<std::time::Duration, String> {
+    units::duration(text)
 }
 
 /// A relative path means something else after a change of the working directory, and nothing in a log.
@@ -98,10 +188,37 @@ fn make_absolute(config: &mut Config) {
         }
     };
     absolute(&mut config.data_dir);
-    for listener in &mut config.listeners {
-        if let Some(Tls::Files(files)) = &mut listener.tls {
+    let AdminConfig { http: _, socket, token_file } = &mut config.admin;
+    [socket, token_file].into_iter().flatten().for_each(absolute);
+    for bridge in &mut config.bridges {
+        bridge.password_file.iter_mut().chain(&mut bridge.ca_file).for_each(absolute);
+        if let Some(files) = &mut bridge.identity {
             absolute(&mut files.certificate);
             absolute(&mut files.key);
+        }
+    }
+    let AccessConfig { password_file, acl_file, dynamic_security_import, jwt, http, listener_acl_files, .. } =
+        &mut config.access;
+    [password_file, acl_file, dynamic_security_import]
+        .into_iter()
+        .flatten()
+        .chain(listener_acl_files)
+        .for_each(absolute);
+    jwt.iter_mut().flat_map(|jwt| [&mut jwt.key_file, &mut jwt.secret_file]).flatten().for_each(absolute);
+    http.iter_mut().flat_map(|http| [&mut http.ca_file, &mut http.token_file]).flatten().for_each(absolute);
+    for listener in &mut config.listeners {
+        listener.acl_file.iter_mut().for_each(absolute);
+        let own = match &mut listener.tls {
+            Some(Tls::Files(files)) => Some(files),
+            Some(Tls::Development) | None => None,
+        };
+        for files in own.into_iter().chain(&mut listener.tls_rules.more) {
+            absolute(&mut files.certificate);
+            absolute(&mut files.key);
+        }
+        if let Some(clients) = &mut listener.tls_rules.clients {
+            absolute(&mut clients.ca);
+            clients.crl.iter_mut().for_each(absolute);
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// Something wrong, and where: bytes of the file.
+use super::sources::{Place, Sources, TextSource};
+
+/// Something wrong, and where: bytes of all sources together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) span: Range<usize>,
@@ -28,20 +30,26 @@ pub enum ConfigError {
     /// The file is wrong; all that was found, in the file's order.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Complaint>),
+    /// A configuration of mosquitto.
+    #[error(
+        "{}: is a configuration of mosquitto; this program's is TOML, where `listener 1883 127.0.0.1` is a table \
+         [[listeners]] with url = \"mqtt://127.0.0.1:1883\"; config/gateway.toml has every key with its default",
+        path.display()
+    )]
+    Mosquitto {
+        /// The file.
+        path: PathBuf,
+    },
     /// The options of the command line do not go together.
     #[error("{0}")]
     Usage(String),
 }
 
-/// One thing wrong with a configuration file. Displayed as `FILE:LINE:COLUMN: KEY: MESSAGE`.
+/// One thing wrong with a configuration. Displayed as `FILE:LINE:COLUMN: KEY: MESSAGE`; a variable has its name in place of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complaint {
-    /// The file.
-    pub file: PathBuf,
-    /// From 1.
-    pub line: usize,
-    /// In characters, from 1.
-    pub column: usize,
+    /// Where.
+    pub place: Place,
     /// The key with its table; empty for an error of syntax.
     pub key: String,
     /// What is wrong and what would be right.
@@ -50,7 +58,10 @@ pub struct Complaint {
 
 impl fmt::Display for Complaint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
+        match &self.place.source {
+            TextSource::File(_) => write!(f, "{}:{}: ", self.place, self.place.column)?,
+            TextSource::Variable(_) => write!(f, "{}: ", self.place)?,
+        }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
@@ -72,19 +83,13 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
-/// Gives each problem its line and column, in the file's order.
-pub(super) fn complaints(file: &Path, text: &str, mut problems: Vec<Problem>) -> ConfigError {
+/// Gives each problem its place, in the order in which the sources were read.
+pub(super) fn complaints(sources: &Sources, mut problems: Vec<Problem>) -> ConfigError {
     problems.sort_by_key(|problem| problem.span.start);
-    let place = |problem: Problem| {
-        let before = text.get(..problem.span.start).unwrap_or(text);
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        Complaint {
-            file: file.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-            key: problem.key,
-            message: problem.message,
-        }
+    let place = |problem: Problem| Complaint {
+        place: sources.place(problem.span.start),
+        key: problem.key,
+        message: problem.message,
     };
     ConfigError::Invalid(problems.into_iter().map(place).collect())
 }
@@ -98,7 +103,7 @@ pub(super) fn no_such(kind: &str, found: &str, valid: &[&str]) -> String {
 }
 
 /// The word of `valid` that the fewest edits make from `found`: at most a third of its characters, at least one.
-fn nearest<'a>(found: &str, valid: &[&'a str]) -> Option<&'a str> {
+pub(super) fn nearest<'a>(found: &str, valid: &[&'a str]) -> Option<&'a str> {
     let (distance, word) = valid.iter().map(|word| (edit_distance(found, word), *word)).min()?;
     (distance <= (word.chars().count() / 3).max(1)).then_some(word)
 }

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::raw::{RawConfig, RawLimits, RawListener, RawQueue, RawRate, RawRule, RawStore, Table};
+use super::raw::RawLimits;
+use super::table::Table;
 use super::*;
+use crate::bridge::template::Template;
 
 fn read(text: &str) -> Result<Config, ConfigError> {
     parse(text, Path::new("/etc/forebay.toml"), &Overrides::default())
@@ -24,7 +26,7 @@ fn refuses(text: &str, message: &str) {
 fn nothing_said_is_what_is_built_in() {
     let config = parse("", Path::new(""), &Overrides::default()).unwrap();
     assert_eq!(config, Config::built_in(std::path::absolute(default_data_dir()).unwrap()));
-    assert!(config.listeners.iter().all(|listener| listener.addr.ip().is_loopback()));
+    assert!(config.listeners.iter().all(|listener| listener.place.is_local()));
 }
 
 #[test]
@@ -36,7 +38,7 @@ fn names_an_unknown_key_and_the_nearest() {
     );
     refuses(
         "[store]\npath = 'x'",
-        "2:1: store.path: no such key; valid are cache_bytes, max_bytes, min_free_bytes, commit_wait",
+        "2:1: store.path: no such key; valid are cache_bytes, max_bytes, min_free_bytes, commit_wait, commit_gather, wear, journal",
     );
     refuses(
         "[[listeners]]\nurl = 'mqtt://127.0.0.1'\nrate = { messages_per_sec = 5, bytes_per_s = '1B' }",
@@ -87,7 +89,8 @@ fn refuses_what_is_out_of_bounds() {
     for key in RawLimits::KEYS {
         let may_be_zero = ["max_inflight", "topic_alias_maximum", "outbound_topic_alias_maximum"].contains(key)
             || key.ends_with("keep_alive")
-            || key.contains("session_expiry");
+            || key.contains("session_expiry")
+            || key.starts_with("max_delayed");
         let zeros = ["0", "'0s'", "'0B'"].map(|zero| format!("[limits]\n{key} = {zero}"));
         let accepted = zeros.iter().filter(|text| read(text).is_ok()).count();
         assert_eq!(accepted, usize::from(may_be_zero), "{key}");
@@ -105,6 +108,55 @@ fn refuses_what_is_out_of_bounds() {
     assert_eq!(read("sys_interval = '0s'").unwrap().sys_interval, Duration::ZERO);
     assert_eq!(read("[queue]\nmax_age = 'never'").unwrap().queue.max_age, None);
     assert_eq!(read("[limits]\nmax_session_expiry = 'never'").unwrap().limits.max_session_expiry, NEVER);
+}
+
+#[test]
+fn checks_what_only_some_listeners_have() {
+    let with = |url: &str, line: &str| format!("[[listeners]]\nurl = '{url}'\n{line}");
+    let (tcp, ws, unix) = ("mqtt://127.0.0.1", "ws://127.0.0.1:80", "unix:///run/m.sock");
+    refuses(
+        &with(tcp, "origins = ['*']"),
+        "3:11: listeners[1].origins: mqtt://127.0.0.1 is no WebSocket; write ws:// or wss:// or leave the key out",
+    );
+    refuses(
+        &with(ws, "origins = ['panel.example']"),
+        "3:12: listeners[1].origins[1]: \"panel.example\" is no origin, such as \"https://panel.example\"",
+    );
+    refuses(
+        &with(tcp, "mode = '660'"),
+        "3:8: listeners[1].mode: mqtt://127.0.0.1 is no Unix socket; write unix:///PATH or leave the key out",
+    );
+    refuses(&with(unix, "mode = '888'"), "3:8: listeners[1].mode: must be permissions such as \"660\", is \"888\"");
+    refuses(
+        &with(tcp, "user_from = 'peer'"),
+        "3:13: listeners[1].user_from: only a Unix socket tells who is at its other end",
+    );
+    let tls = "mqtts://127.0.0.1";
+    refuses(
+        &with(tcp, "client_ca = 'ca.pem'"),
+        "3:13: listeners[1].client_ca: mqtt://127.0.0.1 is not encrypted; write mqtts:// or wss:// or leave the key out",
+    );
+    refuses(&with(tls, "crl = 'c'"), "3:7: listeners[1].crl: says nothing without `client_ca`");
+    refuses(
+        &with(tls, "user_from = 'cn'"),
+        "3:13: listeners[1].user_from: clients are not asked for certificates here: set `client_ca`",
+    );
+    refuses(
+        &with(tls, "more_certificates = [{ key = 'k' }]"),
+        "3:22: listeners[1].more_certificates[1]: needs `certificate` and `key`",
+    );
+    let wrong = refused(&with(tls, "cipher_suites = ['TLS13_AES_128_GCM_SHA255']"));
+    assert!(wrong.ends_with("no such cipher suite; did you mean `TLS13_AES_128_GCM_SHA256`?"), "{wrong}");
+    let config = read(&with("mqtts://0.0.0.0", "certificate = 'c'\nkey = 'k'\nclient_ca = 'ca'\ncrl = 'l'")).unwrap();
+    let clients = config.listeners[0].tls_rules.clients.as_ref().unwrap();
+    assert!(clients.required && !clients.refuse_after_crl, "{clients:?}");
+    assert_eq!(config.listeners[0].tls_files(), ["c", "k", "ca", "l"].map(|file| Path::new("/etc").join(file)));
+    let config = read(&with(unix, "mode = '606'\nowner = 'me'")).unwrap();
+    assert_eq!(config.listeners[0].socket, SocketFile { mode: 0o606, owner: Some("me".to_owned()), group: None });
+    assert!(config.listeners[0].anonymous, "only this machine reaches it");
+    let config = read(&with(ws, "origins = ['https://a', '*']")).unwrap();
+    let origins = Some(vec!["https://a".to_owned(), "*".to_owned()]);
+    assert_eq!(config.listeners[0].websocket, Some(WebSocketRules { path: String::new(), origins }));
 }
 
 #[test]
@@ -132,20 +184,20 @@ fn checks_listeners() {
     refuses("listeners = []", "1:13: listeners: there must be at least one; leave the key out for the built-in ones");
     refuses("[[listeners]]\nmax_connections = 1", "1:1: listeners[1]: needs `url`, such as \"mqtt://127.0.0.1:1883\"");
     refuses(
-        "[[listeners]]\nurl = 'mqtt://0.0.0.0:1883'\n[[listeners]]\nurl = 'mqtt://127.0.0.1:1883'",
-        "4:7: listeners[2].url: 127.0.0.1:1883 is taken by mqtt://0.0.0.0:1883 already",
+        "[[listeners]]\nurl = 'mqtt://0.0.0.0:1883'\nanonymous = true\n[[listeners]]\nurl = 'mqtt://127.0.0.1:1883'",
+        "5:7: listeners[2].url: 127.0.0.1:1883 is taken by mqtt://0.0.0.0:1883 already",
     );
-    let tls = "[[listeners]]\nurl = 'mqtts://0.0.0.0'\n";
+    let tls = "[[listeners]]\nurl = 'mqtts://0.0.0.0'\nanonymous = true\n";
     refuses(
         tls,
         "2:7: listeners[1].url: others can reach this address: set `certificate` and `key`, or certificate = \
          \"development\"",
     );
-    refuses(&format!("{tls}key = 'k'"), "3:7: listeners[1].key: needs its certificate: set `certificate`");
-    refuses(&format!("{tls}certificate = 'c'"), "3:15: listeners[1].certificate: needs its private key: set `key`");
+    refuses(&format!("{tls}key = 'k'"), "4:7: listeners[1].key: needs its certificate: set `certificate`");
+    refuses(&format!("{tls}certificate = 'c'"), "4:15: listeners[1].certificate: needs its private key: set `key`");
     refuses(
         "[[listeners]]\nurl = 'mqtt://127.0.0.1'\nkey = 'k'",
-        "3:7: listeners[1].key: mqtt://127.0.0.1 is not encrypted; write mqtts:// or leave the key out",
+        "3:7: listeners[1].key: mqtt://127.0.0.1 is not encrypted; write mqtts:// or wss:// or leave the key out",
     );
     refuses(
         "[[listeners]]\nurl = 'mqtt://127.0.0.1'\nrate = {}",
@@ -156,6 +208,84 @@ fn checks_listeners() {
     assert_eq!(config.listeners[0].tls, Some(Tls::Files(files)));
     let config = read(&format!("{tls}certificate = 'development'")).unwrap();
     assert_eq!(config.listeners[0].tls, Some(Tls::Development));
+}
+
+/// By default nobody is let in from beyond this machine.
+#[test]
+fn says_who_may_connect() {
+    let anonymous =
+        |text: &str| read(text).map(|config| config.listeners.iter().map(|l| l.anonymous).collect::<Vec<_>>());
+    let (here, everywhere) = ("[[listeners]]\nurl = 'mqtt://[::1]'\n", "[[listeners]]\nurl = 'mqtt://0.0.0.0'\n");
+    let file = "[access]\npassword_file = 'p'\n";
+    for (text, expected) in [
+        ("", vec![true, true]),
+        (file, vec![false, false]),
+        (here, vec![true]),
+        (&format!("{here}anonymous = true\n"), vec![true]),
+        (&format!("{everywhere}anonymous = true\n"), vec![true]),
+        (&format!("{file}{everywhere}"), vec![false]),
+        (&format!("{file}{here}anonymous = true"), vec![true]),
+        ("[access]\nacl_file = 'a'", vec![true, true]),
+    ] {
+        assert_eq!(anonymous(text).unwrap(), expected, "{text}");
+    }
+    refuses(
+        everywhere,
+        "2:7: listeners[1].url: others can reach this address, and nothing says who may connect: set `password_file` in \
+         [access], or `anonymous = true` here to let everybody in",
+    );
+    refuses(
+        &format!("{here}anonymous = false"),
+        "3:13: listeners[1].anonymous: nobody could connect: set `password_file` in [access]",
+    );
+    refuses("[access]\npassword_file = ''", "2:17: access.password_file: must not be empty");
+    refuses(
+        "[access]\ndenied_publish = 'x'",
+        "2:18: access.denied_publish: \"x\": no such answer; valid are discard, disconnect",
+    );
+    let open = Overrides { listen: vec!["mqtt://0.0.0.0".parse().unwrap()], ..Overrides::default() };
+    let error = parse("", Path::new(""), &open).unwrap_err();
+    assert!(matches!(&error, ConfigError::Usage(why) if why.contains("nothing says who may connect")), "{error}");
+    let config = parse(file, Path::new("/etc/f.toml"), &open).unwrap();
+    assert_eq!(config.access.password_file.as_deref(), Some(Path::new("/etc/p")));
+    assert!(!config.listeners[0].anonymous);
+}
+
+#[test]
+fn checks_the_sources() {
+    let file = "[access]\npassword_file = 'p'\njwt = { key_file = 'k' }\n";
+    let config =
+        read(&format!("{file}[[listeners]]\nurl = 'mqtt://0.0.0.0'\nsources = ['jwt']\nacl_file = 'own.toml'"))
+            .unwrap();
+    assert_eq!(config.access.sources, [Source::Password, Source::Jwt]);
+    assert_eq!(config.listeners[0].sources, Some(vec![Source::Jwt]));
+    assert_eq!(config.listeners[0].acl_file.as_deref(), Some(Path::new("/etc/own.toml")));
+    assert_eq!(config.access.listener_acl_files, [PathBuf::from("/etc/own.toml")]);
+    assert!(!config.listeners[0].anonymous);
+    let here = format!("{file}[[listeners]]\nurl = 'mqtt://[::1]'\n");
+    refuses(
+        &format!("{here}sources = ['http']"),
+        "6:12: listeners[1].sources[1]: \"http\" is not configured: set `http` in [access]",
+    );
+    refuses(
+        &format!("{here}sources = ['jwd']"),
+        "6:12: listeners[1].sources[1]: \"jwd\": no such source; did you mean `jwt`?",
+    );
+    refuses(&format!("{here}sources = ['jwt', 'jwt']"), "6:19: listeners[1].sources[2]: \"jwt\" is there already");
+    refuses(
+        &format!("{here}sources = []\nanonymous = false"),
+        "7:13: listeners[1].anonymous: nobody could connect: set `password_file` in [access]",
+    );
+    refuses("[access]\njwt = {}", "2:7: access.jwt: needs `key_file` (PEM or JWKS), `secret_file` or both");
+    refuses("[access.http]\nformat = 'json'", "1:1: access.http: needs `url`, such as \"https://auth.example/mqtt\"");
+    refuses(
+        "[access.http]\nurl = 'auth.example'",
+        "2:7: access.http.url: \"auth.example\" is not http:// or https:// with a host",
+    );
+    refuses(
+        "[access.http]\nurl = 'http://h'\nca_file = 'c'",
+        "3:11: access.http.ca_file: http://h is not encrypted; write https:// or leave the key out",
+    );
 }
 
 #[test]
@@ -197,7 +327,8 @@ fn the_command_line_wins() {
         listen: vec!["mqtt://127.0.0.1:0".parse().unwrap(), "mqtts://0.0.0.0:8883".parse().unwrap()],
         log: Some(LogLevel::Debug),
     };
-    let text = "data_dir = 'd'\nlog = 'warn'\n[[listeners]]\nurl = 'mqtts://[::]'\ncertificate = 'c'\nkey = 'k'";
+    let text = "data_dir = 'd'\nlog = 'warn'\n[access]\npassword_file = 'p'\n\
+                [[listeners]]\nurl = 'mqtts://[::]'\ncertificate = 'c'\nkey = 'k'";
     let config = parse(text, Path::new("/etc/forebay.toml"), &overrides).unwrap();
     assert_eq!((config.data_dir.as_path(), config.log), (Path::new("/data"), LogLevel::Debug));
     let urls: Vec<&str> = config.listeners.iter().map(|listener| listener.url.as_str()).collect();
@@ -234,9 +365,29 @@ fn finds_the_platforms_data_directory() {
     }
 }
 
+#[test]
+fn operators_reach_it_from_afar_with_a_token_only() {
+    let admin = read("[admin]\nhttp = '127.0.0.1:9883'\nsocket = 'run/admin.sock'\n").unwrap().admin;
+    assert_eq!(admin.http, Some("127.0.0.1:9883".parse().unwrap()));
+    assert_eq!(admin.socket, Some(PathBuf::from("/etc/run/admin.sock")));
+    assert_eq!(admin.token_file, None);
+    assert!(read("[admin]\nhttp = '[::1]:9883'").is_ok());
+    assert!(read("[admin]\nhttp = '0.0.0.0:9883'\ntoken_file = 'token'").is_ok());
+    refuses(
+        "[admin]\nhttp = '0.0.0.0:9883'",
+        "2:8: admin.http: others can reach this address: set `token_file`, or write 127.0.0.1",
+    );
+    refuses(
+        "[admin]\nhttp = '9883'",
+        "2:8: admin.http: must be an address and a port, such as \"127.0.0.1:9883\", is \"9883\"",
+    );
+    refuses("[admin]\nsocket = ''", "2:10: admin.socket: must not be empty");
+}
+
 fn examples() -> Vec<(PathBuf, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|kind| kind == "toml"));
     let mut files: Vec<_> = files.map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect();
     files.sort();
     files
@@ -265,22 +416,159 @@ fn every_example_loads_and_explains_each_of_its_keys() {
 }
 
 #[test]
-fn the_gateway_example_has_every_key() {
-    let (_, text) = examples().into_iter().find(|(path, _)| path.ends_with("gateway.toml")).unwrap();
-    let file: toml::Table = text.parse().unwrap();
-    let mut missing = Vec::new();
-    let mut look = |name: &str, table: &toml::Value, keys: &[&str]| {
-        missing.extend(keys.iter().filter(|key| table.get(key).is_none()).map(|key| format!("{name}.{key}")));
+fn checks_queues() {
+    let queue = |more: &str| format!("[[queues]]\nname = 'a'\nfilter = 'x/#'\n{more}\n");
+    refuses("[[queues]]\nname = 'a'", "1:1: queues[1]: needs `filter`: the topics whose messages it keeps");
+    refuses(&format!("{}{}", queue(""), queue("")), "6:8: queues[2].name: there is a queue \"a\" already");
+    refuses(
+        &queue("order_by = 'client'"),
+        "4:12: queues[1].order_by: \"client\" is not \"topic\", \"key\" or \"property:\" and the name of a user property",
+    );
+    refuses(
+        &queue("dead_letters = ['refusd']"),
+        "4:17: queues[1].dead_letters[1]: \"refusd\": no such reason; did you mean `refused`?",
+    );
+    refuses(
+        "[[queues]]\nname = 'a'\nfilter = '$x/#'",
+        "3:10: queues[1].filter: \"$x/#\" begins with $: such topics are the broker's own",
+    );
+    let config = read(&queue("max_age = '1h'\norder_by = 'property:line'\naccess = 'exclusive'")).unwrap();
+    let [queue] = &config.queues[..] else { panic!("{:?}", config.queues) };
+    assert_eq!(queue.limits.max_age, Some(Duration::from_secs(3600)));
+    assert!(queue.exclusive && queue.limits.stall_limit.is_none());
+}
+
+#[test]
+#[cfg(feature = "bridge-mqtt")]
+fn checks_bridges() {
+    let out = "[[bridges.out]]\nfilter = 't/#'\n";
+    let bridge = |more: &str| format!("[[bridges]]\nname = 'b'\nurl = 'mqtt://h'\n{more}\n");
+    let url = "needs `url`, such as \"mqtts://central.example:8883\", or `urls`";
+    refuses("[[bridges]]\nurl = 'mqtt://h'", "1:1: bridges[1]: needs `name`");
+    refuses("[[bridges]]\nname = 'b'", &format!("1:1: bridges[1]: {url}"));
+    refuses(&bridge(""), "1:1: bridges[1]: carries nothing: it needs [[bridges.out]], [[bridges.in]] or both");
+    refuses(
+        &format!("[[bridges]]\nname = 'a/b'\nurl = 'mqtt://h'\n{out}"),
+        "2:8: bridges[1].name: \"a/b\" is not 1 to 64 letters, digits, - and _",
+    );
+    refuses(
+        &format!("[[bridges]]\nname = 'b'\nurl = 'mqt://h'\n{out}"),
+        "3:7: bridges[1].url: \"mqt\": no such kind of upstream; did you mean `mqtt`?",
+    );
+    refuses(
+        &format!("[[bridges]]\nname = 'b'\nurls = ['mqtt://h', 3]\n{out}"),
+        "3:21: bridges[1].urls[2]: must be a string, is 3",
+    );
+    let lists = refused(&format!("[[bridges]]\nname = 'b'\nurls = 'mqtt://h'\n{out}"));
+    assert!(lists.contains("3:8: bridges[1].urls: must be a list of strings, is \"mqtt://h\""), "{lists}");
+    refuses(
+        &format!("{}{out}{}{out}", bridge(""), bridge("")),
+        "8:8: bridges[2].name: there is a bridge \"b\" already",
+    );
+    refuses(
+        &bridge(&format!("delivery = 'exactly once'\n{out}")),
+        "4:12: bridges[1].delivery: \"exactly once\": no such delivery; did you mean `exactly-once`?",
+    );
+    refuses(
+        &bridge(&format!("delivery = 'exactly-once'\n{out}qos = 1")),
+        "7:7: bridges[1].out[1].qos: must be 2 where the delivery is exactly-once, is 1",
+    );
+    refuses(
+        &bridge(&format!("ca_file = 'ca.pem'\n{out}")),
+        "4:11: bridges[1].ca_file: no address of this bridge is encrypted; write one with TLS, such as mqtts://, or leave the key out",
+    );
+    refuses(
+        &bridge("[[bridges.in]]\nfilter = 'a/#/b'"),
+        "5:10: bridges[1].in[1].filter: \"a/#/b\" has `#` before its last level",
+    );
+    refuses(
+        &bridge(&format!("{out}topic = 'up/{{topik}}'")),
+        "6:9: bridges[1].out[1].topic: \"up/{topik}\" has {topik}, which is not known: there are {topic}, {topic/1}, \
+         {topic/2..}, {user.NAME}, {json.FIELD} and {bridge}",
+    );
+    refuses(&bridge(&format!("{out}flter = 'x'")), "6:1: bridges[1].out[1].flter: no such key; did you mean `filter`?");
+    refuses(&bridge(&format!("window = 1001\n{out}")), "4:10: bridges[1].window: must be at most 1000, is 1001");
+    let config = read(&bridge(&format!("queue = {{ max_messages = 5 }}\n{out}[[bridges.in]]\nfilter = 'c'"))).unwrap();
+    let [bridge] = &config.bridges[..] else { panic!("{:?}", config.bridges) };
+    assert_eq!((bridge.queue.max_messages, bridge.outs[0].qos, bridge.ins[0].qos, bridge.mqtt5), (5, 1, 1, true));
+}
+
+#[test]
+#[cfg(all(feature = "bridge-mqtt", feature = "rabbitmq", feature = "kafka"))]
+fn keys_of_other_upstreams_are_refused() {
+    let bridge = |url: &str, more: &str, rule: &str| {
+        format!("[[bridges]]\nname = 'b'\nurl = '{url}'\n{more}\n[[bridges.out]]\nfilter = 't'\n{rule}\n")
     };
-    let root = toml::Value::Table(file);
-    look("", &root, RawConfig::KEYS);
-    look("listeners", &root["listeners"][0], RawListener::KEYS);
-    look("rate", &root["listeners"][0]["rate"], RawRate::KEYS);
-    look("limits", &root["limits"], RawLimits::KEYS);
-    look("queue", &root["queue"], RawQueue::KEYS);
-    look("durability", &root["durability"][0], RawRule::KEYS);
-    look("store", &root["store"], RawStore::KEYS);
-    assert_eq!(missing, Vec::<String>::new());
+    let means = |place: &str, scheme: &str| {
+        format!("{place}: means nothing to an upstream of the kind {scheme}://; leave it out")
+    };
+    for (url, more, rule, place) in [
+        ("mqtt://h", "compression = 'gzip'", "", "4:15: bridges[1].compression"),
+        ("mqtt://h", "", "key = 'x'", "7:7: bridges[1].out[1].key"),
+        ("amqp://h", "version = '5'", "", "4:11: bridges[1].version"),
+        ("amqp://h", "delivery = 'exactly-once'", "", "4:12: bridges[1].delivery"),
+        ("kafka://h:1", "", "exchange = 'x'\ntopic = 't'", "7:12: bridges[1].out[1].exchange"),
+    ] {
+        refuses(&bridge(url, more, rule), &means(place, url.split_once(':').unwrap().0));
+    }
+    refuses(
+        &bridge("kafka://h", "", ""),
+        "3:7: bridges[1].url: \"kafka://h\" is not kafka://HOST:PORT; several servers are several `urls`",
+    );
+    refuses(
+        "[[bridges]]\nname = 'b'\nurls = ['mqtt://h', 'amqp://h']\n[[bridges.out]]\nfilter = 't'",
+        "3:21: bridges[1].urls[2]: is of another kind than the first address; a bridge has one kind of upstream",
+    );
+    refuses(
+        &bridge("kafka://h:1", "", ""),
+        "5:1: bridges[1].out[1]: needs `topic`, the name of a topic there, which has no `/`",
+    );
+    refuses(
+        &bridge("kafka://h:1", "", "topic = 't'\nkey = 'x'"),
+        "8:7: bridges[1].out[1].key: \"x\" is the same for all messages, which all go to one partition; write a placeholder, such as \
+         {topic/2}, or set `partition`",
+    );
+    #[cfg(feature = "rocketmq")]
+    refuses_of_rocketmq(bridge);
+    let good = "topic = 't'\nkey = '{topic/1}'\npartition = '0'";
+    let config = read(&bridge("kafka://h:1", "compression = 'lz4'", good)).unwrap();
+    let rule = &config.bridges[0].outs[0];
+    assert!(rule.key.is_some() && rule.partition.is_some() && rule.exchange.is_none());
+    let config = read(&bridge("amqp://h", "", "exchange = ''")).unwrap();
+    assert_eq!(config.bridges[0].outs[0].exchange, Some(Template::default()), "the exchange without a name");
+}
+
+#[cfg(all(feature = "bridge-mqtt", feature = "rabbitmq", feature = "kafka", feature = "rocketmq"))]
+fn refuses_of_rocketmq(bridge: impl Fn(&str, &str, &str) -> String) {
+    for (rule, what) in [
+        ("tag = 'x'", "5:1: bridges[1].out[1]: needs `topic`, the name of a topic there, which has no `/`"),
+        (
+            "topic = 't'\nkey = 'x'",
+            "8:7: bridges[1].out[1].key: \"x\" is the same for all messages, which all go to one partition; write a placeholder, \
+             such as {topic/2}",
+        ),
+        (
+            "topic = 't'\nkey = '{topic}'\ndelay_s = '5'",
+            "9:11: bridges[1].out[1].delay_s: a message with a `key` is of a group and cannot be delayed; leave one of the two out",
+        ),
+        ("topic = 't'\ndelay_s = '5s'", "8:11: bridges[1].out[1].delay_s: \"5s\" is no number of seconds"),
+        (
+            "topic = 't'\npartition = '1'",
+            "8:13: bridges[1].out[1].partition: means nothing to an upstream of the kind rocketmq://; leave it out",
+        ),
+    ] {
+        refuses(&bridge("rocketmq://h", "", rule), what);
+    }
+    refuses(
+        &bridge("rocketmq://h/x", "", "topic = 't'"),
+        "3:7: bridges[1].url: \"rocketmq://h/x\" is not rocketmq://HOST or rocketmq://HOST:PORT",
+    );
+    refuses(
+        &bridge("rocketmq://h", "username = 'x'", "topic = 't'"),
+        "4:12: bridges[1].username: means nothing to an upstream of the kind rocketmq://; leave it out",
+    );
+    let good = read(&bridge("rocketmq://h", "", "topic = 't'\ntag = '{topic/1}'\ndelay_s = '5'")).unwrap();
+    assert!(good.bridges[0].outs[0].tag.is_some() && good.bridges[0].outs[0].delay_s.is_some());
 }
 
 #[test]
@@ -288,9 +576,26 @@ fn the_gateway_example_states_the_defaults() {
     let (path, _) = examples().into_iter().find(|(path, _)| path.ends_with("gateway.toml")).unwrap();
     let config = load(Some(&path), &Overrides::default()).unwrap();
     let built_in = Config::built_in(PathBuf::new());
-    assert_eq!(config.limits, built_in.limits);
+    assert_eq!(Limits { memory: None, ..config.limits }, built_in.limits);
     assert_eq!(config.queue, built_in.queue);
-    assert_eq!(StoreConfig { max_bytes: None, ..config.store }, built_in.store);
+    assert_eq!(StoreConfig { max_bytes: None, wear: None, ..config.store }, built_in.store);
     assert_eq!((config.log, config.sys_interval), (built_in.log, built_in.sys_interval));
     assert_eq!(config.shutdown_grace, built_in.shutdown_grace);
+    let (jwt, http) = (config.access.jwt.unwrap(), config.access.http.unwrap());
+    let (d, sources) = (JwtConfig::default(), [Source::Password, Source::Jwt, Source::Dynamic, Source::Http]);
+    assert_eq!((&jwt.user_claim, &jwt.groups_claim, jwt.leeway), (&d.user_claim, &d.groups_claim, d.leeway));
+    assert_eq!((jwt.require_expiry, config.access.sources.as_slice()), (d.require_expiry, &sources[..]));
+    let http_defaults = (HttpFormat::Json, defaults::HTTP_TIMEOUT, defaults::HTTP_REQUESTS, Duration::ZERO);
+    assert_eq!((http.format, http.timeout, http.max_requests, http.last_answer), http_defaults);
+    let rest = AccessConfig {
+        password_file: None,
+        acl_file: None,
+        jwt: None,
+        http: None,
+        sources: Vec::new(),
+        dynamic_security: false,
+        dynamic_security_import: None,
+        ..config.access
+    };
+    assert_eq!(rest, built_in.access);
 }

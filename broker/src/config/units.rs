@@ -6,10 +6,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bytes(pub(super) u64);
 
-const DURATION_UNITS: &[(&str, u64)] =
+pub(super) const DURATION_UNITS: &[(&str, u64)] =
     &[("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 24 * 3_600_000)];
 
-const SIZE_UNITS: &[(&str, u64)] = &[
+pub(super) const SIZE_UNITS: &[(&str, u64)] = &[
     ("B", 1),
     ("kB", 1_000),
     ("MB", 1_000_000),
@@ -29,6 +29,24 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 /// A whole number and a unit, with or without a space between them.
 pub(super) fn bytes(text: &str) -> Result<Bytes, String> {
     parse(text, SIZE_UNITS, "a size such as \"1MiB\"").map(Bytes)
+}
+
+/// A size in a time, `20 GB/year`, as bytes in a year of 365 days.
+pub(super) fn wear(text: &str) -> Result<u64, String> {
+    let wrong = || format!("must be a size in a day, month or year such as \"20 GB/year\", is \"{text}\"");
+    let (size, time) = text.split_once('/').ok_or_else(wrong)?;
+    let times = match time.trim() {
+        "day" => 365,
+        "month" => 12,
+        "year" => 1,
+        _ => return Err(wrong()),
+    };
+    let Bytes(size) = bytes(size.trim())?;
+    match size.checked_mul(times) {
+        Some(0) => Err(format!("\"{text}\" is nothing; leave `wear` out where it does not matter how much is written")),
+        Some(per_year) => Ok(per_year),
+        None => Err(format!("\"{text}\" is too large")),
+    }
 }
 
 fn parse(text: &str, units: &[(&str, u64)], wanted: &str) -> Result<u64, String> {
@@ -101,6 +119,22 @@ mod tests {
         ] {
             assert_eq!(bytes(text).unwrap(), Bytes(n), "{text}");
         }
+    }
+
+    #[test]
+    fn reads_wear() {
+        assert_eq!(wear("20 GB/year"), Ok(20_000_000_000));
+        assert_eq!(wear("1MiB / day"), Ok(365 << 20));
+        assert_eq!(wear("1GB/month"), Ok(12_000_000_000));
+        for (text, message) in [
+            ("20 GB", "must be a size in a day, month or year such as \"20 GB/year\", is \"20 GB\""),
+            ("20 GB/week", "must be a size in a day, month or year such as \"20 GB/year\", is \"20 GB/week\""),
+            ("0B/year", "\"0B/year\" is nothing; leave `wear` out where it does not matter how much is written"),
+            ("100000 TiB/day", "\"100000 TiB/day\" is too large"),
+        ] {
+            assert_eq!(wear(text).unwrap_err(), message);
+        }
+        assert!(wear("20/year").unwrap_err().contains("has no unit"));
     }
 
     #[test]

@@ -8,21 +8,24 @@ use forebay_wire::varint;
 use super::end::End;
 use super::{Connection, Stream};
 use crate::auth::Step;
-use crate::broker::Staged;
+use crate::broker::{Budget, Fed, Found, may_want_retained};
 use crate::codec::{self, Auth, CodecError, Packet, Subscribe, SubscribeFilter, Unsubscribe, encode};
-use crate::session::{Delivery, Durability};
+use crate::router::branching;
+use crate::session::Session;
 use crate::store::StoredSubscription;
 
 impl<S: Stream> Connection<S> {
-    pub(super) fn control(&mut self, frame: &Frame, packet: &[u8]) -> Result<(), End> {
+    pub(super) fn control(&mut self, frame: &Frame, packet: &[u8], budget: &Budget) -> Result<(), End> {
         match codec::read_packet(self.version, frame, packet, &self.on.limits)? {
             Packet::Subscribe(packet) => {
                 self.answer_fits(packet.filters.len())?;
-                self.subscribe(&packet);
+                budget.spend_on_filters(packet.filters.len());
+                self.subscribe(&packet, budget);
                 Ok(())
             }
             Packet::Unsubscribe(packet) => {
                 self.answer_fits(packet.filters.len())?;
+                budget.spend_on_filters(packet.filters.len());
                 self.unsubscribe(&packet);
                 Ok(())
             }
@@ -45,14 +48,14 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    /// A return code for each filter, in order [MQTT-3.8.4-5], [MQTT5-3.8.4-6]; retained messages follow.
-    fn subscribe(&mut self, packet: &Subscribe) {
+    /// A return code for each filter, in order [MQTT-3.8.4-5], [MQTT5-3.8.4-6]; retained messages follow as there is room.
+    fn subscribe(&mut self, packet: &Subscribe, budget: &Budget) {
         let mut codes = Vec::with_capacity(packet.filters.len());
         let mut retained = Vec::new();
         for filter in &packet.filters {
             match self.subscribe_one(packet, filter) {
                 Ok(existed) => {
-                    codes.push(match filter.qos as u8 {
+                    codes.push(match self.on.broker.granted(&filter.filter, filter.qos as u8) {
                         0 => ReasonCode::Success,
                         1 => ReasonCode::GrantedQoS1,
                         _ => ReasonCode::GrantedQoS2,
@@ -62,8 +65,7 @@ impl<S: Stream> Connection<S> {
                         1 => !existed,
                         _ => false,
                     };
-                    // Never to a shared subscription [MQTT5-4.8.2].
-                    if wanted && topic::split_share(&filter.filter).is_none() {
+                    if wanted && may_want_retained(&filter.filter) {
                         retained.push(filter);
                     }
                 }
@@ -72,21 +74,54 @@ impl<S: Stream> Connection<S> {
         }
         let mut suback = Vec::new();
         encode::suback(&mut suback, self.version, packet.id, &codes);
-        self.slot.with(&self.on.broker, |session| session.owe_packet(&suback));
-        for filter in retained {
-            self.send_retained(filter, packet.subscription_id);
+        let broker = &self.on.broker;
+        self.slot.with(broker, |session| {
+            session.owe_packet(&suback);
+            for filter in retained {
+                session.want_retained(&filter.filter);
+            }
+            // A few come at once: who subscribes again before it has read gets them again.
+            if let Some(cx) = broker.may_encode() {
+                self.goes_on |= broker.feed_retained(session, cx, budget) == Fed::NotYet;
+            }
+        });
+        self.join_queues(packet);
+    }
+
+    fn join_queues(&self, packet: &Subscribe) {
+        for filter in packet.filters.iter().filter(|filter| filter.filter.starts_with('$')) {
+            let known = |session: &mut Session| {
+                session.subscriptions().iter().find(|known| known.filter == filter.filter).cloned()
+            };
+            if let Some(subscription) = self.slot.look(known) {
+                self.on.broker.join_queues(&self.slot, &subscription);
+            }
         }
     }
 
     fn subscribe_one(&self, packet: &Subscribe, filter: &SubscribeFilter) -> Result<bool, ReasonCode> {
         filter.valid?;
         let broker = &self.on.broker;
-        let (durable, count, known) = self.slot.look(|session| {
-            let subscriptions = session.subscriptions();
-            (session.durable(), subscriptions.len(), subscriptions.iter().any(|s| s.filter == filter.filter))
-        });
-        if (durable && broker.store_failing()) || (!known && count >= broker.config.limits.max_subscriptions_per_client)
+        if broker.find_queue(&filter.filter) == Found::Unknown {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        if let Some(rights) = &self.rights
+            && !rights.may_subscribe(&filter.filter)
         {
+            broker.counters.subscribe_denied.add(1);
+            let who = rights.who();
+            tracing::info!(client = &*who.client_id, user = ?who.user, filter = ?filter.filter, "SUBSCRIBE denied by the ACL");
+            return Err(ReasonCode::NotAuthorized);
+        }
+        let limits = &broker.config.limits;
+        let cost = branching(&filter.filter);
+        let (durable, known, room) = self.slot.look(|session| {
+            let room = session.subscriptions().len() < limits.max_subscriptions_per_client
+                && (cost == 0 || session.wildcard_levels() + cost <= limits.max_wildcard_levels_per_client);
+            (session.durable(), session.is_subscribed(&filter.filter), room)
+        });
+        let room = room && (known || broker.room_for_filter(&filter.filter));
+        if (durable && broker.store_failing()) || (!known && !room) {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(broker.subscribe(
@@ -94,36 +129,12 @@ impl<S: Stream> Connection<S> {
             StoredSubscription {
                 filter: filter.filter.clone(),
                 qos: filter.qos as u8,
-                no_local: filter.no_local,
-                retain_as_published: filter.retain_as_published,
+                // A bridge before MQTT 5 cannot ask for these, and would echo its messages without end.
+                no_local: filter.no_local || (self.bridge && topic::split_share(&filter.filter).is_none()),
+                retain_as_published: filter.retain_as_published || self.bridge,
                 subscription_id: packet.subscription_id.unwrap_or(0),
             },
         ))
-    }
-
-    /// Retained messages of a new subscription carry RETAIN 1 [MQTT-3.3.1-8], [MQTT5-3.3.1-8].
-    fn send_retained(&self, filter: &SubscribeFilter, subscription_id: Option<u32>) {
-        let broker = &self.on.broker;
-        let cx = broker.cx();
-        let ids: &[u32] = subscription_id.as_slice();
-        for message in broker.retained.matching(&filter.filter, cx.now) {
-            let staged = Staged::of(&message, true, Durability::Interval);
-            let source = staged.source;
-            self.slot.with(broker, |session| {
-                let delivery = Delivery {
-                    topic: source.topic.as_bytes(),
-                    properties: source.properties,
-                    payload: source.payload,
-                    qos: source.qos.min(filter.qos as u8),
-                    retain: true,
-                    shared: false,
-                    subscription_ids: ids,
-                    expires_at: source.expires_at,
-                    durability: Durability::Interval,
-                };
-                session.deliver(&delivery, &mut || message.clone(), cx);
-            });
-        }
     }
 
     fn unsubscribe(&mut self, packet: &Unsubscribe) {
@@ -164,20 +175,30 @@ impl<S: Stream> Connection<S> {
         }
         if packet.reason == ReasonCode::ReAuthenticate {
             let client = self.slot.look(|session| session.client_id().clone());
-            *exchange = self.on.broker.mechanisms.find(method).map(|mechanism| mechanism.begin(&client));
+            let own = self.on.broker.mechanisms.find(method).map(|mechanism| mechanism.begin(&client));
+            *exchange = own.or_else(|| self.rights.as_ref().and_then(|rights| rights.prove_anew(method)));
         }
         let Some(under_way) = exchange else {
             return Err(protocol("MQTT5-4.12.0-3", "AUTH without an exchange under way"));
         };
+        let refused = |reason| End::Peer(CodecError::new(reason, "MQTT5-4.12.1-2", "re-authentication failed"));
         let (reason, data) = match under_way.step(packet.data.as_deref().unwrap_or_default()) {
             Step::Continue(data) => (ReasonCode::ContinueAuthentication, Some(data)),
             Step::Done(data) => {
+                let identity = under_way.identity();
                 *exchange = None;
+                if let (Some(rights), Some(identity)) = (&self.rights, identity) {
+                    if !rights.renew(identity) {
+                        return Err(refused(ReasonCode::NotAuthorized));
+                    }
+                    if let Some(at) = rights.expires() {
+                        self.on.broker.expires_at(at);
+                    }
+                    self.on.broker.hold_against_policy(&self.slot);
+                }
                 (ReasonCode::Success, data)
             }
-            Step::Refused(reason) => {
-                return Err(End::Peer(CodecError::new(reason, "MQTT5-4.12.1-2", "re-authentication failed")));
-            }
+            Step::Refused(reason) => return Err(refused(reason)),
         };
         let method = method.clone();
         self.slot.with(&self.on.broker, |session| {

@@ -10,9 +10,10 @@ use forebay_wire::reason::ReasonCode;
 use tokio::io::ReadBuf;
 
 use super::{Connection, Stream};
-use crate::broker::{Ending, RETRY_AFTER_MS};
+use crate::broker::{Budget, Ending, RETRY_AFTER_MS};
 use crate::codec::encode::{self, DisconnectProperties};
 use crate::codec::{self, CodecError};
+use crate::session::Encoded;
 
 /// Bytes that are read and thrown away after the last word: a socket closed with unread bytes resets the connection, and
 /// the peer may never see that word.
@@ -71,11 +72,11 @@ impl<S: Stream> Connection<S> {
             }
             End::Kicked(reason) => {
                 let reason = ReasonCode::from_u8(*reason).unwrap_or(ReasonCode::UnspecifiedError);
-                tracing::debug!(client, "ended by the broker: {}", reason.name());
+                tracing::info!(client, "ended by the broker: {}", reason.name());
                 Some((reason, None))
             }
             End::TakenOver => {
-                tracing::debug!(client, "taken over by another connection");
+                tracing::info!(client, "taken over by another connection");
                 Some((ReasonCode::SessionTakenOver, None))
             }
         };
@@ -98,21 +99,21 @@ impl<S: Stream> Connection<S> {
     /// DISCONNECT with the reason, MQTT 5 only [MQTT5-4.13.1-1], after what the socket has not taken yet.
     fn say_farewell(&mut self, reason: ReasonCode, words: Option<String>, cx: &mut Context<'_>) {
         // What the client has earned before, in the same read perhaps, is said first.
-        let _ = self.write(cx);
-        if !self.version.is_v5() || (!self.out.is_empty() && (self.written as usize) < self.out.len()) {
+        let _ = self.write(cx, &Budget::turn());
+        if !self.version.is_v5() || (!self.out.is_empty() && !self.out.rest(self.written as usize).is_empty()) {
             return;
         }
-        let config = &self.on.broker.config;
+        let config = self.on.broker.live();
         let moved = reason == ReasonCode::ServerShuttingDown;
         let properties = DisconnectProperties {
             reason_string: words.filter(|_| self.problem_information),
             server_reference: config.server_reference.clone().filter(|_| moved),
             retry_after_ms: (reason == ReasonCode::ServerBusy && self.problem_information).then_some(RETRY_AFTER_MS),
         };
-        self.out.clear();
+        self.out = Encoded::default();
         self.written = 0;
         let max = self.slot.look(|session| session.maximum_packet_size());
-        encode::disconnect(&mut self.out, reason, &properties, max);
+        encode::disconnect(&mut self.out.bytes, reason, &properties, max);
         let _ = self.write_out(cx);
         let _ = Pin::new(&mut self.stream).poll_flush(cx);
     }
@@ -132,6 +133,9 @@ impl<S: Stream> Connection<S> {
     fn leave(&mut self, ending: Ending) {
         if std::mem::replace(&mut self.over, true) {
             return;
+        }
+        if self.parked.take().is_some() {
+            self.on.broker.forget_parked(&self.slot);
         }
         self.on.broker.close(&self.slot, self.epoch, ending);
         self.on.broker.connections.fetch_sub(1, Ordering::Relaxed);

@@ -1,36 +1,60 @@
-//! From a fresh socket to a connection: TLS, CONNECT, CONNACK, in bounded time. It runs in a task of its own, so that its
+//! From a fresh socket to a connection: TLS, WebSocket, CONNECT, CONNACK, in bounded time. It runs in a task of its own, so that its
 //! memory is given back when the connection begins.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use forebay_wire::frame;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::Version;
+use forebay_wire::varint;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use super::input::not_for_wills;
+use super::login::{self, LoggedIn};
 use super::pace::Pace;
+use super::shown::Shown;
 use super::{Connection, Shared, Stream, crew};
-use crate::auth::{Authentication, Step};
-use crate::broker::{Broker, Opened, RETRY_AFTER_MS};
+use crate::access::Rights;
+use crate::auth::Authentication;
+use crate::broker::{Broker, DEAD_PREFIX, Opened, QUEUE_PREFIX, RETRY_AFTER_MS, STREAM_PREFIX, TAKER_PREFIX};
 use crate::codec::encode::{self, ConnackProperties};
-use crate::codec::{self, CodecError, Connect, ConnectError, Packet};
+use crate::codec::{self, CodecError, Connect, ConnectError};
+#[cfg(unix)]
+use crate::config::UserFrom;
+use crate::config::WebSocketRules;
 use crate::message::{Message, Parts};
-use crate::session::Link;
+use crate::session::{Authority, Encoded, Link};
 use crate::store::{NEVER_S, StoredWill};
+use crate::transport::proxy::Spoken;
+use crate::transport::websocket::{self, Entry};
+use crate::transport::{LiveTls, Peer, Permit, Socket, explain};
 
 /// First reading buffer: nearly every CONNECT fits.
 const FIRST_READ: usize = 512;
 
+/// A frame of WebSocket may carry several packets: it may be as large as one packet, and at least this.
+const FRAME_MAX: u64 = 1024 * 1024;
+/// Between two probes of a peer that has not answered one.
+const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// QoS 1 and 2 messages in flight to a bridge that cannot say how many it takes: mosquitto ends the connection at the
+/// next one over its `max_inflight_messages`, 20 unless it is set, and would get a backlog at QoS 2 never.
+const BRIDGE_RECEIVES: u16 = 20;
+
 /// Why no connection came of it. The socket is closed.
-enum Refusal {
+pub(super) enum Refusal {
     /// It broke, or the peer went away.
     Gone,
     /// Said in CONNACK where the protocol can, in a packet of at most so many bytes.
     Refused(Version, CodecError, u32),
+    /// The same, and the log has it already.
+    Denied(Version, CodecError, u32),
     /// Closed without a word.
     Silent(CodecError),
 }
@@ -50,58 +74,213 @@ impl From<ConnectError> for Refusal {
     }
 }
 
+/// Where a connection comes from, and what its transport knows of its user.
+#[derive(Clone)]
+pub(super) struct Origin {
+    pub(super) peer: Peer,
+    /// The user name that the transport vouches for.
+    pub(super) user: Option<Arc<str>>,
+    /// The certificate that the client showed.
+    pub(super) shown: Option<Box<Shown>>,
+    /// The certificate has no such name as the user name is made of.
+    nameless: bool,
+}
+
+impl Origin {
+    /// Nothing is known.
+    pub(super) fn unknown() -> Self {
+        Self { peer: Peer::Unknown, user: None, shown: None, nameless: false }
+    }
+
+    fn new(peer: Peer, on: &Shared) -> Self {
+        let user = match (on.listener.user_from, peer) {
+            #[cfg(unix)]
+            (Some(UserFrom::Peer), Peer::Process { uid, .. }) => Some(crate::transport::unix::user_name(uid).into()),
+            _ => None,
+        };
+        Self { peer, user, shown: None, nameless: false }
+    }
+
+    /// The same, with the certificate that the client showed, if it did.
+    fn with_certificate(&self, shown: Option<Shown>, on: &Shared) -> Self {
+        let field = on
+            .listener
+            .user_from
+            .zip(shown.as_ref())
+            .map(|(from, shown)| shown.owner.field(from.word()).filter(|name| is_name(name)));
+        Self {
+            peer: self.peer,
+            user: field.flatten().map(Into::into),
+            nameless: field == Some(None),
+            shown: shown.map(Box::new),
+        }
+    }
+}
+
+/// What a user name may be [MQTT5-1.5.4-2].
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains('\0')
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.peer.fmt(f)
+    }
+}
+
 /// Serves a socket from its accept to its end. The permit bounds how many are not past their CONNECT.
-pub(crate) async fn serve(socket: TcpStream, on: Arc<Shared>, permit: OwnedSemaphorePermit) {
-    let _ = socket.set_nodelay(true);
-    let timeout = on.broker.config.limits.connect_timeout;
-    let started = tokio::time::timeout(timeout, start(socket, &on)).await;
+pub(crate) async fn serve(socket: Socket, peer: Peer, on: Arc<Shared>, permit: Permit) {
+    if let Socket::Tcp(socket) = &socket {
+        let _ = socket.set_nodelay(true);
+        watch_peer(socket, on.broker.config.limits.max_keep_alive);
+    }
+    let from = Origin::new(peer, &on);
+    let (limits, counters) = (&on.broker.config.limits, &on.broker.counters);
+    let in_time = tokio::time::timeout(limits.connect_timeout, async {
+        // A device that has just connected says something at once; a socket that is only held open is not kept for long.
+        match tokio::time::timeout(limits.first_byte_timeout, socket.first_byte()).await {
+            Err(_) => None,
+            Ok(()) => Some(behind_proxy(socket, &from, &on).await),
+        }
+    });
+    tokio::select! {
+        biased;
+        started = in_time => match started {
+            Ok(Some(true)) => return,
+            Ok(Some(false)) => {}
+            Ok(None) | Err(_) => {
+                counters.handshakes_timed_out.add(1);
+                tracing::info!(listener = on.listener.url, %from, "closed: its CONNECT did not come in time");
+            }
+        },
+        () = permit.displaced() => {
+            counters.handshakes_displaced.add(1);
+            tracing::info!(listener = on.listener.url, %from, "closed: its CONNECT has not come, and others wait");
+        }
+    }
     drop(permit);
-    if let Ok(true) = started {
-        return;
-    }
-    if started.is_err() {
-        on.broker.counters.handshakes_timed_out.add(1);
-        tracing::debug!(listener = on.listener.url, "a connection did not finish its CONNECT in time");
-    }
     on.sockets.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// False: no connection came of it.
-async fn start(socket: TcpStream, on: &Arc<Shared>) -> bool {
-    let Some(acceptor) = &on.tls else {
-        return begin(socket, on).await;
+/// Has the system look after the peer where MQTT does not: before MQTT 5 a client cannot be told a shorter keep alive than
+/// the one it asks for, or none. A peer that is gone is noticed within the longest keep alive and ten minutes.
+fn watch_peer(socket: &TcpStream, max_keep_alive: Duration) {
+    if max_keep_alive.is_zero() {
+        return;
+    }
+    let keepalive = socket2::TcpKeepalive::new().with_time(max_keep_alive).with_interval(PROBE_INTERVAL);
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive) {
+        tracing::debug!("a connection is not watched by the system: {error}");
+    }
+}
+
+/// Reads whom a proxy speaks for, where there is one. False: no connection came of it.
+async fn behind_proxy(mut socket: Socket, from: &Origin, on: &Arc<Shared>) -> bool {
+    if !on.listener.proxy_protocol {
+        return start(socket, from, on).await;
+    }
+    let refused = |why: &dyn fmt::Display| {
+        on.broker.counters.proxies_refused.add(1);
+        tracing::info!(listener = on.listener.url, %from, "closed: {why}");
+        false
     };
-    match Box::pin(acceptor.accept(socket)).await {
-        Ok(stream) => begin(Box::new(stream), on).await,
-        Err(error) => {
+    if !on.listener.trusts(from.peer.ip()) {
+        return refused(&"it is no trusted proxy (trusted_proxies)");
+    }
+    match socket.proxied().await {
+        Ok(Spoken::For(addr)) => start(socket, &Origin::new(Peer::Addr(addr), on), on).await,
+        Ok(Spoken::Itself) => start(socket, from, on).await,
+        Err(error) => refused(&error),
+    }
+}
+
+/// False: no connection came of it.
+async fn start(socket: Socket, from: &Origin, on: &Arc<Shared>) -> bool {
+    let socket = match socket {
+        Socket::Tcp(socket) => socket,
+        #[cfg(unix)]
+        Socket::Unix(socket) => return begin(Box::new(socket) as Box<dyn Stream>, from, on).await,
+    };
+    let Some(tls) = &on.tls else {
+        return match &on.listener.websocket {
+            None => begin(socket, from, on).await,
+            Some(rules) => Box::pin(upgrade(socket, rules, from, on)).await,
+        };
+    };
+    let version = tls.version();
+    match Box::pin(encrypt(socket, tls)).await {
+        Ok(stream) => {
+            let chain = stream.get_ref().1.peer_certificates();
+            let shown = chain.and_then(|chain| Shown::new(chain, tls, version));
+            let from = &from.with_certificate(shown, on);
+            match &on.listener.websocket {
+                None => begin(Box::new(stream), from, on).await,
+                Some(rules) => Box::pin(upgrade(Box::new(stream), rules, from, on)).await,
+            }
+        }
+        Err(why) => {
             on.broker.counters.tls_failed.add(1);
-            tracing::debug!(listener = on.listener.url, "TLS handshake failed: {error}");
+            tracing::info!(listener = on.listener.url, %from, "TLS handshake failed: {why}");
+            false
+        }
+    }
+}
+
+/// The TLS handshake; an error says why there is none.
+async fn encrypt(socket: TcpStream, tls: &LiveTls) -> Result<TlsStream<TcpStream>, String> {
+    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket);
+    let start = start.await.map_err(|error| explain(&error))?;
+    let config = tls.for_client(&start.client_hello());
+    start.into_stream(config).await.map_err(|error| explain(&error))
+}
+
+/// The opening handshake of a WebSocket, and what follows. False: no connection came of it.
+async fn upgrade<S: Stream>(stream: S, rules: &WebSocketRules, from: &Origin, on: &Arc<Shared>) -> bool {
+    let every = ["*".to_owned()];
+    // A page that must know a password may come from anywhere.
+    let origins = rules.origins.as_deref().or((!on.listener.anonymous).then_some(&every[..]));
+    let frame_max = u64::from(on.broker.config.limits.max_packet_size).max(FRAME_MAX);
+    match websocket::open(stream, Entry { path: &rules.path, origins, frame_max }).await {
+        Ok((stream, forwarded)) => {
+            let mut from = from.clone();
+            // Its own word counts for nothing, but for a proxy's.
+            if on.listener.trusts(from.peer.ip())
+                && let Some(ip) = websocket::client_of(&forwarded, |ip| on.listener.trusts(Some(ip)))
+            {
+                from.peer = Peer::Addr((ip, 0).into());
+            }
+            begin(Box::new(stream) as Box<dyn Stream>, &from, on).await
+        }
+        Err(refusal) => {
+            on.broker.counters.websockets_refused.add(1);
+            tracing::info!(listener = on.listener.url, %from, "no WebSocket: {}", refusal.why);
             false
         }
     }
 }
 
 /// False: no connection came of it.
-pub(super) async fn begin<S: Stream>(mut stream: S, on: &Arc<Shared>) -> bool {
-    match connect(&mut stream, on).await {
+pub(super) async fn begin<S: Stream>(mut stream: S, from: &Origin, on: &Arc<Shared>) -> bool {
+    match connect(&mut stream, from, on).await {
         Ok(greeted) => {
-            crew::add(greeted.connection(stream, on));
+            crew::add(greeted.connection(stream, on, from.shown.clone()));
             true
         }
         Err(refusal) => {
-            refuse(&mut stream, on, refusal).await;
+            refuse(&mut stream, from, on, refusal).await;
             false
         }
     }
 }
 
-async fn refuse<S: Stream>(stream: &mut S, on: &Shared, refusal: Refusal) {
+async fn refuse<S: Stream>(stream: &mut S, from: &Origin, on: &Shared, refusal: Refusal) {
+    let said = matches!(refusal, Refusal::Denied(..));
     let error = match refusal {
         Refusal::Gone => return,
         Refusal::Silent(error) => error,
-        Refusal::Refused(version, error, max) => {
+        Refusal::Refused(version, error, max) | Refusal::Denied(version, error, max) => {
             let busy = error.reason == ReasonCode::ServerBusy;
-            let config = &on.broker.config;
+            let config = on.broker.live();
             let properties = ConnackProperties {
                 reason_string: Some(error.detail.to_string()),
                 retry_after_ms: busy.then_some(RETRY_AFTER_MS),
@@ -120,8 +299,12 @@ async fn refuse<S: Stream>(stream: &mut S, on: &Shared, refusal: Refusal) {
     };
     let _ = stream.shutdown().await;
     on.broker.counters.connects_refused.add(1);
+    if said {
+        return;
+    }
     tracing::info!(
         listener = on.listener.url,
+        %from,
         "CONNECT refused: {} ({} [{}])",
         error.detail,
         error.reason.name(),
@@ -134,13 +317,15 @@ struct Greeted {
     opened: Opened,
     version: Version,
     problem_information: bool,
+    bridge: bool,
     connack: Vec<u8>,
     rest: Vec<u8>,
     auth: Option<Box<Authentication>>,
+    rights: Option<Arc<Rights>>,
 }
 
 impl Greeted {
-    fn connection<S: Stream>(self, stream: S, on: &Arc<Shared>) -> Connection<S> {
+    fn connection<S: Stream>(self, stream: S, on: &Arc<Shared>, shown: Option<Box<Shown>>) -> Connection<S> {
         on.broker.connections.fetch_add(1, Ordering::Relaxed);
         on.broker.counters.connects_accepted.add(1);
         Connection {
@@ -150,21 +335,26 @@ impl Greeted {
             epoch: self.opened.epoch,
             version: self.version,
             problem_information: self.problem_information,
+            bridge: self.bridge,
             over: false,
             unflushed: false,
+            goes_on: false,
+            batch_max: super::input::FIRST_BATCH,
             tail_is_fresh: !self.rest.is_empty(),
             written: 0,
             // The buffer that CONNECT was read into is given back: an idle connection owns none.
             tail: if self.rest.is_empty() { Vec::new() } else { self.rest },
-            out: self.connack,
+            out: Encoded::of(self.connack),
             pace: on.listener.rate.map(|rate| Box::new(Pace::new(rate))),
             parked: None,
             auth: self.auth,
+            rights: self.rights,
+            shown,
         }
     }
 }
 
-async fn connect<S: Stream>(stream: &mut S, on: &Arc<Shared>) -> Result<Greeted, Refusal> {
+async fn connect<S: Stream>(stream: &mut S, from: &Origin, on: &Arc<Shared>) -> Result<Greeted, Refusal> {
     let mut buffer = Vec::with_capacity(FIRST_READ);
     let max = on.broker.config.limits.max_packet_size;
     let total = read_frame(stream, &mut buffer, max).await?;
@@ -173,19 +363,32 @@ async fn connect<S: Stream>(stream: &mut S, on: &Arc<Shared>) -> Result<Greeted,
     let mut connect = codec::read_connect(&frame, packet, &on.limits)?;
     buffer.drain(..total);
     admit(on, &connect)?;
+    if !on.listener.admission.admits(connect.version) {
+        let detail = "this version of MQTT is not spoken on this listener";
+        return Err(refused(&connect, ReasonCode::UnsupportedProtocolVersion, "MQTT5-3.1.2-2", detail));
+    }
     let mut assigned = None;
+    if on.listener.client_id_is_user || from.nameless {
+        assigned = named_by_user(on, from, &mut connect)?;
+    }
     if connect.client_id.is_empty() {
         connect.client_id = client_id(&on.broker);
         assigned = Some(connect.client_id.clone());
     }
-    let auth_data = match &connect.auth_method {
-        Some(_) => authenticate(stream, on, &connect, &mut buffer).await?,
-        None => None,
-    };
-    open(on, connect, assigned, auth_data, buffer)
+    if !on.listener.admission.admits_client(&connect.client_id) {
+        let detail = "client identifiers like this one may not connect on this listener (client_ids)";
+        return Err(refused(&connect, ReasonCode::ClientIdentifierNotValid, "MQTT5-3.1.3-8", detail));
+    }
+    let will_bytes =
+        connect.will.as_ref().map_or(0, |will| will.topic.len() + will.payload.len() + will.properties.len());
+    if let Err((reason, detail)) = on.broker.admits(&connect.client_id, will_bytes) {
+        return Err(refused(&connect, reason, "MQTT5-4.13.2-1", detail));
+    }
+    let LoggedIn { rights, auth_data } = login::log_in(stream, on, from, &connect, &mut buffer).await?;
+    open(on, from, connect, rights, (assigned, auth_data), buffer)
 }
 
-fn whole(packet: &[u8], max: u32) -> Result<frame::Frame, Refusal> {
+pub(super) fn whole(packet: &[u8], max: u32) -> Result<frame::Frame, Refusal> {
     match frame::peek(packet, max) {
         Ok(Some(frame)) => Ok(frame),
         Ok(None) => Err(Refusal::Gone),
@@ -194,7 +397,7 @@ fn whole(packet: &[u8], max: u32) -> Result<frame::Frame, Refusal> {
 }
 
 /// Reads until the buffer begins with a whole packet; returns its length.
-async fn read_frame<S: Stream>(stream: &mut S, buffer: &mut Vec<u8>, max: u32) -> Result<usize, Refusal> {
+pub(super) async fn read_frame<S: Stream>(stream: &mut S, buffer: &mut Vec<u8>, max: u32) -> Result<usize, Refusal> {
     loop {
         match frame::peek(buffer, max) {
             // Before CONNECT is read no version is known to answer in.
@@ -225,13 +428,33 @@ fn admit(on: &Shared, connect: &Connect) -> Result<(), Refusal> {
     if on.sockets.load(Ordering::Relaxed) > on.listener.max_connections && !comes_back() {
         return refuse(ReasonCode::ServerBusy, "as many connections on this listener as there may be");
     }
-    if connect.will.as_ref().is_some_and(|will| will.topic.starts_with("$SYS/")) {
-        return refuse(ReasonCode::NotAuthorized, "$SYS is the broker's own");
+    if [TAKER_PREFIX, QUEUE_PREFIX, DEAD_PREFIX, STREAM_PREFIX].iter().any(|own| connect.client_id.starts_with(own)) {
+        let detail = "client identifiers that begin with $bridge/, $queue/, $dead/ or $stream/ are the broker's own";
+        return refuse(ReasonCode::ClientIdentifierNotValid, detail);
     }
     Ok(())
 }
 
-fn refused(connect: &Connect, reason: ReasonCode, statement: &'static str, detail: &'static str) -> Refusal {
+/// Makes the client identifier the user name where the listener says so; returns it, if the client said none.
+fn named_by_user(on: &Shared, from: &Origin, connect: &mut Connect) -> Result<Option<String>, Refusal> {
+    if from.nameless {
+        let detail = "the certificate has no such name as the user name is made of (user_from)";
+        return Err(refused(connect, ReasonCode::NotAuthorized, "MQTT5-3.1.4-2", detail));
+    }
+    if !on.listener.client_id_is_user {
+        return Ok(None);
+    }
+    let user = from.user.as_deref().or(connect.username.as_deref()).unwrap_or_default().to_owned();
+    if user.is_empty() || (!connect.client_id.is_empty() && connect.client_id != user) {
+        let detail = "the client identifier must be the user name on this listener (client_id_is_user)";
+        return Err(refused(connect, ReasonCode::ClientIdentifierNotValid, "MQTT5-3.1.3-8", detail));
+    }
+    let said_none = connect.client_id.is_empty();
+    connect.client_id.clone_from(&user);
+    Ok(said_none.then_some(user))
+}
+
+pub(super) fn refused(connect: &Connect, reason: ReasonCode, statement: &'static str, detail: &'static str) -> Refusal {
     Refusal::Refused(connect.version, CodecError::new(reason, statement, detail), connect.maximum_packet_size)
 }
 
@@ -246,64 +469,13 @@ fn client_id(broker: &Broker) -> String {
     }
 }
 
-/// The exchange of enhanced authentication [MQTT5-4.12]; returns what goes with CONNACK.
-async fn authenticate<S: Stream>(
-    stream: &mut S,
-    on: &Arc<Shared>,
-    connect: &Connect,
-    buffer: &mut Vec<u8>,
-) -> Result<Option<Vec<u8>>, Refusal> {
-    let refuse = |reason, statement, detail| Err(refused(connect, reason, statement, detail));
-    let method = connect.auth_method.as_deref().unwrap_or_default();
-    let Some(mechanism) = on.broker.mechanisms.find(method) else {
-        let detail = "this authentication method is not offered";
-        return refuse(ReasonCode::BadAuthenticationMethod, "MQTT5-4.12.0-1", detail);
-    };
-    let mut exchange = mechanism.begin(&connect.client_id);
-    let mut data = connect.auth_data.clone().unwrap_or_default();
-    let max = on.broker.config.limits.max_packet_size;
-    loop {
-        match exchange.step(&data) {
-            Step::Done(last) => return Ok(last),
-            Step::Refused(reason) => return refuse(reason, "MQTT5-4.12.0-4", "authentication failed"),
-            Step::Continue(challenge) => {
-                let mut out = Vec::new();
-                encode::auth(&mut out, ReasonCode::ContinueAuthentication, method, Some(&challenge));
-                stream.write_all(&out).await?;
-                stream.flush().await?;
-            }
-        }
-        let total = read_frame(stream, buffer, max).await?;
-        let packet = buffer.get(..total).unwrap_or_default();
-        let frame = whole(packet, max)?;
-        let checked = frame.check(connect.version).map_err(CodecError::from);
-        let answer = checked.and_then(|()| codec::read_packet(connect.version, &frame, packet, &on.limits));
-        buffer.drain(..total);
-        match answer {
-            Ok(Packet::Auth(auth))
-                if auth.reason == ReasonCode::ContinueAuthentication && auth.method.as_deref() == Some(method) =>
-            {
-                data = auth.data.unwrap_or_default();
-            }
-            Ok(Packet::Disconnect(_)) => return Err(Refusal::Gone),
-            Ok(_) => {
-                return refuse(
-                    ReasonCode::ProtocolError,
-                    "MQTT5-4.12.0-3",
-                    "neither an AUTH that goes on nor DISCONNECT",
-                );
-            }
-            Err(error) => return Err(Refusal::Refused(connect.version, error, connect.maximum_packet_size)),
-        }
-    }
-}
-
 /// Opens the session and writes CONNACK, which goes before anything that the session has to send.
 fn open(
     on: &Arc<Shared>,
+    from: &Origin,
     connect: Connect,
-    assigned: Option<String>,
-    auth_data: Option<Vec<u8>>,
+    rights: Option<Arc<Rights>>,
+    (assigned, auth_data): (Option<String>, Option<Vec<u8>>),
     rest: Vec<u8>,
 ) -> Result<Greeted, Refusal> {
     let broker = &on.broker;
@@ -322,7 +494,8 @@ fn open(
     let properties = ConnackProperties {
         session_expiry_s: (expiry_s != asked_s).then_some(expiry_s),
         receive_maximum: (limits.receive_maximum != u16::MAX).then_some(limits.receive_maximum),
-        maximum_packet_size: Some(limits.max_packet_size),
+        // What no packet can exceed is not announced: there are clients that take it for an error.
+        maximum_packet_size: Some(limits.max_packet_size).filter(|max| *max <= varint::MAX),
         assigned_client_id: assigned,
         topic_alias_maximum: (limits.topic_alias_maximum > 0).then_some(limits.topic_alias_maximum),
         server_keep_alive_s: shorter.then_some(keep_alive_s),
@@ -340,14 +513,38 @@ fn open(
     let link = Link {
         version,
         expiry_s,
-        receive_maximum: connect.receive_maximum,
+        receive_maximum: if connect.bridge && !v5 {
+            BRIDGE_RECEIVES.min(connect.receive_maximum)
+        } else {
+            connect.receive_maximum
+        },
         maximum_packet_size: connect.maximum_packet_size,
         topic_alias_maximum: connect.topic_alias_maximum,
         problem_information: connect.request_problem,
-        will: connect.will.map(|will| stored_will(broker, will)),
+        // One that nobody may publish is taken and discarded: mosquitto's bridges have one on $SYS.
+        will: connect.will.filter(|will| not_for_wills(&will.topic).is_none()).map(|will| stored_will(broker, will)),
+        authority: rights.clone().map(|rights| rights as Arc<dyn Authority>),
     };
     let opened = broker.open(&connect.client_id, connect.clean_start, link, keep_alive_s);
-    tracing::debug!(client = connect.client_id, present = opened.session_present, "connected");
+    // The policy may have changed since it was asked: whoever is here by now is held against the next change.
+    if rights.as_ref().is_some_and(|rights| !rights.is_valid()) {
+        opened.slot.kick(ReasonCode::NotAuthorized as u8);
+    }
+    if let Some(at) = rights.as_ref().and_then(|rights| rights.expires()) {
+        broker.expires_at(at);
+    }
+    tracing::info!(
+        client = connect.client_id,
+        user = rights.as_ref().and_then(|rights| rights.who().user.as_deref()),
+        listener = on.listener.url,
+        %from,
+        version = name_of(version),
+        bridge = connect.bridge,
+        keep_alive_s,
+        expiry_s,
+        resumed = opened.session_present,
+        "connected"
+    );
     if opened.session_present {
         connack.clear();
         encode::connack(&mut connack, version, true, ReasonCode::Success, &properties, max);
@@ -356,10 +553,20 @@ fn open(
         opened,
         version,
         problem_information: connect.request_problem,
+        bridge: connect.bridge,
         connack,
         rest,
         auth: connect.auth_method.map(|method| Box::new((method, None))),
+        rights,
     })
+}
+
+fn name_of(version: Version) -> &'static str {
+    match version {
+        Version::V31 => "3.1",
+        Version::V311 => "3.1.1",
+        Version::V5 => "5.0",
+    }
 }
 
 fn stored_will(broker: &Broker, will: codec::Will) -> StoredWill {

@@ -10,14 +10,20 @@ use forebay_wire::types::{PacketId, QoS};
 
 use super::end::End;
 use super::worker::Scratch;
-use super::{Connection, Shared, Stream};
-use crate::broker::{Batch, RETRY_AFTER_MS, Source, Staged, Verdict};
+use super::{Connection, Shared, Stream, trace};
+use crate::access::Rights;
+use crate::broker::{Batch, Broker, Budget, RETRY_AFTER_MS, Slot, Source, Staged, Verdict};
 use crate::codec::{self, AckKind, CodecError, Packet, encode};
 use crate::message::Time;
-use crate::session::{Awaited, Received, Session};
+use crate::schedules::{self, Body, Description};
+use crate::session::{Awaited, Received, SHARED_PAYLOAD_BYTES, Session};
 
 /// More QoS 1 and 2 messages than there are packet identifiers cannot be unacknowledged.
 const UNACKNOWLEDGED_MAX: usize = 65_535;
+
+/// PUBLISHes that are routed together at most, and those of a connection's first batch: it is not known yet what they cost.
+const BATCH_MAX: usize = 1024;
+pub(super) const FIRST_BATCH: usize = 64;
 
 /// Why the first pass over the frames stopped.
 enum Stop {
@@ -41,18 +47,25 @@ struct Loan {
 /// Surroundings of the first pass.
 struct Pass<'c> {
     on: &'c Shared,
+    slot: &'c Arc<Slot>,
+    rights: Option<&'c Rights>,
     now: Time,
-    /// Something of this client waits for room already: what follows waits behind it.
-    parked: bool,
     /// QoS 1 messages that are staged: the session does not know of their acks yet. (QoS 2 identifiers it knows.)
     staged_qos1: usize,
 }
 
 impl<S: Stream> Connection<S> {
     /// Handles all complete packets; returns how many bytes they were.
-    pub(super) fn process(&mut self, scratch: &mut Scratch, bytes: &[u8]) -> Result<usize, End> {
+    ///
+    /// They are all complete packets, unless the turn is over before, or as much is parked as may be: then `tail_is_fresh`.
+    pub(super) fn process(&mut self, scratch: &mut Scratch, bytes: &[u8], budget: &Budget) -> Result<usize, End> {
         let mut at = 0;
+        budget.spend_on_reading(bytes.len());
         loop {
+            if at < bytes.len() && (budget.is_spent() || self.is_parked_full()) {
+                self.tail_is_fresh = true;
+                return Ok(at);
+            }
             let mut loan = Loan::default();
             let mut staged: Vec<Staged<'_>> = Vec::new();
             let on = self.on.clone();
@@ -69,7 +82,7 @@ impl<S: Stream> Connection<S> {
                         staged.source.properties = properties;
                     }
                 }
-                self.route(scratch, bytes, &mut staged);
+                self.route(scratch, bytes, &mut staged, budget);
                 drop(staged);
             }
             drop(gate);
@@ -79,7 +92,7 @@ impl<S: Stream> Connection<S> {
                 Stop::Over(end) => return Err(end),
                 Stop::Control(frame) => {
                     let packet = bytes.get(at..at + frame.total()).unwrap_or_default();
-                    self.control(&frame, packet)?;
+                    self.control(&frame, packet, budget)?;
                     at += frame.total();
                 }
             }
@@ -87,10 +100,16 @@ impl<S: Stream> Connection<S> {
     }
 
     /// The first pass: PUBLISHes are staged, acks and pings are done, all else stops it.
+    /// PUBLISHes of one batch are as many as a turn has time for, as far as the last batch tells.
     fn stage<'b>(&self, bytes: &'b [u8], at: &mut usize, staged: &mut Vec<Staged<'b>>, loan: &mut Loan) -> Stop {
         let broker = &self.on.broker;
-        let parked = self.parked.is_some();
-        let mut pass = Pass { on: &self.on, now: broker.clock.now(), parked, staged_qos1: 0 };
+        let mut pass = Pass {
+            on: &self.on,
+            slot: &self.slot,
+            rights: self.rights.as_deref(),
+            now: broker.clock.now(),
+            staged_qos1: 0,
+        };
         let max_packet_size = broker.config.limits.max_packet_size;
         self.slot.with(broker, |session| {
             if session.epoch() != self.epoch || session.ended() {
@@ -108,16 +127,23 @@ impl<S: Stream> Connection<S> {
                 }
                 let Some(packet) = rest.get(..frame.total()) else { return Stop::Incomplete };
                 let done = match frame.packet_type() {
+                    frame::PUBLISH if staged.len() >= self.batch_max => return Stop::Flush,
                     frame::PUBLISH => pass.publish(session, &frame, packet, *at, staged, loan),
                     frame::PUBACK | frame::PUBREC | frame::PUBREL | frame::PUBCOMP => pass.ack(session, &frame, packet),
                     frame::PINGREQ if frame.remaining_len == 0 => {
                         session.control(encode::pingresp);
                         Ok(true)
                     }
-                    _ => return Stop::Control(frame),
+                    _ => {
+                        trace::received(session, &frame);
+                        return Stop::Control(frame);
+                    }
                 };
                 match done {
-                    Ok(true) => *at += frame.total(),
+                    Ok(true) => {
+                        trace::received(session, &frame);
+                        *at += frame.total();
+                    }
                     Ok(false) => return Stop::Flush,
                     Err(end) => return Stop::Over(end),
                 }
@@ -126,45 +152,77 @@ impl<S: Stream> Connection<S> {
     }
 
     /// The second and third pass: fan-out, then acks in order.
-    fn route(&mut self, scratch: &mut Scratch, bytes: &[u8], staged: &mut [Staged<'_>]) {
+    fn route(&mut self, scratch: &mut Scratch, bytes: &[u8], staged: &mut [Staged<'_>], budget: &Budget) {
         let broker = &self.on.broker;
         broker.counters.publish_received.add(staged.len() as u64);
         if let Some(pace) = &mut self.pace {
             pace.messages(staged.len());
         }
-        let batch = Batch { origin: Some(&self.slot), version: self.version, bytes };
-        broker.fan_out(&mut scratch.cache, batch, staged);
-        if staged.iter().all(|s| s.ack.is_none()) {
+        // Behind a message that waits for room everything of the same publisher waits, at QoS 0 as well [MQTT-4.6.0].
+        if self.parked.is_none() {
+            let (before, budget) = (budget.left(), Some(budget));
+            let batch = Batch { origin: Some(&self.slot), version: self.version, bytes, budget };
+            broker.fan_out(&mut scratch.cache, batch, staged);
+            let spent = before - budget.map_or(0, Budget::left);
+            let routed = staged.iter().filter(|staged| staged.verdict != Verdict::Open).count();
+            let wanted = Budget::messages_a_turn(spent / routed.max(1));
+            self.batch_max = wanted.min(self.batch_max.saturating_mul(2)).min(BATCH_MAX);
+        }
+        let v5 = self.version.is_v5();
+        if staged.iter().all(|s| s.ack.is_none() && !is_to_wait(s, v5)) {
             return;
         }
         let now = broker.clock.now();
-        let (v5, slot) = (self.version.is_v5(), &self.slot);
-        let parked = &mut self.parked;
+        let (slot, parked) = (&self.slot, &mut self.parked);
+        let has_room = parked.is_none() && staged.iter().all(|staged| staged.verdict != Verdict::Full);
         slot.with(broker, |session| {
-            let mut behind = parked.is_some();
             for staged in staged.iter_mut() {
-                let Some((kind, id)) = staged.ack else { continue };
-                if staged.verdict == Verdict::Full && v5 {
-                    broker.counters.publish_refused.add(1);
-                    session.refuse(kind, id, ReasonCode::QuotaExceeded, Some(RETRY_AFTER_MS));
-                } else if staged.verdict == Verdict::Full {
-                    behind = true;
-                    broker.counters.publish_parked.add(1);
-                    let message = staged.shared(now, Some(slot));
+                if is_to_wait(staged, v5) {
+                    if !has_room {
+                        broker.counters.publish_parked.add(1);
+                    }
                     // Taken again when the message finds room: on disk the identifier must never be there without it.
-                    session.forget_qos2(id);
-                    parked.get_or_insert_default().push(message, kind, id, staged.durability);
+                    staged.ack.iter().for_each(|(_, id)| session.forget_qos2(*id));
+                    let message = staged.shared(now, Some(slot));
+                    parked.get_or_insert_default().push(message, staged.ack, staged.durability);
                 } else {
-                    let refusable = !staged.sent_once;
-                    let message = staged.message.take().filter(|_| staged.waits);
-                    let message = message.map(|message| Awaited { message, refusable });
-                    session.acknowledge(kind, id, staged.reason(), message);
+                    acknowledge(broker, session, staged);
                 }
             }
-            if behind {
+            if parked.is_some() {
                 slot.wake();
             }
         });
+    }
+}
+
+/// Whether a message that was routed, or not, is to be tried again.
+pub(super) fn is_to_wait(staged: &Staged<'_>, v5: bool) -> bool {
+    match staged.verdict {
+        Verdict::Open => true,
+        Verdict::Full => staged.ack.is_some() && !v5,
+        Verdict::Taken | Verdict::Nobody | Verdict::Duplicate | Verdict::Refused(_) => false,
+    }
+}
+
+/// Acknowledges a message that was routed, as it deserves.
+pub(super) fn acknowledge(broker: &Broker, session: &mut Session, staged: &mut Staged<'_>) {
+    let Some((kind, id)) = staged.ack else { return };
+    if staged.verdict == Verdict::Full {
+        broker.counters.publish_refused.add(1);
+        session.refuse(kind, id, ReasonCode::QuotaExceeded, Some(RETRY_AFTER_MS));
+    } else if let Verdict::Refused(reason) = staged.verdict {
+        broker.counters.publish_refused.add(1);
+        session.refuse(kind, id, reason, None);
+    } else {
+        let refusable = !staged.sent_once;
+        let message = staged.message.take().filter(|_| staged.waits);
+        let message = message.map(|message| Awaited { message, refusable });
+        if staged.verdict == Verdict::Duplicate {
+            session.acknowledge_duplicate(kind, id, message);
+        } else {
+            session.acknowledge(kind, id, staged.reason(), message);
+        }
     }
 }
 
@@ -196,8 +254,23 @@ impl Pass<'_> {
                 }
             }
         };
-        if topic.starts_with("$SYS/") {
-            self.refuse_sys(session, ack);
+        if let Some(reason) = not_for_clients(topic) {
+            self.refuse(session, ack, reason);
+            return Ok(true);
+        }
+        if let Some(rights) = self.rights
+            && !(rights.may_publish(topic, publish.qos as u8, publish.retain)
+                && may_schedule(rights, topic, publish.payload))
+        {
+            self.deny(session, ack, rights, topic)?;
+            return Ok(true);
+        }
+        if let Some(reason) = self.on.broker.control(self.slot, topic, publish.payload) {
+            match (reason, ack) {
+                (ReasonCode::Success, Some((kind, id))) => session.acknowledge(kind, id, reason, None),
+                (ReasonCode::Success, None) => {}
+                _ => self.refuse(session, ack, reason),
+            }
             return Ok(true);
         }
         let source = Source {
@@ -211,11 +284,9 @@ impl Pass<'_> {
         let mut one = Staged::new(source, self.on.durability(topic));
         one.ack = ack;
         self.staged_qos1 += usize::from(publish.qos == QoS::AtLeastOnce);
-        if self.parked && ack.is_some() && !session.version().is_v5() {
-            one.verdict = Verdict::Full;
-        }
         let plain = publish.qos == QoS::AtMostOnce && !publish.retain && publish.expiry_s.is_none() && alias.is_none();
-        if plain && publish.topic_alias.is_none() && publish.forwarded().is_some() {
+        let small = publish.payload.len() < SHARED_PAYLOAD_BYTES;
+        if plain && small && publish.topic_alias.is_none() && publish.forwarded().is_some() {
             one.frame = Some(at..at + packet.len());
         }
         if publish.forwarded().is_none() {
@@ -246,7 +317,10 @@ impl Pass<'_> {
             return Err(peer(ReasonCode::TopicAliasInvalid, "MQTT5-3.3.2-9", detail));
         }
         if !publish.topic.is_empty() {
-            session.bind_alias(alias, publish.topic);
+            if !session.bind_alias(alias, publish.topic) {
+                let detail = "the topics behind this connection's aliases are too long together";
+                return Err(peer(ReasonCode::QuotaExceeded, "MQTT5-4.13.2", detail));
+            }
             return Ok(None);
         }
         match session.resolve_alias(alias) {
@@ -257,18 +331,41 @@ impl Pass<'_> {
         }
     }
 
-    /// `$SYS` is the broker's own.
-    fn refuse_sys(&self, session: &mut Session, ack: Option<(AckKind, PacketId)>) {
+    /// Before MQTT 5 there is no word for it: it is acknowledged and discarded.
+    fn refuse(&self, session: &mut Session, ack: Option<(AckKind, PacketId)>, reason: ReasonCode) {
         self.on.broker.counters.publish_refused.add(1);
         if let Some((kind, id)) = ack {
-            session.refuse(kind, id, ReasonCode::NotAuthorized, None);
+            session.refuse(kind, id, reason, None);
         }
+    }
+
+    /// Not allowed: MQTT 5 is told for the one packet, others as the configuration says.
+    fn deny(
+        &self,
+        session: &mut Session,
+        ack: Option<(AckKind, PacketId)>,
+        rights: &Rights,
+        topic: &str,
+    ) -> Result<(), End> {
+        self.on.broker.counters.publish_denied.add(1);
+        let who = rights.who();
+        tracing::info!(client = &*who.client_id, user = ?who.user, topic = ?topic, "PUBLISH denied by the ACL");
+        if !session.version().is_v5() && rights.disconnects() {
+            return Err(peer(ReasonCode::NotAuthorized, "MQTT-3.3.5-2", "a PUBLISH that the client may not make"));
+        }
+        self.refuse(session, ack, ReasonCode::NotAuthorized);
+        Ok(())
     }
 
     fn ack(&self, session: &mut Session, frame: &Frame, packet: &[u8]) -> Result<bool, End> {
         let packet = codec::read_packet(session.version(), frame, packet, &self.on.limits)?;
-        if let Packet::Ack { kind, id, reason } = packet {
+        if let Packet::Ack { kind, id, reason, retry_after_ms } = packet {
+            if session.is_wrong_ack(kind, id) {
+                let detail = "an ack of another kind than the message in flight waits for";
+                return Err(peer(ReasonCode::ProtocolError, "MQTT5-4.13.1-1", detail));
+            }
             let known = match kind {
+                AckKind::Puback if session.settle_lent(id, reason, retry_after_ms) => true,
                 AckKind::Puback => session.receive_puback(id, reason),
                 AckKind::Pubrec => {
                     session.receive_pubrec(id, reason);
@@ -286,6 +383,35 @@ impl Pass<'_> {
         }
         Ok(true)
     }
+}
+
+/// Why no client may publish to the topic: `$SYS` is the broker's own, and `$share` is no part of a topic.
+pub(super) fn not_for_clients(topic: &str) -> Option<ReasonCode> {
+    if !topic.starts_with("$S") && !topic.starts_with("$s") {
+        None
+    } else if topic.starts_with("$SYS/") {
+        Some(ReasonCode::NotAuthorized)
+    } else {
+        topic.starts_with("$share/").then_some(ReasonCode::TopicNameInvalid)
+    }
+}
+
+/// Whether a client may do what a schedule does: publish its message, and read its payload. All else is not asked here.
+fn may_schedule(rights: &Rights, topic: &str, payload: &[u8]) -> bool {
+    if !topic.starts_with(schedules::PREFIX) {
+        return true;
+    }
+    let Ok(schedule) = Description::read(payload) else { return true };
+    let reads = match &schedule.body {
+        Body::Text(_) => true,
+        Body::RetainedOf(topic) => rights.may_subscribe(topic) && rights.may_receive(topic),
+    };
+    reads && rights.may_publish(&schedule.topic, schedule.qos, schedule.retain)
+}
+
+/// Why no client may have a will on the topic. A schedule is checked when it is published, and its publisher is told.
+pub(super) fn not_for_wills(topic: &str) -> Option<ReasonCode> {
+    not_for_clients(topic).or_else(|| topic.starts_with(schedules::PREFIX).then_some(ReasonCode::TopicNameInvalid))
 }
 
 enum Admitted {

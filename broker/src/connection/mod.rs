@@ -11,8 +11,11 @@ mod crew;
 mod end;
 pub(crate) mod handshake;
 mod input;
+mod login;
 mod pace;
 mod parked;
+mod shown;
+mod trace;
 pub(crate) mod worker;
 
 use std::pin::Pin;
@@ -20,38 +23,39 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::Version;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 
+use crate::access::{Entrance, Rights};
 use crate::auth::Authentication;
-use crate::broker::{Broker, Slot};
+use crate::broker::{Broker, Budget, Fed, Slot};
 use crate::codec;
 use crate::config;
-use crate::session::Durability;
+use crate::session::{Durability, Encoded};
 
+use crate::transport::LiveTls;
+pub use crate::transport::Stream;
 pub use crew::drive;
 
 use end::End;
 use pace::Pace;
 use parked::Parked;
+use shown::Shown;
 use worker::Scratch;
 
 /// Reads of one connection before the others of its worker have their turn.
 const READS_A_TURN: usize = 4;
 
-/// Serves a transport that is neither TCP nor TLS, on the current runtime. False: no connection came of it.
+/// Serves a stream that came from no listener, on the current runtime. False: no connection came of it.
 pub async fn serve_stream<S: Stream>(stream: S, on: &Arc<Shared>) -> bool {
     on.sockets.fetch_add(1, Ordering::Relaxed);
-    let begun = handshake::begin(stream, on).await;
+    let begun = handshake::begin(stream, &handshake::Origin::unknown(), on).await;
     if !begun {
         on.sockets.fetch_sub(1, Ordering::Relaxed);
     }
     begun
 }
-
-/// A transport: TCP, or TLS on it.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// What all connections of one listener share.
 pub struct Shared {
@@ -60,29 +64,37 @@ pub struct Shared {
     /// The listener's configuration.
     pub listener: config::Listener,
     /// How to do TLS on it.
-    pub tls: Option<tokio_rustls::TlsAcceptor>,
+    pub tls: Option<Arc<LiveTls>>,
+    /// Its streams keep what is written until they are flushed: TLS does.
+    buffers: bool,
     /// Sockets of this listener that are open.
-    pub sockets: AtomicUsize,
+    pub sockets: Arc<AtomicUsize>,
     /// Limits of packets.
     pub limits: codec::Limits,
+    /// What it says of access.
+    pub entrance: Arc<Entrance>,
     durability: Durability,
 }
 
 impl Shared {
     /// For one listener.
     #[must_use]
-    pub fn new(broker: &Arc<Broker>, listener: config::Listener, tls: Option<Arc<rustls::ServerConfig>>) -> Arc<Self> {
+    pub fn new(broker: &Arc<Broker>, listener: config::Listener, tls: Option<Arc<LiveTls>>) -> Arc<Self> {
         let limits = &broker.config.limits;
+        let sockets = Arc::new(AtomicUsize::new(0));
+        broker.observed.listener(&listener.url, listener.max_connections, &sockets, tls.as_ref());
         Arc::new(Self {
             broker: broker.clone(),
-            tls: tls.map(tokio_rustls::TlsAcceptor::from),
-            sockets: AtomicUsize::new(0),
+            buffers: tls.is_some(),
+            tls,
+            sockets,
             limits: codec::Limits {
                 max_user_properties: limits.max_user_properties,
                 max_filters_per_packet: limits.max_filters_per_packet,
                 max_topic_levels: limits.max_topic_levels,
                 max_client_id_len: limits.max_client_id_len,
             },
+            entrance: Arc::new(Entrance::new(&listener, &broker.config.access)),
             durability: durability(listener.durability),
             listener,
         })
@@ -115,8 +127,14 @@ pub(crate) struct Connection<S: Stream> {
     epoch: u32,
     version: Version,
     problem_information: bool,
+    /// The client is another broker's bridge.
+    bridge: bool,
     /// The session has been told that this connection is over.
     over: bool,
+    /// The turn was over before everything was done: the next one goes on.
+    goes_on: bool,
+    /// PUBLISHes of one batch, from what the last one has cost.
+    batch_max: usize,
     /// TLS holds written bytes that the socket did not take.
     unflushed: bool,
     /// The tail holds packets that have not been looked at.
@@ -125,11 +143,15 @@ pub(crate) struct Connection<S: Stream> {
     /// Bytes of a packet that is not complete.
     tail: Vec<u8>,
     /// Bytes that the socket did not take; the first `written` of them it did.
-    out: Vec<u8>,
+    out: Encoded,
     pace: Option<Box<Pace>>,
     parked: Option<Box<Parked>>,
     /// Enhanced authentication: the method, and the exchange that is under way.
     auth: Option<Box<Authentication>>,
+    /// What the client may do; `None`: everything.
+    rights: Option<Arc<Rights>>,
+    /// The certificate that it showed.
+    shown: Option<Box<Shown>>,
 }
 
 impl<S: Stream> Connection<S> {
@@ -150,23 +172,34 @@ impl<S: Stream> Connection<S> {
             return Err(End::TakenOver);
         }
         let notified = self.slot.looked();
+        if self.shown.as_mut().is_some_and(|shown| !shown.still_good(&self.slot)) {
+            self.on.broker.counters.connections_revoked.add(1);
+            return Err(End::Kicked(ReasonCode::NotAuthorized as u8));
+        }
         if let Some(reason) = self.slot.kicked() {
             return Err(End::Kicked(reason));
         }
-        if notified || !self.out.is_empty() || self.unflushed {
-            self.retry_parked(scratch)?;
-            self.write(cx)?;
+        let budget = Budget::turn();
+        if std::mem::take(&mut self.goes_on) || notified || !self.out.is_empty() || self.unflushed {
+            self.retry_parked(scratch, &budget);
+            self.write(cx, &budget)?;
         }
-        if self.tail_is_fresh {
+        if self.tail_is_fresh && !self.is_parked_full() {
             self.tail_is_fresh = false;
-            self.process_tail(scratch)?;
-            self.write(cx)?;
+            self.process_tail(scratch, &budget)?;
+            self.write(cx, &budget)?;
         }
         for _ in 0..READS_A_TURN {
-            if !self.read(scratch, cx)? {
+            if budget.ends_reading() {
+                break;
+            }
+            if !self.read(scratch, cx, &budget)? {
+                if self.goes_on {
+                    cx.waker().wake_by_ref();
+                }
                 return Ok(());
             }
-            self.write(cx)?;
+            self.write(cx, &budget)?;
         }
         // The others' turn; this one goes on after them.
         cx.waker().wake_by_ref();
@@ -174,8 +207,8 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Reads once and handles what came. False: there is nothing, or it is not to be read now.
-    fn read(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.must_not_read(cx) {
+    fn read(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>, budget: &Budget) -> Result<bool, End> {
+        if self.tail_is_fresh || self.must_not_read(cx) {
             return Ok(false);
         }
         let mut read = std::mem::take(&mut scratch.read);
@@ -184,13 +217,13 @@ impl<S: Stream> Connection<S> {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(End::Transport(error)),
             Poll::Ready(Ok(())) if buf.filled().is_empty() => Err(End::Closed),
-            Poll::Ready(Ok(())) => self.received(scratch, buf.filled()).map(|()| true),
+            Poll::Ready(Ok(())) => self.received(scratch, buf.filled(), budget).map(|()| true),
         };
         scratch.read = read;
         result
     }
 
-    fn received(&mut self, scratch: &mut Scratch, bytes: &[u8]) -> Result<(), End> {
+    fn received(&mut self, scratch: &mut Scratch, bytes: &[u8], budget: &Budget) -> Result<(), End> {
         let broker = &self.on.broker;
         broker.counters.bytes_received.add(bytes.len() as u64);
         self.slot.heard(broker.now_s());
@@ -198,53 +231,80 @@ impl<S: Stream> Connection<S> {
             pace.bytes(bytes.len());
         }
         if !self.tail.is_empty() {
+            if !broker.room_for_part(self.tail.len()) {
+                return Err(End::Peer(no_memory("no memory is left for a packet of this size")));
+            }
             self.tail.extend_from_slice(bytes);
-            return self.process_tail(scratch);
+            return self.process_tail(scratch, budget);
         }
-        let used = self.process(scratch, bytes)?;
+        let used = self.process(scratch, bytes, budget)?;
         if let Some(rest) = bytes.get(used..)
             && !rest.is_empty()
         {
             self.tail = rest.to_vec();
+            if !self.tail_is_fresh {
+                self.slot.packet_began(self.on.broker.now_s());
+            }
         }
         Ok(())
     }
 
-    fn process_tail(&mut self, scratch: &mut Scratch) -> Result<(), End> {
+    fn process_tail(&mut self, scratch: &mut Scratch, budget: &Budget) -> Result<(), End> {
         let mut tail = std::mem::take(&mut self.tail);
-        let used = self.process(scratch, &tail)?;
-        if used < tail.len() {
+        let used = self.process(scratch, &tail, budget)?;
+        let left = used < tail.len();
+        if left {
             tail.drain(..used);
             self.tail = tail;
+        }
+        if self.tail_is_fresh || !left {
+            // What lies there is whole, and waits for us.
+            self.slot.packet_ended();
+        } else if used > 0 {
+            self.slot.packet_began(self.on.broker.now_s());
         }
         Ok(())
     }
 
     /// Past its rate, too much parked, or a peer that does not read what it is sent: the socket is left alone.
     fn must_not_read(&mut self, cx: &mut Context<'_>) -> bool {
+        let must_not = self.is_to_wait(cx);
+        if must_not && !self.tail.is_empty() {
+            // What comes late now is not the peer's fault.
+            self.slot.packet_began(self.on.broker.now_s());
+        }
+        must_not
+    }
+
+    fn is_to_wait(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(pace) = &mut self.pace
             && pace.must_wait(cx, &self.on.broker.counters)
         {
             return true;
         }
-        if self.parked.as_ref().is_some_and(|parked| parked.full(&self.on.broker)) {
+        if self.is_parked_full() {
             return true;
         }
         !self.out.is_empty()
             && self.slot.look(|session| session.out_len()) >= self.on.broker.settings.outbound_buffer / 2
     }
 
-    /// Takes what the session has for the socket and writes it, as far as the socket takes it.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+    /// Takes what the session has for the socket and writes it, as far as the socket takes it and the turn has time.
+    fn write(&mut self, cx: &mut Context<'_>, budget: &Budget) -> Result<(), End> {
         loop {
-            if self.out.is_empty() && !self.take_out()? {
+            if self.out.is_empty() && !self.take_out(budget)? {
                 break;
             }
             if !self.write_out(cx)? {
                 return Ok(());
             }
-            self.out = Vec::new();
+            budget.spend_on_copying(self.out.len());
+            self.out = Encoded::default();
             self.written = 0;
+            if budget.is_spent() {
+                self.goes_on = true;
+                break;
+            }
         }
         if self.unflushed {
             match Pin::new(&mut self.stream).poll_flush(cx) {
@@ -257,43 +317,54 @@ impl<S: Stream> Connection<S> {
     }
 
     /// False: the session has nothing.
-    fn take_out(&mut self) -> Result<bool, End> {
-        let (epoch, broker) = (self.epoch, &self.on.broker);
+    fn take_out(&mut self, budget: &Budget) -> Result<bool, End> {
+        let (epoch, broker, goes_on) = (self.epoch, &self.on.broker, &mut self.goes_on);
         let taken = self.slot.with(broker, |session| {
             if session.epoch() != epoch || session.ended() {
                 return Err(End::TakenOver);
             }
             session.release_acks();
             // Acks that were just read have opened the window for what waits.
-            session.pump(broker.cx());
+            if let Some(cx) = broker.may_encode() {
+                session.pump(cx);
+                *goes_on |= broker.feed_retained(session, cx, budget) == Fed::NotYet;
+            }
             if session.out_len() == 0 {
+                session.drained();
                 return Ok(None);
             }
-            Ok(Some(session.take_out(Vec::new())))
+            Ok(Some(session.take_out()))
         })?;
         let Some(taken) = taken else { return Ok(false) };
+        trace::sent(&self.slot, &taken);
         self.out = taken;
         Ok(true)
     }
 
     /// False: the socket takes no more now.
     fn write_out(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        while let Some(rest) = self.out.get(self.written as usize..)
-            && !rest.is_empty()
-        {
+        loop {
+            let rest = self.out.rest(self.written as usize);
+            if rest.is_empty() {
+                return Ok(true);
+            }
             match ready_or(Pin::new(&mut self.stream).poll_write(cx, rest)) {
                 None => return Ok(false),
                 Some(Ok(0)) => return Err(End::Closed),
                 Some(Ok(n)) => {
                     self.on.broker.counters.bytes_sent.add(n as u64);
                     self.written += u32::try_from(n).unwrap_or(0);
-                    self.unflushed = self.on.tls.is_some();
+                    self.unflushed = self.on.buffers;
                 }
                 Some(Err(error)) => return Err(End::Transport(error)),
             }
         }
-        Ok(true)
     }
+}
+
+/// What would add to memory when there is none left.
+fn no_memory(detail: &'static str) -> codec::CodecError {
+    codec::CodecError::new(ReasonCode::QuotaExceeded, "MQTT5-4.13.2", detail)
 }
 
 fn ready_or<T>(poll: Poll<T>) -> Option<T> {

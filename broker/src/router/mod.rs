@@ -21,7 +21,7 @@ use parking_lot::RwLock;
 use smallvec::SmallVec;
 
 pub use cache::{CACHED_TARGETS_MAX, CACHED_TOPIC_BYTES_MAX, DEFAULT_CACHE_ENTRIES, RouteCache};
-pub use retained::{Full, Limits, Retained};
+pub use retained::{Full, Go, Limits, Looked, Place, Retained};
 pub use route::{Group, Readiness, Route, Target, Terms};
 
 use trie::Trie;
@@ -39,10 +39,25 @@ pub struct Options {
     pub subscription_id: u32,
 }
 
+/// What a filter can cost a publication that another one with the same beginning does not: its levels from the first `+`
+/// on. Filters without `+` share the one path of the topic.
+#[must_use]
+pub fn branching(filter: &str) -> usize {
+    let mut levels = filter.split('/').skip_while(|level| *level != "+");
+    levels.next().map_or(0, |_| 1 + levels.count())
+}
+
 /// A handle to a subscriber. Two handles with one key are the same subscriber.
 pub trait Subscriber: Clone + Send + Sync + 'static {
     /// Who this is; cheap, and constant for the life of the subscriber.
     fn key(&self) -> u64;
+
+    /// Whether it may have a message with this topic. Asked when a route is made, not for each message: who changes the
+    /// answer calls [`Router::bump`].
+    fn may_receive(&self, topic: &str) -> bool {
+        let _ = topic;
+        true
+    }
 }
 
 /// How much a router holds.
@@ -134,7 +149,13 @@ impl<T: Subscriber> Router<T> {
     pub fn route(&self, topic: &str) -> Arc<Route<T>> {
         let trie = self.trie.read();
         let matches = trie.matches(topic);
-        if matches.is_empty() { Arc::clone(&self.nobody) } else { Arc::new(Route::collect(&matches)) }
+        if matches.is_empty() { Arc::clone(&self.nobody) } else { Arc::new(Route::collect(&matches, topic)) }
+    }
+
+    /// Makes all routes that are remembered be asked for again: what subscribers may receive has changed.
+    pub fn bump(&self) {
+        let _changing = self.trie.write();
+        self.changed();
     }
 
     /// How much there is.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::children::{Children, Iter};
+use super::children::{InOrder, Ordered};
 
 /// How much a [`Retained`] may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,6 +11,8 @@ pub struct Limits {
     pub messages_max: usize,
     /// The sum of the sizes that `set` was told.
     pub bytes_max: usize,
+    /// Distinct beginnings of topics: what the tree of topics takes.
+    pub nodes_max: usize,
 }
 
 /// A retained message was not stored, and what was there before it still is.
@@ -21,6 +23,8 @@ pub enum Full {
     Messages,
     /// It would take more bytes than there are left.
     Bytes,
+    /// Its topic would add more levels to the tree than there are left.
+    Levels,
 }
 
 impl fmt::Display for Full {
@@ -28,6 +32,7 @@ impl fmt::Display for Full {
         f.write_str(match self {
             Self::Messages => "the limit of retained messages is reached",
             Self::Bytes => "the limit of bytes in retained messages is reached",
+            Self::Levels => "the limit of levels in the topics of retained messages is reached",
         })
     }
 }
@@ -40,13 +45,13 @@ struct Stored<M> {
 }
 
 struct Node<M> {
-    children: Children<Node<M>>,
+    children: Ordered<Node<M>>,
     stored: Option<Box<Stored<M>>>,
 }
 
 impl<M> Default for Node<M> {
     fn default() -> Self {
-        Self { children: Children::default(), stored: None }
+        Self { children: Ordered::default(), stored: None }
     }
 }
 
@@ -118,6 +123,14 @@ impl<M: Clone> Retained<M> {
         if replaced.is_none() && self.messages >= self.limits.messages_max {
             return Err(Full::Messages);
         }
+        if replaced.is_none() {
+            let levels = 1 + topic.bytes().filter(|byte| *byte == b'/').count();
+            if self.nodes.saturating_add(levels) > self.limits.nodes_max
+                && self.adds(topic) > self.limits.nodes_max - self.nodes
+            {
+                return Err(Full::Levels);
+            }
+        }
         let others = self.bytes - replaced.unwrap_or(0);
         let bytes = others.checked_add(size).filter(|bytes| *bytes <= self.limits.bytes_max).ok_or(Full::Bytes)?;
         let mut node = &mut self.root;
@@ -148,17 +161,59 @@ impl<M: Clone> Retained<M> {
         self.find(topic).map(|stored| &stored.message)
     }
 
-    /// Shows all messages whose topics match the filter, in no stated order. Costs about the matches: `a/#` what is
-    /// below `a`, `a/+/c` one look for each child of `a`. Memory is bounded by the levels of the filter and the topics.
+    /// Shows all messages whose topics match the filter, level by level in the order of names. Costs about the matches:
+    /// `a/#` what is below `a`, `a/+/c` one look for each child of `a`. Memory is bounded by the levels of the filter and the
+    /// topics.
     ///
     /// A topic that begins with `$` is not matched by a filter that begins with a wildcard `[MQTT5-4.7.2-1]`.
     /// A shared subscription's filter is not for here: retained messages are not sent when one is made.
     pub fn matching(&self, filter: &str, visit: &mut dyn FnMut(&str, &M)) {
+        let mut visit = |topic: &str, message: &M| {
+            visit(topic, message);
+            Go::On
+        };
+        self.look(filter, &mut Place::default(), usize::MAX, &mut visit);
+    }
+
+    /// As [`Retained::matching`], from a place on: until `visit` wants no more, or so many levels of topics have been looked
+    /// at. The place is then behind the last one. What comes and goes meanwhile does not disturb it: a message that is there
+    /// all the time is shown exactly once.
+    pub fn look(
+        &self,
+        filter: &str,
+        place: &mut Place,
+        levels_max: usize,
+        visit: &mut dyn FnMut(&str, &M) -> Go,
+    ) -> Looked {
         let mut walk = Walk { path: String::new(), open: Vec::new() };
-        let mut next = Some(Step { node: &self.root, filter: Some(filter), at_root: true });
-        while let Some(step) = next.or_else(|| walk.next_child()) {
-            next = walk.enter(step, visit);
+        walk.go_to(&self.root, filter, place.behind.as_deref());
+        let mut levels = 0;
+        while levels < levels_max {
+            let Some((node, below)) = walk.next_node() else { return Looked { levels, end: true } };
+            levels += 1;
+            let matches = below.is_none_or(|below| below == "#");
+            let shown = node.stored.as_ref().filter(|_| matches);
+            if let Some(stored) = shown
+                && visit(&walk.path, &stored.message) == Go::Stop
+            {
+                break;
+            }
         }
+        place.behind = Some(walk.path);
+        Looked { levels, end: false }
+    }
+
+    /// Nodes that a topic would add.
+    fn adds(&self, topic: &str) -> usize {
+        let mut levels = topic.split('/');
+        let mut node = &self.root;
+        while let Some(level) = levels.next() {
+            match node.children.get(level) {
+                Some(child) => node = child,
+                None => return 1 + levels.count(),
+            }
+        }
+        0
     }
 
     fn find(&self, topic: &str) -> Option<&Stored<M>> {
@@ -195,64 +250,113 @@ impl<M: Clone> Retained<M> {
     }
 }
 
-/// A node, and the filter's levels for what is below it.
-struct Step<'a, M> {
-    node: &'a Node<M>,
-    filter: Option<&'a str>,
-    at_root: bool,
+/// Where a look through retained messages has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Everything up to this beginning of a topic was looked at; `None`: nothing yet.
+    behind: Option<String>,
 }
 
-/// A node whose children are visited one after the other.
+impl Place {
+    /// Behind the message of this topic.
+    #[must_use]
+    pub fn behind(topic: &str) -> Self {
+        Self { behind: Some(topic.to_owned()) }
+    }
+
+    /// Behind the message of this topic, with the memory that it has.
+    pub fn move_behind(&mut self, topic: &str) {
+        let behind = self.behind.get_or_insert_default();
+        behind.clear();
+        behind.push_str(topic);
+    }
+}
+
+/// Whether a look goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Go {
+    /// It goes on.
+    On,
+    /// It stops behind what was just shown.
+    Stop,
+}
+
+/// What a look was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Looked {
+    /// Levels of topics that were looked at.
+    pub levels: usize,
+    /// There is nothing behind.
+    pub end: bool,
+}
+
+/// Which children of a node are to be looked at, with the filter's levels for what is below them.
+enum Next<'a, M> {
+    /// The one that the filter names, once.
+    One(Option<(&'a str, &'a Node<M>)>, Option<&'a str>),
+    /// Those that a wildcard stands for.
+    Each(InOrder<'a, Node<M>>, Option<&'a str>),
+}
+
+/// A node whose children are looked at one after the other.
 struct Open<'a, M> {
-    children: Iter<'a, Node<M>>,
-    filter: Option<&'a str>,
+    next: Next<'a, M>,
     at_root: bool,
     /// How much of the path is the node's own.
     path_len: usize,
 }
 
+/// The path is that of the node which was looked at last. Its children are next, then its siblings.
 struct Walk<'a, M> {
     path: String,
     open: Vec<Open<'a, M>>,
 }
 
 impl<'a, M> Walk<'a, M> {
-    /// Shows the node if it matches; the step below it if there is exactly one to look at.
-    fn enter(&mut self, step: Step<'a, M>, visit: &mut dyn FnMut(&str, &M)) -> Option<Step<'a, M>> {
-        let Step { node, filter, at_root } = step;
-        let Some(filter) = filter else {
-            self.show(node, visit);
-            return None;
-        };
-        let (level, below) = filter.split_once('/').map_or((filter, None), |(level, below)| (level, Some(below)));
-        let below = match level {
-            "#" => {
-                // `#` includes the level above it.
-                self.show(node, visit);
-                Some(filter)
-            }
-            "+" => below,
-            _ => {
-                let child = node.children.get(level)?;
-                self.descend(level, at_root);
-                return Some(Step { node: child, filter: below, at_root: false });
-            }
-        };
-        let path_len = self.path.len();
-        self.open.push(Open { children: node.children.iter(), filter: below, at_root, path_len });
-        None
+    /// Opens the nodes on the way to what was looked at last, as far as they are there still.
+    fn go_to(&mut self, root: &'a Node<M>, filter: &'a str, behind: Option<&str>) {
+        let (mut node, mut filter, mut at_root) = (root, filter, true);
+        for level in behind.into_iter().flat_map(|behind| behind.split('/')) {
+            self.open(node, filter, Some(level), at_root);
+            let Some(child) = node.children.get(level) else { return };
+            let Some(below) = below(filter) else { return };
+            self.descend(level, at_root);
+            (node, filter, at_root) = (child, below, false);
+        }
+        self.open(node, filter, None, at_root);
     }
 
-    fn next_child(&mut self) -> Option<Step<'a, M>> {
+    /// The children of a node are next, those behind one of them only.
+    fn open(&mut self, node: &'a Node<M>, filter: &'a str, after: Option<&str>, at_root: bool) {
+        let name = filter.split_once('/').map_or(filter, |(level, _)| level);
+        let next = match name {
+            "#" | "+" => Next::Each(node.children.iter_after(after), below(filter)),
+            _ if after.is_some() => Next::One(None, None),
+            _ => Next::One(node.children.get(name).map(|child| (name, child)), below(filter)),
+        };
+        self.open.push(Open { next, at_root, path_len: self.path.len() });
+    }
+
+    /// The next node that the filter leads to, and the filter's levels for what is below it.
+    fn next_node(&mut self) -> Option<(&'a Node<M>, Option<&'a str>)> {
         while let Some(open) = self.open.last_mut() {
-            let (filter, at_root, path_len) = (open.filter, open.at_root, open.path_len);
-            let Some((level, node)) = open.children.find(|(level, _)| !(at_root && level.starts_with('$'))) else {
+            let (at_root, path_len) = (open.at_root, open.path_len);
+            let (found, below) = match &mut open.next {
+                Next::One(child, below) => (child.take(), *below),
+                Next::Each(children, below) => {
+                    (children.find(|(level, _)| !(at_root && level.starts_with('$'))), *below)
+                }
+            };
+            let Some((level, node)) = found else {
                 self.open.pop();
                 continue;
             };
             self.path.truncate(path_len);
             self.descend(level, at_root);
-            return Some(Step { node, filter, at_root: false });
+            if let Some(below) = below {
+                self.open(node, below, None, false);
+            }
+            return Some((node, below));
         }
         None
     }
@@ -263,10 +367,9 @@ impl<'a, M> Walk<'a, M> {
         }
         self.path.push_str(level);
     }
+}
 
-    fn show(&self, node: &Node<M>, visit: &mut dyn FnMut(&str, &M)) {
-        if let Some(stored) = &node.stored {
-            visit(&self.path, &stored.message);
-        }
-    }
+/// The filter's levels below the first; `#` stands for all of them.
+fn below(filter: &str) -> Option<&str> {
+    if filter == "#" { Some(filter) } else { filter.split_once('/').map(|(_, below)| below) }
 }

@@ -135,9 +135,12 @@ impl<T: Subscriber> Route<T> {
         self.targets.len() + self.groups.len()
     }
 
-    pub(super) fn collect(matches: &[&Subscriptions<T>]) -> Self {
+    pub(super) fn collect(matches: &[&Subscriptions<T>], topic: &str) -> Self {
         let groups = matches.iter().filter_map(|found| found.groups.as_deref()).flat_map(HashMap::values);
-        Self { targets: merged(matches).into_boxed_slice(), groups: groups.map(Shared::group).collect() }
+        let mut targets = merged(matches);
+        targets.retain(|target| target.subscriber.may_receive(topic));
+        let groups = groups.filter_map(|shared| shared.group().of_those_who_may_receive(topic));
+        Self { targets: targets.into_boxed_slice(), groups: groups.collect() }
     }
 }
 
@@ -243,6 +246,21 @@ impl<T> Group<T> {
             self.cursor.fetch_add(skipped, Ordering::Relaxed);
         }
         target
+    }
+}
+
+impl<T: Subscriber> Group<T> {
+    /// The same group without the members that may not have a message with this topic; `None` if nobody is left.
+    fn of_those_who_may_receive(self: Arc<Self>, topic: &str) -> Option<Arc<Self>> {
+        let may = |target: &&Target<T>| target.subscriber.may_receive(topic);
+        if self.members.iter().all(|target| may(&target)) {
+            return Some(self);
+        }
+        let members: Box<[Target<T>]> = self.members.iter().filter(may).cloned().collect();
+        (!members.is_empty()).then(|| {
+            let (name, filter, cursor) = (self.name.clone(), self.filter.clone(), Arc::clone(&self.cursor));
+            Arc::new(Self { name, filter, members, cursor })
+        })
     }
 }
 

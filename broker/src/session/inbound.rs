@@ -8,9 +8,10 @@ use forebay_wire::types::PacketId;
 use hashbrown::HashSet;
 
 use super::alias::Aliases;
-use super::lazy::Blank;
 use super::{Session, Urgency};
+use crate::codec::encode::AckNote;
 use crate::codec::{AckKind, encode};
+use crate::lazy::Blank;
 use crate::message::Message;
 
 /// A message that an ack waits for.
@@ -30,7 +31,7 @@ struct Owed {
     /// Not before this message is safe.
     message: Option<Awaited>,
     /// Not before this session's own delta of this number is committed; 0 for no wait.
-    mark: u32,
+    mark: u64,
 }
 
 #[derive(Debug)]
@@ -39,8 +40,7 @@ enum What {
         kind: AckKind,
         packet_id: PacketId,
         reason: ReasonCode,
-        /// Sent with 0x97: milliseconds after which the client should try again.
-        retry_after_ms: Option<u32>,
+        note: Option<AckNote>,
     },
     /// A SUBACK or UNSUBACK, encoded.
     Packet(Box<[u8]>),
@@ -62,9 +62,11 @@ pub(crate) struct Inbound {
     acks: VecDeque<Owed>,
     /// How many of them give the client a place of its Receive Maximum back.
     places: usize,
+    /// How many of them are a SUBACK or an UNSUBACK.
+    packets: usize,
     pub(crate) ids: HashSet<u16, foldhash::fast::FixedState>,
     /// Own deltas up to this number are committed.
-    pub(crate) committed_mark: u32,
+    pub(crate) committed_mark: u64,
 }
 
 impl Blank for Inbound {
@@ -99,6 +101,11 @@ impl Session {
         self.inbound.places + self.inbound.ids.len()
     }
 
+    /// Whether a SUBACK or an UNSUBACK waits to be sent.
+    pub(super) fn owes_packet(&self) -> bool {
+        self.inbound.packets > 0
+    }
+
     /// A QoS 1 PUBLISH has come.
     #[must_use]
     pub fn receive_qos1(&mut self, limit: usize) -> Received {
@@ -125,7 +132,7 @@ impl Session {
             self.inbound.clear();
         } else if !self.inbound.acks.is_empty() {
             self.inbound.acks = VecDeque::new();
-            self.inbound.places = 0;
+            (self.inbound.places, self.inbound.packets) = (0, 0);
         }
     }
 
@@ -146,7 +153,7 @@ impl Session {
     }
 
     /// The number of the delta that will hold what changes now, for acks that wait for it; 0 where nothing is kept.
-    fn mark(&mut self) -> u32 {
+    fn mark(&mut self) -> u64 {
         if !self.durable() {
             return 0;
         }
@@ -161,7 +168,14 @@ impl Session {
     /// repeated PUBLISH after a crash would be a second message otherwise.
     pub fn acknowledge(&mut self, kind: AckKind, packet_id: PacketId, reason: ReasonCode, message: Option<Awaited>) {
         let mark = if kind == AckKind::Pubrec && reason.is_success() { self.mark() } else { 0 };
-        self.owe(Owed { what: What::Ack { kind, packet_id, reason, retry_after_ms: None }, message, mark });
+        self.owe(Owed { what: What::Ack { kind, packet_id, reason, note: None }, message, mark });
+    }
+
+    /// Acknowledges a PUBLISH that its origin had sent before, when that one (`message`, if it is not yet) is safe.
+    pub fn acknowledge_duplicate(&mut self, kind: AckKind, packet_id: PacketId, message: Option<Awaited>) {
+        let mark = if kind == AckKind::Pubrec { self.mark() } else { 0 };
+        let what = What::Ack { kind, packet_id, reason: ReasonCode::Success, note: Some(AckNote::Duplicate) };
+        self.owe(Owed { what, message, mark });
     }
 
     /// Refuses a PUBLISH; MQTT 5 only.
@@ -169,7 +183,8 @@ impl Session {
         if kind == AckKind::Pubrec {
             self.forget_qos2(packet_id);
         }
-        self.owe(Owed { what: What::Ack { kind, packet_id, reason, retry_after_ms }, message: None, mark: 0 });
+        let note = retry_after_ms.map(AckNote::RetryAfterMs);
+        self.owe(Owed { what: What::Ack { kind, packet_id, reason, note }, message: None, mark: 0 });
     }
 
     /// Refuses a PUBLISH whose ack waits for the message to be safe: it will not be. MQTT 5 only; in 3.1.1 the ack waits
@@ -181,11 +196,11 @@ impl Session {
         let is_it =
             |owed: &&mut Owed| owed.message.as_ref().is_some_and(|a| std::ptr::eq(&raw const *a.message, message));
         let Some(owed) = self.inbound.acks.iter_mut().find(is_it) else { return false };
-        let What::Ack { kind, packet_id, reason, retry_after_ms } = &mut owed.what else { return false };
+        let What::Ack { kind, packet_id, reason, note } = &mut owed.what else { return false };
         if owed.message.take_if(|awaited| awaited.refusable).is_none() {
             return false;
         }
-        (*reason, *retry_after_ms, owed.mark) = (ReasonCode::QuotaExceeded, Some(retry_ms), 0);
+        (*reason, *note, owed.mark) = (ReasonCode::QuotaExceeded, Some(AckNote::RetryAfterMs(retry_ms)), 0);
         if *kind == AckKind::Pubrec {
             let packet_id = *packet_id;
             // It counted as a taken identifier until now.
@@ -203,9 +218,16 @@ impl Session {
         if self.inbound.ids.is_empty() {
             self.inbound.ids.shrink_to(16);
         }
-        let (reason, mark) =
-            if known { (ReasonCode::Success, self.mark()) } else { (ReasonCode::PacketIdentifierNotFound, 0) };
-        let what = What::Ack { kind: AckKind::Pubcomp, packet_id, reason, retry_after_ms: None };
+        let (reason, mark) = if known {
+            (ReasonCode::Success, self.mark())
+        } else if self.resumed {
+            // A repetition: its PUBCOMP was lost with the connection. There are clients that take 0x92 for a failure, and
+            // publish the message once more.
+            (ReasonCode::Success, 0)
+        } else {
+            (ReasonCode::PacketIdentifierNotFound, 0)
+        };
+        let what = What::Ack { kind: AckKind::Pubcomp, packet_id, reason, note: None };
         self.owe(Owed { what, message: None, mark });
     }
 
@@ -220,6 +242,7 @@ impl Session {
             self.write_ack(&ack);
         } else {
             self.inbound.places += usize::from(ack.what.gives_back());
+            self.inbound.packets += usize::from(matches!(ack.what, What::Packet(_)));
             self.inbound.acks.push_back(ack);
         }
     }
@@ -235,6 +258,7 @@ impl Session {
                 return;
             }
             self.inbound.places -= usize::from(ack.what.gives_back());
+            self.inbound.packets -= usize::from(matches!(ack.what, What::Packet(_)));
             self.write_ack(&ack);
         }
         self.inbound.acks.shrink_to(64);
@@ -242,20 +266,21 @@ impl Session {
 
     fn write_ack(&mut self, owed: &Owed) {
         match &owed.what {
-            What::Ack { kind, packet_id, reason, retry_after_ms: None } => {
+            What::Ack { kind, packet_id, reason, note: None } => {
                 encode::ack(&mut self.out.buf, self.version, *kind, *packet_id, *reason);
             }
-            What::Ack { kind, packet_id, reason, retry_after_ms } => {
-                let (retry, told, max) = (*retry_after_ms, self.problem_information, self.maximum_packet_size());
-                encode::ack_with_retry(&mut self.out.buf, self.version, *kind, *packet_id, *reason, retry, told, max);
+            What::Ack { kind, packet_id, reason, note } => {
+                let (note, told, max) = (*note, self.problem_information, self.maximum_packet_size());
+                encode::ack_with_note(&mut self.out.buf, self.version, *kind, *packet_id, *reason, note, told, max);
             }
             What::Packet(packet) => self.out.buf.extend_from_slice(packet),
         }
     }
 
-    /// Binds a topic alias of the client.
-    pub fn bind_alias(&mut self, alias: u16, topic: &str) {
-        self.aliases.get_or_insert_with(Aliases::inbound_only).bind(alias, topic);
+    /// Binds a topic alias of the client. False: its aliases' topics would be too long together.
+    #[must_use]
+    pub fn bind_alias(&mut self, alias: u16, topic: &str) -> bool {
+        self.aliases.get_or_insert_with(Aliases::inbound_only).bind(alias, topic)
     }
 
     /// The topic behind an alias of the client.

@@ -3,16 +3,24 @@
 //!
 //! ```text
 //!   PUBLISH in ──► inbound: QoS 2 identifiers, acks that wait ──► PUBACK PUBREC PUBCOMP
-//!   router ──► outbound: in flight ◄─ queue (memory) ◄─ disk ◄─ pending (not yet committed)
+//!   router ──► queue (a module of its own) ──► flights: QoS 1 and 2 ──► PUBLISH PUBREL
 //!   persist: what changed since the last commit
 //! ```
 
+mod acks;
 mod alias;
+mod backlog;
+mod deliver;
+mod delivery;
+mod encoded;
+mod flights;
 mod inbound;
-mod lazy;
-mod outbound;
+mod leave;
+mod lent;
 mod persist;
-mod scan;
+mod retained;
+mod send;
+mod take;
 #[cfg(test)]
 mod tests;
 
@@ -20,45 +28,27 @@ use std::sync::Arc;
 
 use forebay_wire::types::Version;
 
+pub use delivery::{Delivery, Durability, Outcome};
+pub use encoded::{Encoded, SHARED_PAYLOAD_BYTES};
 pub use inbound::{Awaited, Received};
-pub use outbound::{Delivery, Durability, Fate, Fill, LeavingPage, Orphan, Outcome, PageWanted, Refused};
+pub use lent::{Lending, LentNews, Settled};
 pub use persist::Collected;
+pub use retained::RetainedCursor;
+pub use take::Taken;
 
+pub use crate::queue::{Fate, Fill, LeavingPage, Orphan, PageWanted, Policy, QueueFigures, QueueLimits, Refused};
+
+use crate::lazy::Lazy;
 use crate::message::Time;
-use crate::store::{Ledger, SessionNo, StoredSubscription, StoredWill};
-
-/// What happens to a message for a queue that is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// The publisher is told (0x97), or its ack is withheld until there is room.
-    Reject,
-    /// The oldest message that is not in flight makes room.
-    DropOldest,
-    /// The new one is dropped.
-    DropNewest,
-    /// One message for each topic: the newer replaces the older. When still full: as `DropOldest`.
-    KeepLast,
-}
+use crate::queue::{Queue, Rules};
+use crate::router;
+use crate::store::{SessionNo, StoredSubscription, StoredWill};
 
 /// The named limits that a session obeys.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Messages that a queue may hold.
-    pub max_messages: u64,
-    /// Bytes that a queue may hold.
-    pub max_bytes: u64,
-    /// Bytes that the queue of a session without a store (expiry 0) may hold in memory.
-    pub max_transient_bytes: u64,
-    /// Milliseconds that a message may wait.
-    pub max_age_ms: Option<u64>,
-    /// What happens when it is full.
-    pub policy: Policy,
-    /// QoS 0 messages are queued (as QoS 0) for a session that is away.
-    pub queue_qos0: bool,
-    /// Messages of one queue kept in memory; the rest is on disk only.
-    pub memory_messages: usize,
-    /// Bytes of one queue kept in memory.
-    pub memory_bytes: usize,
+    /// Of its queue, unless the queue has limits of its own.
+    pub queue: QueueLimits,
     /// Encoded bytes that may wait for a slow socket.
     pub outbound_buffer: usize,
     /// QoS 1 and 2 messages in flight to one client, beside its own Receive Maximum.
@@ -67,6 +57,22 @@ pub struct Settings {
     pub receive_maximum: u16,
     /// Topic aliases that we use towards a client that allows them.
     pub outbound_topic_alias_maximum: u16,
+}
+
+/// What a session's client may do, as the policy says now.
+pub trait Authority: std::fmt::Debug + Send + Sync {
+    /// Its user name.
+    fn user(&self) -> Option<&str>;
+    /// Whether a message with this topic may go to it.
+    fn may_receive(&self, topic: &str) -> bool;
+    /// Whether its will may be published.
+    fn may_leave_will(&self, will: &crate::message::Message) -> bool;
+    /// Whether it may have this subscription.
+    fn may_subscribe(&self, filter: &str) -> bool;
+    /// Whether it could log in again with what it logged in with.
+    fn is_valid(&self) -> bool;
+    /// When what it logged in with ends.
+    fn expires(&self) -> Option<std::time::SystemTime>;
 }
 
 /// What a CONNECT settled for one network connection.
@@ -86,6 +92,8 @@ pub struct Link {
     pub problem_information: bool,
     /// The will.
     pub will: Option<StoredWill>,
+    /// What the client may do; `None`: everything.
+    pub authority: Option<Arc<dyn Authority>>,
 }
 
 /// A call's surroundings.
@@ -95,6 +103,13 @@ pub struct Cx<'a> {
     pub now: Time,
     /// The limits.
     pub settings: &'a Settings,
+}
+
+impl<'a> Cx<'a> {
+    /// What the queue must know.
+    pub(crate) fn rules(self) -> Rules<'a> {
+        Rules { now: self.now, limits: &self.settings.queue }
+    }
 }
 
 /// How soon the store should collect from a session.
@@ -116,23 +131,39 @@ pub struct Session {
     client_id: Arc<str>,
     version: Version,
     connected: bool,
+    /// The client has been connected before, perhaps before a restart.
+    resumed: bool,
     problem_information: bool,
     ended: bool,
-    leaving: Option<outbound::Leaving>,
+    leaving: Option<leave::Leaving>,
     /// It has outlived, or will outlive, a connection: its queue is in the store until it ends.
     kept: bool,
     /// Counts connections: a connection whose number is not this one has been taken over.
     epoch: u32,
     expiry_s: u32,
-    out: outbound::Out,
-    outbound: outbound::Outbound,
-    inbound: lazy::Lazy<inbound::Inbound>,
+    out: encoded::Out,
+    queue: Queue,
+    flights: Lazy<flights::Flights>,
+    /// Messages that may be in flight at once.
+    window: u16,
+    maximum_packet_size: u32,
+    /// Messages that are taken as values are taken after their commit only.
+    committed_only: bool,
+    inbound: Lazy<inbound::Inbound>,
     persist: Option<Box<persist::Persist>>,
     will: Option<Box<StoredWill>>,
     subscriptions: Vec<StoredSubscription>,
+    /// Retained messages that its subscriptions have not been given yet.
+    retained: Option<Box<retained::Wanted>>,
+    /// What its subscriptions can cost a publication, see [`router::branching`].
+    wildcard_levels: usize,
     aliases: Option<Box<alias::Aliases>>,
     disconnected_at: Option<Time>,
+    /// What declared queues have lent to its client. Most have none.
+    lent: Option<Box<lent::Lent>>,
     urgency: Urgency,
+    /// Of its last connection.
+    authority: Option<Arc<dyn Authority>>,
 }
 
 impl Session {
@@ -144,21 +175,30 @@ impl Session {
             client_id: client_id.into(),
             version: Version::V311,
             connected: false,
+            resumed: false,
             problem_information: true,
             ended: false,
             leaving: None,
             kept: false,
             epoch: 0,
             expiry_s: 0,
-            out: outbound::Out::default(),
-            outbound: outbound::Outbound::default(),
-            inbound: lazy::Lazy::default(),
+            out: encoded::Out::default(),
+            queue: Queue::default(),
+            flights: Lazy::default(),
+            window: 0,
+            maximum_packet_size: 0,
+            committed_only: false,
+            inbound: Lazy::default(),
             persist: None,
             will: None,
             subscriptions: Vec::new(),
+            retained: None,
+            wildcard_levels: 0,
             aliases: None,
             disconnected_at: None,
+            lent: None,
             urgency: Urgency::None,
+            authority: None,
         }
     }
 
@@ -222,6 +262,18 @@ impl Session {
         &self.subscriptions
     }
 
+    /// The levels of its filters from the first `+` on, all together.
+    #[must_use]
+    pub fn wildcard_levels(&self) -> usize {
+        self.wildcard_levels
+    }
+
+    /// Whether it is subscribed with this filter.
+    #[must_use]
+    pub fn is_subscribed(&self, filter: &str) -> bool {
+        self.subscriptions.binary_search_by(|s| s.filter.as_str().cmp(filter)).is_ok()
+    }
+
     /// Whether reason strings and user properties may be sent.
     #[must_use]
     pub fn problem_information(&self) -> bool {
@@ -231,19 +283,14 @@ impl Session {
     /// The client's Maximum Packet Size.
     #[must_use]
     pub fn maximum_packet_size(&self) -> u32 {
-        self.outbound.maximum_packet_size
-    }
-
-    /// Its ledger, and how many messages are queued.
-    #[must_use]
-    pub fn ledger(&self) -> (Ledger, u64) {
-        (self.outbound.ledger, self.outbound.queued)
+        self.maximum_packet_size
     }
 
     /// A connection takes the session over, or is its first. What was in flight is sent again [MQTT-4.4.0-1].
     pub fn connect(&mut self, link: Link, cx: Cx<'_>) {
         let was_durable = self.durable();
         self.detach();
+        self.resumed = self.epoch > 0 || self.disconnected_at.is_some();
         self.epoch = self.epoch.wrapping_add(1);
         self.connected = true;
         self.disconnected_at = None;
@@ -251,15 +298,27 @@ impl Session {
         self.expiry_s = link.expiry_s;
         self.problem_information = link.problem_information;
         self.will = link.will.map(Box::new);
+        self.authority = link.authority;
         self.aliases = alias::Aliases::new(link.topic_alias_maximum.min(cx.settings.outbound_topic_alias_maximum));
-        self.outbound.window = link.receive_maximum.min(match cx.settings.max_inflight {
+        self.window = link.receive_maximum.min(match cx.settings.max_inflight {
             0 => u16::MAX,
             some => some,
         });
-        self.outbound.maximum_packet_size = link.maximum_packet_size;
+        self.maximum_packet_size = link.maximum_packet_size;
         self.record_changed(was_durable);
-        self.outbound.resume();
+        if let Some(persist) = self.persist.as_ref().filter(|_| self.queue.is_made()) {
+            self.flights.connected_mark = persist.open;
+        }
+        self.resume();
         self.pump(cx);
+    }
+
+    /// Everything in flight is to be sent, or taken, again.
+    fn resume(&mut self) {
+        self.queue.attend();
+        if self.flights.is_made() {
+            self.flights.resume();
+        }
     }
 
     /// The connection `epoch` is over. False when another has already taken the session over: nothing was done.
@@ -278,13 +337,19 @@ impl Session {
 
     /// What a connection leaves behind: bytes that were not written, acks that wait, aliases.
     fn detach(&mut self) {
-        let unsent = self.out.clear();
-        self.outbound.lost_qos0(unsent);
+        self.out.clear();
+        self.queue.lose_passing();
+        self.return_lent();
         self.detach_inbound(self.kept || self.expiry_s > 0);
         self.aliases = None;
         if self.durable() {
-            self.outbound.spill();
-            if self.outbound.has_uncollected() {
+            self.queue.spill();
+            if self.flights.is_made() {
+                self.flights.rest();
+            }
+            let collected = self.queue.collected_to();
+            let in_flight = self.flights.last().is_some_and(|flight| flight.live() && flight.seq >= collected);
+            if in_flight || self.queue.has_uncollected() {
                 self.want(Urgency::Now);
             }
         }
@@ -311,20 +376,6 @@ impl Session {
         Some(*will)
     }
 
-    /// Ends the session: its queue is dropped, and counted. Returns the messages that shared subscriptions gave it,
-    /// which another member may take [MQTT5-4.8.2-5].
-    pub fn end(&mut self) -> Vec<Orphan> {
-        self.ended = true;
-        self.connected = false;
-        let orphans = self.outbound.end();
-        self.detach_inbound(false);
-        self.out.clear();
-        if self.persist.is_some() {
-            self.want(Urgency::Lazy);
-        }
-        orphans
-    }
-
     /// Adds or replaces a subscription; true if it was there before.
     pub fn subscribe(&mut self, subscription: StoredSubscription) -> bool {
         if self.durable()
@@ -344,6 +395,7 @@ impl Session {
                 if self.subscriptions.is_empty() {
                     self.subscriptions.reserve_exact(1);
                 }
+                self.wildcard_levels += router::branching(&subscription.filter);
                 self.subscriptions.insert(at, subscription);
                 false
             }
@@ -356,6 +408,8 @@ impl Session {
             return false;
         };
         self.subscriptions.remove(at);
+        self.forget_retained(filter);
+        self.wildcard_levels = self.wildcard_levels.saturating_sub(router::branching(filter));
         if self.durable()
             && let Some(persist) = &mut self.persist
         {
@@ -378,7 +432,22 @@ impl Session {
     /// Encoded bytes that wait for the socket.
     #[must_use]
     pub fn out_len(&self) -> usize {
-        self.out.buf.len()
+        self.out.len()
+    }
+
+    /// True once, when QoS 0 messages for a client that does not take them have begun to be dropped; again after it has taken
+    /// everything.
+    pub fn has_overflowed(&mut self) -> bool {
+        let new = self.out.overflow == encoded::Overflow::New;
+        if new {
+            self.out.overflow = encoded::Overflow::Said;
+        }
+        new
+    }
+
+    /// The socket has taken all that there was for it.
+    pub fn drained(&mut self) {
+        self.out.overflow = encoded::Overflow::No;
     }
 
     /// Appends a packet that is not a PUBLISH: it is never held back.
@@ -386,11 +455,21 @@ impl Session {
         write(&mut self.out.buf);
     }
 
-    /// Takes what waits for the socket, leaving `empty` in its place. QoS 0 messages in it count as delivered.
-    pub fn take_out(&mut self, empty: Vec<u8>) -> Vec<u8> {
-        let delivered = std::mem::take(&mut self.out.qos0);
-        self.outbound.ledger.delivered += u64::from(delivered);
-        self.outbound.queued -= u64::from(delivered);
-        std::mem::replace(&mut self.out.buf, empty)
+    /// Takes the first of what waits for the socket; empty when there is no more. QoS 0 messages in it count as delivered.
+    pub fn take_out(&mut self) -> Encoded {
+        let (piece, passed) = self.out.take();
+        self.queue.passed(passed);
+        piece
+    }
+
+    /// Takes all that waits for the socket, as one buffer.
+    pub fn take_all_out(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        while self.out_len() > 0 {
+            let piece = self.take_out();
+            all.extend_from_slice(&piece.bytes);
+            all.extend_from_slice(piece.payload());
+        }
+        all
     }
 }

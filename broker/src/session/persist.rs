@@ -1,9 +1,9 @@
 //! What the session tells the store. Nothing is written twice, and nothing that was acknowledged in time is written.
 
-use super::outbound::Outbound;
 use super::{Cx, Session, Urgency};
 use crate::message::Time;
-use crate::store::{QueueEntry, QueueState, RecoveredSession, SessionDelta, SessionRecord, StoredSubscription};
+use crate::queue::Presence;
+use crate::store::{QueueState, RecoveredSession, SessionDelta, SessionRecord, StoredSubscription};
 
 /// Bookkeeping of a session that the store knows.
 #[derive(Default)]
@@ -15,7 +15,7 @@ pub(crate) struct Persist {
     pub(crate) subscribed: Vec<StoredSubscription>,
     pub(crate) unsubscribed: Vec<String>,
     /// The number of the delta that is being filled.
-    pub(crate) open: u32,
+    pub(crate) open: u64,
     /// The store has rows of this session.
     stored: bool,
     /// The queue may be in the store: only for sessions that outlive their connection.
@@ -28,7 +28,7 @@ pub struct Collected {
     /// What to write.
     pub delta: SessionDelta,
     /// Delta number, for [`Session::committed`].
-    pub mark: u32,
+    pub mark: u64,
     /// Places below are in this or an earlier delta.
     pub upto: u64,
 }
@@ -50,14 +50,23 @@ impl Session {
         session.will = record.will.clone().map(Box::new);
         session.subscriptions.clone_from(&found.subscriptions);
         session.subscriptions.sort_by(|a, b| a.filter.cmp(&b.filter));
+        session.wildcard_levels = session.subscriptions.iter().map(|s| crate::router::branching(&s.filter)).sum();
         session.persist = Some(Box::new(Persist {
             open: 1,
             stored: true,
             record: record.disconnected_at.is_none(),
             ..Persist::default()
         }));
+        if record.disconnected_at.is_none() {
+            // Or its time, and its will's delay, would begin anew with every start.
+            session.want(Urgency::Lazy);
+        }
         session.inbound.ids.extend(found.state.inbound.iter().copied());
-        session.outbound.recover(&found.state, record.disconnected_at.is_none());
+        let presence = if record.disconnected_at.is_none() { Presence::There } else { Presence::Away };
+        session.queue.recover(&found.state, presence);
+        if !found.state.released.is_empty() {
+            session.flights.released_before.clone_from(&found.state.released);
+        }
         session
     }
 
@@ -79,23 +88,10 @@ impl Session {
         self.want(Urgency::Lazy);
     }
 
-    /// Whether the record waits to be written.
-    #[must_use]
-    pub fn mark_open(&mut self) -> Option<u32> {
-        self.persist.as_ref().map(|p| p.open)
-    }
-
     /// Whether everything up to delta `mark` is committed.
     #[must_use]
-    pub fn mark_committed(&self, mark: u32) -> bool {
+    pub fn mark_committed(&self, mark: u64) -> bool {
         self.inbound.committed_mark >= mark
-    }
-
-    /// The record must be on disk before something is answered: collected with the next commit.
-    pub fn hurry(&mut self) {
-        if self.persist.is_some() {
-            self.want(Urgency::Now);
-        }
     }
 
     /// Collects what must be written. Messages for a connected client that were accepted after `cutoff` are left for
@@ -109,11 +105,11 @@ impl Session {
             let mark = persist.open;
             persist.open += 1;
             let wanted = persist.stored && !told;
-            return (wanted.then_some(Collected { delta, mark, upto: self.outbound.flow.next_seq }), false);
+            return (wanted.then_some(Collected { delta, mark, upto: self.queue.next_place() }), false);
         }
         let durable = self.kept;
         let hurry = self.connected.then_some(cutoff);
-        let (enqueued, left) = if durable { self.outbound.collect(hurry) } else { (Vec::new(), false) };
+        let (enqueued, left) = if durable { self.queue.collect(hurry, &*self.flights) } else { (Vec::new(), false) };
         if enqueued.is_empty()
             && !persist.record
             && !persist.changed
@@ -122,8 +118,12 @@ impl Session {
         {
             return (None, left);
         }
-        let unsent_qos0 = u64::from(self.out.qos0);
-        let state = durable.then(|| self.outbound.state(&self.inbound.ids, unsent_qos0));
+        let state = durable.then(|| QueueState {
+            released: self.flights.released(),
+            inbound: self.inbound.ids.iter().copied().collect(),
+            ..self.queue.state(&*self.flights)
+        });
+        let done = state.as_ref().map_or_else(Vec::new, |state| self.queue.take_done(state));
         let mut delta = SessionDelta {
             no: self.no,
             ended: false,
@@ -131,6 +131,7 @@ impl Session {
             subscribed: std::mem::take(&mut persist.subscribed),
             unsubscribed: std::mem::take(&mut persist.unsubscribed),
             enqueued,
+            done,
             state,
         };
         if std::mem::take(&mut persist.record) {
@@ -146,7 +147,7 @@ impl Session {
         persist.stored = true;
         let mark = persist.open;
         persist.open += 1;
-        (Some(Collected { delta, mark, upto: self.outbound.flow.collected }), left)
+        (Some(Collected { delta, mark, upto: self.queue.collected_to() }), left)
     }
 
     /// The commit that held the delta is done: acks and PUBRELs that waited for it may leave.
@@ -155,7 +156,10 @@ impl Session {
             return;
         }
         self.inbound.committed_mark = self.inbound.committed_mark.max(collected.mark);
-        self.outbound.committed(collected.upto);
+        if self.flights.is_made() {
+            self.flights.committed(collected.upto);
+        }
+        self.queue.committed(collected.upto);
         self.release_committed(collected.mark);
         self.release_acks();
         self.pump(cx);
@@ -180,128 +184,7 @@ impl Session {
         removed.retain(|f| !persist.subscribed.iter().any(|s| &s.filter == f));
         removed.append(&mut persist.unsubscribed);
         persist.unsubscribed = removed;
-        self.outbound.flow.collected = self.outbound.flow.committed;
+        self.queue.not_committed(delta.done);
         self.want(Urgency::Now);
-    }
-}
-
-impl Outbound {
-    /// Entries that the store has not been given. With a cutoff, a young tail in memory is left.
-    fn collect(&mut self, cutoff: Option<Time>) -> (Vec<QueueEntry>, bool) {
-        let (from, moved_to) = (self.flow.collected, self.flow.moved_to);
-        let pending = self.flow.pending.back().is_some_and(|e| e.item.seq >= from);
-        let young = |item: &QueueEntry| {
-            let may_wait = !pending && item.message.qos < 2 && item.seq >= moved_to;
-            cutoff.is_some_and(|c| may_wait && item.message.accepted_at > c)
-        };
-        let flights = self.flow.inflight.iter().filter(|f| f.live()).filter_map(|f| f.item.as_ref());
-        let flights = flights.skip_while(|i| i.seq < from);
-        let queued =
-            self.flow.queue.iter().map(|e| &e.item).skip(self.flow.queue.partition_point(|e| e.item.seq < from));
-        let waiting =
-            self.flow.pending.iter().map(|e| &e.item).skip(self.flow.pending.partition_point(|e| e.item.seq < from));
-        let mut entries = Vec::new();
-        let mut left = false;
-        // What was published at QoS 2 is committed together with its publisher's identifier, whatever its QoS here; so
-        // everything up to the last of it is collected.
-        let all: Vec<&QueueEntry> = flights.chain(queued).chain(waiting).collect();
-        let last_old = all.iter().rposition(|item| !young(item));
-        for (at, item) in all.into_iter().enumerate() {
-            if last_old.is_some_and(|last| at <= last) {
-                entries.push(item.clone());
-            } else {
-                left = true;
-            }
-        }
-        if let Some(last) = entries.last() {
-            self.flow.collected = last.seq + 1;
-        } else if !left && from < self.flow.next_seq {
-            self.flow.collected = self.flow.next_seq;
-        }
-        (entries, left)
-    }
-
-    /// The state as of now: it speaks of places below `collected` only as the store knows them.
-    fn state(&self, ids: &hashbrown::HashSet<u16, foldhash::fast::FixedState>, unsent_qos0: u64) -> QueueState {
-        let mut done = Vec::new();
-        let live = || {
-            self.flow
-                .inflight
-                .iter()
-                .filter(|f| f.live())
-                .map(|f| f.seq)
-                .chain(self.flow.queue.iter().map(|e| e.item.seq))
-        };
-        let end = self.flow.collected;
-        let first_disk = self.on_disk().then_some(self.flow.disk_from);
-        let first_pending = self.flow.pending.front().map(|e| e.item.seq);
-        let floor = live().next().or(first_disk).or(first_pending).unwrap_or(end).min(end);
-        let mut next = floor;
-        let mut gap = |next: &mut u64, at: u64, after: u64| {
-            let at = at.min(end);
-            if at > *next {
-                done.push((*next, at));
-            }
-            *next = after.max(*next);
-        };
-        for seq in live().take_while(|seq| *seq < end) {
-            gap(&mut next, seq, seq + 1);
-        }
-        if let Some(from) = first_disk {
-            gap(&mut next, from, from);
-            for (start, stop) in &self.flow.holes {
-                if *stop > next {
-                    // What lies before the hole is on disk and not done.
-                    next = (*start).max(next);
-                    gap(&mut next, *stop, *stop);
-                }
-            }
-            next = next.max(self.flow.disk_to);
-        }
-        for entry in self.flow.pending.iter().take_while(|e| e.item.seq < end) {
-            gap(&mut next, entry.item.seq, entry.item.seq + 1);
-        }
-        gap(&mut next, end, end);
-        let (uncollected, uncollected_bytes) = self.uncollected();
-        let uncollected = uncollected + unsent_qos0;
-        // Those of an earlier run that are not in flight again yet are still owed their PUBREL.
-        let again = self.flow.inflight.iter().filter(|f| f.live() && f.received()).map(|f| f.seq);
-        let released = again.chain(self.flow.released_before.iter().copied()).collect();
-        let mut ledger = self.ledger;
-        // What the store is not told of is not accepted as far as the store knows.
-        ledger.accepted -= uncollected;
-        QueueState {
-            next_seq: end,
-            floor,
-            done,
-            sent: self.flow.inflight.back().map_or(floor, |f| f.seq + 1).max(self.flow.sent_before).min(end),
-            released,
-            inbound: ids.iter().copied().collect(),
-            queued: self.queued - uncollected,
-            queued_bytes: self.queued_bytes.saturating_sub(uncollected_bytes),
-            ledger,
-        }
-    }
-
-    /// Messages in the queue that are in no delta yet: young ones, and QoS 0 in the socket's buffer.
-    fn uncollected(&self) -> (u64, u64) {
-        let flights: u64 =
-            self.flow.inflight.iter().filter(|f| f.live() && f.seq >= self.flow.collected).count() as u64;
-        let young = |list: &std::collections::VecDeque<super::outbound::Entry>| {
-            let at = list.partition_point(|e| e.item.seq < self.flow.collected);
-            let bytes: u64 = list.iter().skip(at).map(|e| e.item.message.size() as u64).sum();
-            ((list.len() - at) as u64, bytes)
-        };
-        let (queue, queue_bytes) = young(&self.flow.queue);
-        let (pending, pending_bytes) = young(&self.flow.pending);
-        let flight_bytes: u64 = self
-            .flow
-            .inflight
-            .iter()
-            .filter(|f| f.live() && f.seq >= self.flow.collected)
-            .filter_map(|f| f.item.as_ref())
-            .map(|i| i.message.size() as u64)
-            .sum();
-        (flights + queue + pending, flight_bytes + queue_bytes + pending_bytes)
     }
 }

@@ -6,25 +6,32 @@ use std::sync::Arc;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
 
-use super::{Cx, Delivery, Durability, Fate, Link, Outcome, Policy, Received, Session, Settings, Urgency};
+use super::{Cx, Delivery, Durability, Fate, Link, Outcome, Policy, QueueLimits, Received, Session, Settings, Urgency};
 use crate::codec::AckKind;
 use crate::message::{Message, Parts, Time};
 use crate::store::{
     DropReason, NEVER_S, QueueEntry, QueueState, RecoveredSession, SessionNo, SessionRecord, StoredSubscription,
 };
 
+mod taken;
+
 const NOW: Time = Time(5_000);
 
 fn settings(policy: Policy, max_messages: u64) -> Settings {
     Settings {
-        max_messages,
-        max_bytes: 1 << 20,
-        max_transient_bytes: 1 << 20,
-        max_age_ms: None,
-        policy,
-        queue_qos0: false,
-        memory_messages: 4,
-        memory_bytes: 1 << 20,
+        queue: QueueLimits {
+            max_messages,
+            max_bytes: 1 << 20,
+            max_transient_bytes: 1 << 20,
+            max_age_ms: None,
+            policy,
+            keep_last_by: crate::queue::KeyOf::Topic,
+            queue_qos0: false,
+            stall_ms: None,
+            stall_transient_ms: None,
+            memory_messages: 4,
+            memory_bytes: 1 << 20,
+        },
         outbound_buffer: 1 << 16,
         max_inflight: 0,
         receive_maximum: 10,
@@ -41,6 +48,7 @@ fn link(expiry_s: u32, receive_maximum: u16) -> Link {
         topic_alias_maximum: 0,
         problem_information: true,
         will: None,
+        authority: None,
     }
 }
 
@@ -85,7 +93,7 @@ fn commit(session: &mut Session, cx: Cx<'_>) {
 }
 
 fn first_bytes(session: &mut Session) -> Vec<u8> {
-    let out = session.take_out(Vec::new());
+    let out = session.take_all_out();
     let mut rest = &out[..];
     let mut found = Vec::new();
     while let Some(frame) = forebay_wire::frame::peek(rest, u32::MAX).unwrap() {
@@ -227,11 +235,11 @@ fn an_absent_client_keeps_what_was_sent_and_asks_for_no_page_for_ever() {
     let mut session = Session::recover(&found, &record, NOW);
     let entry = |seq: u64| QueueEntry {
         seq,
-        qos: 1,
+        qos: 2,
         retain: false,
         shared: false,
         subscription_ids: smallvec::SmallVec::new(),
-        message: message(0, 1),
+        message: message(0, 2),
     };
     let mut asked = 0;
     while let Some(page) = session.wants_page(cx) {
@@ -243,9 +251,44 @@ fn an_absent_client_keeps_what_was_sent_and_asks_for_no_page_for_ever() {
     assert_eq!((queued, ledger.dropped[DropReason::Oldest as usize]), (2, 2));
     commit(&mut session, cx);
     session.connect(link(NEVER_S, 10), cx);
+    commit(&mut session, cx);
     let page = session.wants_page(cx).unwrap();
     session.page_in(page.from, Ok((page.from..4).map(entry).collect()), cx);
-    assert_eq!(first_bytes(&mut session), [0x3A, 0x32], "what was sent, and the newest");
+    assert_eq!(first_bytes(&mut session), [0x3C, 0x34], "what was sent, and the newest");
+}
+
+/// Once each, however many there are; again after a commit that failed; not at all what the store never had.
+#[test]
+fn the_store_is_told_of_each_place_that_is_done_once() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 20);
+    for payload in 0..8 {
+        deliver(&mut session, payload, 1, cx);
+    }
+    commit(&mut session, cx);
+    let told = |session: &mut Session| {
+        let (collected, _) = session.collect(Time(u64::MAX));
+        collected.map(|collected| (collected.delta.done.clone(), collected))
+    };
+    for acknowledged in [3, 6, 4] {
+        assert!(session.receive_puback(id(acknowledged), ReasonCode::Success));
+    }
+    let (done, collected) = told(&mut session).unwrap();
+    assert_eq!(done, [(2, 4), (5, 6)]);
+    session.not_committed(collected);
+    assert!(session.receive_puback(id(8), ReasonCode::Success));
+    let (done, collected) = told(&mut session).unwrap();
+    assert_eq!(done, [(2, 4), (5, 6), (7, 8)]);
+    session.committed(&collected, cx);
+    // Acknowledged before the store had it: there is nothing to tell.
+    deliver(&mut session, 9, 1, cx);
+    assert!(session.receive_puback(id(9), ReasonCode::Success));
+    assert!(session.receive_puback(id(1), ReasonCode::Success));
+    let (done, collected) = told(&mut session).unwrap();
+    assert_eq!((done.as_slice(), collected.delta.state.as_ref().unwrap().floor), ([].as_slice(), 1));
+    session.committed(&collected, cx);
+    assert!(told(&mut session).is_none());
 }
 
 /// Its ack frees no place of the window, or more would be in flight than the client takes.
@@ -273,7 +316,7 @@ fn an_ack_for_what_a_resume_has_not_sent_again_yet_opens_no_window() {
 #[test]
 fn a_backlog_longer_than_the_packet_identifiers_is_sent_a_window_at_a_time() {
     let mut settings = settings(Policy::Reject, 100_000);
-    settings.memory_messages = 100_000;
+    settings.queue.memory_messages = 100_000;
     let cx = Cx { now: NOW, settings: &settings };
     let mut session = connected(&settings, 5);
     for _ in 0..70_000 {
@@ -353,7 +396,7 @@ fn a_queue_is_given_up_page_by_page_each_after_the_commit_of_the_one_before() {
 #[test]
 fn drop_oldest_keeps_an_absent_client_within_its_limit() {
     let mut settings = settings(Policy::DropOldest, 12);
-    settings.memory_messages = 8;
+    settings.queue.memory_messages = 8;
     let cx = Cx { now: NOW, settings: &settings };
     let mut session = connected(&settings, 10);
     session.disconnect(session.epoch(), cx);
@@ -381,4 +424,24 @@ fn drop_oldest_keeps_an_absent_client_within_its_limit() {
     }
     assert_eq!(session.ledger().1, 12);
     assert_eq!(first_bytes(&mut session), [0x32; 12]);
+}
+
+/// Acks and PUBRELs wait for the number of a delta: a session that has been written to four thousand million times goes on.
+#[test]
+fn acks_leave_beyond_two_to_the_thirty_two_deltas() {
+    let settings = settings(Policy::Reject, 10);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = Session::new(SessionNo(1), "device");
+    session.connect(link(100, 10), cx);
+    session.persist.as_mut().unwrap().open = u64::from(u32::MAX);
+    for id in 1..4 {
+        let id = PacketId::new(id).unwrap();
+        session.take_qos2(id);
+        session.acknowledge(AckKind::Pubrec, id, ReasonCode::Success, None);
+        assert!(session.take_all_out().is_empty(), "before its commit");
+        let (Some(collected), _) = session.collect(NOW) else { panic!("nothing to write") };
+        session.committed(&collected, cx);
+        assert_eq!(session.take_all_out(), [0x50, 2, 0, id.get() as u8]);
+    }
+    assert!(session.persist.as_ref().unwrap().open > u64::from(u32::MAX));
 }

@@ -1,13 +1,14 @@
 //! Writes one batch into an open write transaction: the only code that changes rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ::redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
-use hashbrown::HashMap;
 
+use super::clean::{Backlog, Cleaned, Cleaning, DONE, ENDING, Task};
 use super::redb::Fault;
 use super::rows::{self, Mark, QueueHead, QueueRow};
-use super::{Batch, Committed, Message, QueueEntry, QueueState, RetainedChange, SessionDelta};
+use super::shared::SharedMessages;
+use super::{Batch, Committed, KeyedChange, QueueEntry, QueueState, RetainedChange, SessionDelta};
 
 pub(super) const QUEUE: TableDefinition<'static, (u64, u64), &[u8]> = TableDefinition::new("queue");
 pub(super) const SHARED: TableDefinition<'static, (u64, u64), &[u8]> = TableDefinition::new("shared");
@@ -16,6 +17,7 @@ pub(super) const STATE: TableDefinition<'static, u64, &[u8]> = TableDefinition::
 pub(super) const SESSION: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("session");
 pub(super) const SUBSCRIPTION: TableDefinition<'static, (u64, &str), &[u8]> = TableDefinition::new("subscription");
 pub(super) const RETAINED: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("retained");
+pub(super) const KEYED: TableDefinition<'static, (u8, &[u8]), &[u8]> = TableDefinition::new("keyed");
 pub(super) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 
 /// A row is closed when it has grown to this: what one read of a page brings in, and what one damaged row costs.
@@ -39,6 +41,8 @@ pub(super) struct Tables<'t> {
     pub(super) session: Table<'t, u64, &'static [u8]>,
     pub(super) subscription: Table<'t, (u64, &'static str), &'static [u8]>,
     pub(super) retained: Table<'t, &'static str, &'static [u8]>,
+    pub(super) done: Table<'t, (u64, u64), &'static [u8]>,
+    pub(super) ending: Table<'t, u64, &'static [u8]>,
     pub(super) meta: Table<'t, &'static str, &'static [u8]>,
 }
 
@@ -52,6 +56,8 @@ impl<'t> Tables<'t> {
             session: txn.open_table(SESSION)?,
             subscription: txn.open_table(SUBSCRIPTION)?,
             retained: txn.open_table(RETAINED)?,
+            done: txn.open_table(DONE)?,
+            ending: txn.open_table(ENDING)?,
             meta: txn.open_table(META)?,
         })
     }
@@ -64,117 +70,86 @@ pub(super) struct Applied {
     /// Messages were written, and the rows now take more than before.
     pub(super) grew: bool,
     pub(super) added: u64,
+    /// For the backlog, once the transaction is committed.
+    pub(super) cleaned: Cleaned,
 }
 
-/// Applies the whole batch. `uncertain` says that the commit before failed, so that its rows may be there already.
-pub(super) fn apply(txn: &WriteTransaction, batch: &Batch, mark: Mark, uncertain: bool) -> Result<Applied, Fault> {
-    let mut writer = Writer {
-        tables: Tables::open(txn)?,
-        commit: mark.commit,
-        added: 0,
-        removed: 0,
-        references: BTreeMap::new(),
-        committed: Committed::default(),
-    };
+/// Applies the whole batch, and deletes some of what nobody needs. `uncertain` says that the commit before failed, so that
+/// its rows may be there already.
+pub(super) fn apply(
+    txn: &WriteTransaction,
+    batch: &Batch,
+    mark: Mark,
+    uncertain: bool,
+    backlog: &Backlog,
+) -> Result<Applied, Fault> {
+    let mut writer = Writer::new(Tables::open(txn)?, mark.commit);
     let mut last_session = mark.last_session;
-    let mut shared = SharedMessages::find(batch);
+    let shared = SharedMessages::find(batch);
     for delta in &batch.sessions {
         last_session = last_session.max(delta.no.0);
-        writer.session(delta, &mut shared, uncertain)?;
+        writer.session(delta, &shared, uncertain)?;
     }
+    writer.owners(txn, batch)?;
     writer.shared_rows(&shared)?;
+    let cleaned = writer.clean(backlog)?;
     writer.settle_references()?;
-    let mut messages = !shared.is_empty() || batch.sessions.iter().any(|delta| !delta.enqueued.is_empty());
+    let mut messages = !shared.list().is_empty() || batch.sessions.iter().any(|delta| !delta.enqueued.is_empty());
     for change in &batch.retained {
         messages |= change.message.is_some();
         writer.retained(change)?;
     }
+    messages |= batch.keyed.iter().any(|change| change.value.is_some());
+    writer.keyed(txn, &batch.keyed)?;
     if let Some(ledger) = &batch.ended_ledger {
-        writer.tables.meta.insert(rows::ENDED, rows::ended(ledger).as_slice())?;
-        writer.committed.rows += 1;
+        let row = rows::ended(ledger);
+        writer.tables.meta.insert(rows::ENDED, row.as_slice())?;
+        writer.wrote(row.len());
     }
     let live_bytes = mark.live_bytes.saturating_add(writer.added).saturating_sub(writer.removed);
-    let mark = Mark { clock: batch.clock, last_session, commit: mark.commit, live_bytes };
-    writer.tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
-    writer.committed.rows += 1;
+    let mark = Mark { clock: batch.clock, last_session, live_bytes, ..mark };
+    let row = rows::mark(&mark);
+    writer.tables.meta.insert(rows::MARK, row.as_slice())?;
+    writer.wrote(row.len());
     let grew = messages && writer.added > writer.removed;
-    Ok(Applied { committed: writer.committed, mark, grew, added: writer.added })
+    Ok(Applied { committed: writer.committed, mark, grew, added: writer.added, cleaned })
 }
 
-/// The messages that are in more than one queue of the batch, in the order in which they are first pointed to.
-struct SharedMessages<'b> {
-    /// By the message's address: how it is kept. Empty when the batch touches one queue.
-    kept: HashMap<usize, Kept>,
-    list: Vec<&'b Message>,
-}
-
-#[derive(Clone, Copy)]
-enum Kept {
-    Once,
-    Shared,
-    At(u64),
-}
-
-impl<'b> SharedMessages<'b> {
-    fn find(batch: &'b Batch) -> Self {
-        let mut kept = HashMap::new();
-        let filled = |delta: &&SessionDelta| !delta.ended && !delta.enqueued.is_empty();
-        if batch.sessions.iter().filter(filled).nth(1).is_some() {
-            for entry in batch.sessions.iter().filter(filled).flat_map(|delta| &delta.enqueued) {
-                kept.entry(address(&entry.message)).and_modify(|kept| *kept = Kept::Shared).or_insert(Kept::Once);
-            }
-        }
-        Self { kept, list: Vec::new() }
-    }
-
-    /// Its index among the commit's shared messages, given when first asked for; `None` if it is in one queue only.
-    fn index(&mut self, message: &'b Message) -> Option<u64> {
-        let kept = self.kept.get_mut(&address(message))?;
-        match *kept {
-            Kept::Once => None,
-            Kept::At(index) => Some(index),
-            Kept::Shared => {
-                let index = self.list.len() as u64;
-                *kept = Kept::At(index);
-                self.list.push(message);
-                Some(index)
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-}
-
-fn address(message: &Message) -> usize {
-    std::ptr::from_ref(message).addr()
-}
-
-struct Writer<'t> {
-    tables: Tables<'t>,
+pub(super) struct Writer<'t> {
+    pub(super) tables: Tables<'t>,
     commit: u64,
     added: u64,
     removed: u64,
     /// By commit: queue rows that point to it now, less those that no longer do.
     references: BTreeMap<u64, i64>,
-    committed: Committed,
+    pub(super) cleaning: Cleaning,
+    pub(super) committed: Committed,
+}
+
+impl<'t> Writer<'t> {
+    fn new(tables: Tables<'t>, commit: u64) -> Self {
+        Self {
+            tables,
+            commit,
+            added: 0,
+            removed: 0,
+            references: BTreeMap::new(),
+            cleaning: Cleaning::default(),
+            committed: Committed::default(),
+        }
+    }
 }
 
 impl Writer<'_> {
-    fn session<'b>(
-        &mut self,
-        delta: &'b SessionDelta,
-        shared: &mut SharedMessages<'b>,
-        uncertain: bool,
-    ) -> Result<(), Fault> {
+    fn session(&mut self, delta: &SessionDelta, shared: &SharedMessages<'_>, uncertain: bool) -> Result<(), Fault> {
         let no = delta.no.0;
         if delta.ended {
             return self.end(no);
         }
         if let Some(record) = &delta.record {
-            self.tables.session.insert(no, rows::session(no, record).as_slice())?;
-            self.committed.rows += 1;
+            let row = rows::session(no, record);
+            self.tables.session.insert(no, row.as_slice())?;
+            self.wrote(row.len());
         }
         for filter in &delta.unsubscribed {
             self.tables.subscription.remove((no, filter.as_str()))?;
@@ -182,43 +157,39 @@ impl Writer<'_> {
         for subscription in &delta.subscribed {
             let row = rows::subscription(no, subscription);
             self.tables.subscription.insert((no, subscription.filter.as_str()), row.as_slice())?;
-            self.committed.rows += 1;
+            self.wrote(row.len());
         }
-        if uncertain && let Some(first) = delta.enqueued.first() {
-            self.remove_from(no, first.seq)?;
+        if uncertain {
+            let first = delta.enqueued.first().map(|entry| entry.seq);
+            if let Some(from) = first.or(delta.state.as_ref().map(|state| state.next_seq)) {
+                self.remove_from(no, from)?;
+            }
         }
         self.queue_rows(no, &delta.enqueued, shared)?;
         if let Some(state) = &delta.state {
-            self.state(no, state)?;
+            self.state(no, state, &delta.done, uncertain)?;
         }
         Ok(())
     }
 
-    /// Everything of a session goes.
+    /// The session is gone; its other rows go as fast as they can.
     fn end(&mut self, no: u64) -> Result<(), Fault> {
         self.tables.session.remove(no)?;
         self.tables.state.remove(no)?;
-        let mut filters = Vec::new();
-        for row in self.tables.subscription.range((no, "")..(no.saturating_add(1), ""))? {
-            filters.push(row?.0.value().1.to_owned());
+        if !self.ended(no)? {
+            self.cleaning.add(Task::Ended(no));
         }
-        for filter in filters {
-            self.tables.subscription.remove((no, filter.as_str()))?;
-        }
-        let mut firsts = Vec::new();
-        for row in self.tables.queue.range((no, 0)..=(no, u64::MAX))? {
-            firsts.push(row?.0.value().1);
-        }
-        self.remove_rows(no, firsts)
+        Ok(())
+    }
+
+    /// A row was inserted or replaced.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.committed.rows += 1;
+        self.committed.bytes += bytes as u64;
     }
 
     /// Writes the entries in rows of about [`ROW_BYTES`].
-    fn queue_rows<'b>(
-        &mut self,
-        no: u64,
-        entries: &'b [QueueEntry],
-        shared: &mut SharedMessages<'b>,
-    ) -> Result<(), Fault> {
+    fn queue_rows(&mut self, no: u64, entries: &[QueueEntry], shared: &SharedMessages<'_>) -> Result<(), Fault> {
         let mut left = entries.iter().peekable();
         let mut encoded = Vec::new();
         while let Some(first) = left.peek().map(|entry| entry.seq) {
@@ -240,7 +211,7 @@ impl Writer<'_> {
             let row = rows::queue((no, first), &head, &encoded);
             self.tables.queue.insert((no, first), row.as_slice())?;
             self.added += charge(row.len());
-            self.committed.rows += 1;
+            self.wrote(row.len());
             if let Some(commit) = head.shared {
                 *self.references.entry(commit).or_default() += 1;
             }
@@ -250,7 +221,7 @@ impl Writer<'_> {
 
     /// Writes the messages that several queues of this commit point to, each once.
     fn shared_rows(&mut self, shared: &SharedMessages<'_>) -> Result<(), Fault> {
-        let mut left = shared.list.iter().peekable();
+        let mut left = shared.list().iter().peekable();
         let mut first = 0;
         while left.peek().is_some() {
             let mut row = rows::begin();
@@ -265,7 +236,7 @@ impl Writer<'_> {
             let row = rows::seal(row, rows::Kind::Shared, &(self.commit, first));
             self.tables.shared.insert((self.commit, first), row.as_slice())?;
             self.added += charge(row.len());
-            self.committed.rows += 1;
+            self.wrote(row.len());
             first = next;
         }
         Ok(())
@@ -285,8 +256,9 @@ impl Writer<'_> {
             match before.saturating_add_signed(change) {
                 0 => self.remove_shared(commit)?,
                 count => {
-                    self.tables.refs.insert(commit, rows::refs(commit, count).as_slice())?;
-                    self.committed.rows += 1;
+                    let row = rows::refs(commit, count);
+                    self.tables.refs.insert(commit, row.as_slice())?;
+                    self.wrote(row.len());
                 }
             }
         }
@@ -307,7 +279,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn remove_rows(&mut self, no: u64, firsts: impl IntoIterator<Item = u64>) -> Result<(), Fault> {
+    pub(super) fn remove_rows(&mut self, no: u64, firsts: impl IntoIterator<Item = u64>) -> Result<(), Fault> {
         for first in firsts {
             let Some(row) = self.tables.queue.remove((no, first))? else { continue };
             self.removed += charge(row.value().len());
@@ -336,57 +308,46 @@ impl Writer<'_> {
         self.remove_rows(no, firsts)
     }
 
-    fn state(&mut self, no: u64, state: &QueueState) -> Result<(), Fault> {
+    fn state(&mut self, no: u64, state: &QueueState, done: &[(u64, u64)], uncertain: bool) -> Result<(), Fault> {
         let row = rows::state(no, state);
         let old = match self.tables.state.insert(no, row.as_slice())? {
             Some(old) => rows::read_state(no, old.value()).unwrap_or_default(),
             None => QueueState::default(),
         };
-        self.committed.rows += 1;
-        let mut finished = BTreeSet::new();
+        self.wrote(row.len());
+        if uncertain {
+            self.unmark_from(no, state.next_seq)?;
+        }
         if state.floor > old.floor {
-            self.below_floor(no, state.floor, &mut finished)?;
+            self.cleaning.add(Task::Below(no));
         }
-        for (start, end) in newly_done(&old, state) {
-            self.within_done(no, (start, end), state, &mut finished)?;
-        }
-        self.remove_rows(no, finished)
-    }
-
-    /// Rows wholly below the floor: a prefix of the session's rows, so the scan ends at the first that stays.
-    fn below_floor(&self, no: u64, floor: u64, finished: &mut BTreeSet<u64>) -> Result<(), Fault> {
-        // A row that cannot be read ends, at the latest, where the next begins.
-        let mut damaged = None;
-        for row in self.tables.queue.range((no, 0)..=(no, floor))? {
-            let (key, row) = row?;
-            let key = key.value();
-            finished.extend(damaged.take());
-            match QueueRow::read(key, row.value()) {
-                Err(_) => damaged = Some(key.1),
-                Ok(row) if row.head.last < floor => finished.extend([key.1]),
-                Ok(_) => break,
-            }
+        for (start, end) in done {
+            let range = ((*start).max(state.floor), (*end).min(state.next_seq));
+            self.mark_done(no, range)?;
         }
         Ok(())
     }
 
-    /// Rows that a newly done range completes.
-    fn within_done(
-        &self,
-        no: u64,
-        (start, end): (u64, u64),
-        state: &QueueState,
-        finished: &mut BTreeSet<u64>,
-    ) -> Result<(), Fault> {
-        // The row that holds `start` may begin before it.
-        let before = self.tables.queue.range((no, 0)..=(no, start))?.next_back().transpose()?;
-        let from = before.map_or(start, |(key, _)| key.value().1);
-        for row in self.tables.queue.range((no, from)..(no, end))? {
-            let (key, row) = row?;
-            let key = key.value();
-            let Ok(row) = QueueRow::read(key, row.value()) else { continue };
-            if state.done.iter().any(|(start, end)| *start <= key.1 && row.head.last < *end) {
-                finished.insert(key.1);
+    /// The table is opened only when something of it changes: most commits have none.
+    fn keyed(&mut self, txn: &WriteTransaction, changes: &[KeyedChange]) -> Result<(), Fault> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut table = txn.open_table(KEYED)?;
+        for change in changes {
+            let key = (change.of as u8, change.key.as_slice());
+            let old = match &change.value {
+                None => table.remove(key)?,
+                Some(value) => {
+                    let row = rows::keyed(key, value);
+                    self.added += charge(row.len());
+                    self.wrote(row.len());
+                    self.committed.message_bytes += value.len() as u64;
+                    table.insert(key, row.as_slice())?
+                }
+            };
+            if let Some(old) = old {
+                self.removed += charge(old.value().len());
             }
         }
         Ok(())
@@ -399,7 +360,7 @@ impl Writer<'_> {
             Some(message) => {
                 let row = rows::retained(topic, message);
                 self.added += charge(row.len());
-                self.committed.rows += 1;
+                self.wrote(row.len());
                 self.committed.message_bytes += message.size() as u64;
                 self.tables.retained.insert(topic, row.as_slice())?
             }
@@ -411,44 +372,25 @@ impl Writer<'_> {
     }
 }
 
-/// What is done now and was not before, above the new floor.
-fn newly_done(old: &QueueState, new: &QueueState) -> Vec<(u64, u64)> {
-    let mut fresh = Vec::new();
-    let mut known = old.done.iter().copied().peekable();
-    for (start, end) in new.done.iter().copied() {
-        let mut at = start.max(old.floor);
-        while at < end {
-            while known.next_if(|(_, known_end)| *known_end <= at).is_some() {}
-            match known.peek() {
-                Some((known_start, known_end)) if *known_start <= at => at = *known_end,
-                Some((known_start, _)) if *known_start < end => {
-                    fresh.push((at, *known_start));
-                    at = *known_start;
-                }
-                _ => {
-                    fresh.push((at, end));
-                    at = end;
-                }
-            }
+/// Marks what states of format 1 say is done, where there are rows of it, and writes those states without it.
+pub(super) fn mark_old_states(txn: &WriteTransaction) -> Result<(), Fault> {
+    let mut writer = Writer::new(Tables::open(txn)?, 0);
+    let mut old = Vec::new();
+    for row in writer.tables.state.iter()? {
+        let (no, row) = row?;
+        let (no, row) = (no.value(), row.value());
+        // One that cannot be read is the recovery's.
+        if rows::is_old_state(row)
+            && let Ok(state) = rows::read_state(no, row)
+        {
+            old.push((no, state));
         }
     }
-    fresh
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state(floor: u64, done: &[(u64, u64)]) -> QueueState {
-        QueueState { floor, done: done.to_vec(), ..QueueState::default() }
+    for (no, mut state) in old {
+        let done = std::mem::take(&mut state.done);
+        writer.state(no, &state, &done, false)?;
     }
-
-    #[test]
-    fn newly_done_is_the_difference() {
-        let old = state(5, &[(10, 12), (20, 25)]);
-        assert_eq!(newly_done(&old, &state(5, &[(10, 12), (20, 25)])), []);
-        assert_eq!(newly_done(&old, &state(5, &[(8, 14), (20, 26)])), [(8, 10), (12, 14), (25, 26)]);
-        assert_eq!(newly_done(&old, &state(30, &[(40, 41)])), [(40, 41)]);
-        assert_eq!(newly_done(&old, &state(5, &[(9, 30)])), [(9, 10), (12, 20), (25, 30)]);
-    }
+    writer.cleaning.put_off();
+    writer.clean(&Backlog::default())?;
+    Ok(())
 }

@@ -1,26 +1,35 @@
 //! Where the store's file lives: a folder, or, in tests, memory.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use ::redb::backends::FileBackend;
+use ::redb::backends::{FileBackend, InMemoryBackend};
 use ::redb::{BackendError, StorageBackend};
 
 use super::StoreError;
+use super::generation;
+use super::journal::device;
 use super::space::Space;
 use super::unsynced::Unsynced;
 
 /// The store's file.
 pub const FILE_NAME: &str = "forebay.redb";
+/// What was committed since the store's file was written last.
+pub const JOURNAL_NAME: &str = "forebay.journal";
+/// Locked by whoever has the store; what is in it is of [`generation`].
 const LOCK_NAME: &str = "forebay.lock";
+const CHECK_NAME: &str = "forebay.check";
 /// Its first line is the name of the file that is being recovered.
 pub(super) const RECOVERING_NAME: &str = "forebay.recovering";
 const DAMAGED_PREFIX: &str = "forebay-damaged-";
 /// Rows that could not be read, one JSON object a line, for whoever wants to look at them.
 const DAMAGED_ROWS_NAME: &str = "damaged-rows.jsonl";
+/// A read that the device fails is tried again after each of these.
+const READ_AGAIN: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(20), Duration::from_millis(100)];
 /// What [`Medium::damaged_row`] keeps at most: evidence must not fill the disk.
 const DAMAGED_ROWS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -34,6 +43,34 @@ pub trait Medium: Send + Sync + 'static {
     /// # Errors
     /// Those of the device.
     fn open(&self) -> io::Result<Backend>;
+
+    /// Opens the file to look at it: no privilege to write is needed.
+    ///
+    /// # Errors
+    /// Those of the device; there is none.
+    fn open_to_read(&self) -> io::Result<Backend> {
+        self.open()
+    }
+
+    /// Whether there is a file.
+    fn exists(&self) -> bool {
+        true
+    }
+
+    /// The number of a commit that the store has had for certain, as [`Medium::set_generation`] noted it outside of the file;
+    /// `None`: nothing was noted.
+    fn generation(&self) -> Option<u64> {
+        None
+    }
+
+    /// Notes the number of a commit that is in the file.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn set_generation(&self, commit: u64) -> io::Result<()> {
+        let _ = commit;
+        Ok(())
+    }
 
     /// Moves the file out of the way under a name that contains `stamp`; gives that name and what is in it. It is being
     /// recovered until [`Medium::recovered`], over restarts.
@@ -75,6 +112,41 @@ pub trait Medium: Send + Sync + 'static {
     /// # Errors
     /// Those of the device.
     fn space(&self) -> io::Result<Space>;
+
+    /// Opens the journal; `None`: there is none.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn open_journal(&self) -> io::Result<Option<Backend>> {
+        Ok(None)
+    }
+
+    /// Makes a journal of so many bytes with this beginning, and opens it; all of it is on the disk then. `None`: this medium
+    /// has no place for one.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn make_journal(&self, size: u64, head: &[u8]) -> io::Result<Option<Backend>> {
+        let _ = (size, head);
+        Ok(None)
+    }
+
+    /// Moves the journal out of the way under a name that contains `stamp`; gives that name.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn set_journal_aside(&self, stamp: &str) -> io::Result<String> {
+        let _ = stamp;
+        Err(ErrorKind::NotFound.into())
+    }
+
+    /// The journal is not needed any more.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn remove_journal(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Any storage backend: what [`Medium`] gives.
@@ -101,12 +173,28 @@ impl StorageBackend for Backend {
         self.on.len()
     }
 
-    /// A sector that the device cannot read any more is damage; the same error of a write or a sync is the device's.
+    /// A sector that the device cannot read, again and again, is damage; the same error of a write or a sync is the
+    /// device's. One that it can read at the next try (a bus that was reset, a cable) is nothing: redb would refuse the
+    /// whole file after the first error.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         const EIO: i32 = 5;
-        self.on.read(offset, out).map_err(|error| match error.raw_os_error() {
-            Some(EIO) if cfg!(unix) => io::Error::new(io::ErrorKind::InvalidData, error),
-            _ => error,
+        let unreadable = |error: &io::Error| cfg!(unix) && error.raw_os_error() == Some(EIO);
+        for pause in READ_AGAIN {
+            match self.on.read(offset, out) {
+                Err(error) if unreadable(&error) => {
+                    tracing::warn!(
+                        offset,
+                        bytes = out.len(),
+                        "the store could not be read ({error}); it is tried again"
+                    );
+                    std::thread::sleep(pause);
+                }
+                read => return read,
+            }
+        }
+        self.on.read(offset, out).map_err(|error| match error {
+            error if unreadable(&error) => io::Error::new(io::ErrorKind::InvalidData, error),
+            error => error,
         })
     }
 
@@ -164,27 +252,39 @@ pub struct Folder {
     dir: PathBuf,
     file: PathBuf,
     /// Held until the store is dropped. The store's file has a lock as well, but it is let go when the file is
-    /// reopened or set aside.
-    _lock: File,
+    /// reopened or set aside. `None`: there is nothing that could be locked.
+    lock: Option<File>,
 }
 
 impl Folder {
-    /// Makes the folder if it is not there, and locks it.
+    /// Makes the folder if it is not there, and locks it. What stands in the way there (a folder that has the name of one of
+    /// the store's files, a file of somebody else, a file system that cannot be written) is no reason to fail: what can be
+    /// read is served.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another broker has it, [`StoreError::Io`] if it cannot be made or written.
+    /// [`StoreError::InUse`] if another broker has it, [`StoreError::Io`] if it cannot be made.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let io = |source: io::Error| StoreError::Io { path: dir.display().to_string(), source: source.into() };
-        std::fs::create_dir_all(dir).map_err(io)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK_NAME)).map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
+        make_folder(dir).map_err(io)?;
+        let lock = lock_file(dir);
+        match lock.as_ref().map(File::try_lock) {
+            Some(Ok(())) => {}
+            Some(Err(std::fs::TryLockError::WouldBlock)) => {
                 return Err(StoreError::InUse { path: dir.display().to_string() });
             }
-            Err(std::fs::TryLockError::Error(error)) => return Err(io(error)),
+            Some(Err(std::fs::TryLockError::Error(error))) => {
+                tracing::error!("{} cannot be locked: {error}; see to it that no other broker uses it", dir.display());
+            }
+            None => tracing::error!(
+                "{} has nothing that can be locked; see to it that no other broker uses it",
+                dir.display()
+            ),
         }
-        Ok(Self { dir: dir.to_owned(), file: dir.join(FILE_NAME), _lock: lock })
+        let folder = Self { dir: dir.to_owned(), file: dir.join(FILE_NAME), lock };
+        for name in [RECOVERING_NAME, CHECK_NAME] {
+            folder.clear_way(name);
+        }
+        Ok(folder)
     }
 
     /// Makes the names in the folder durable: a file that was created or renamed is not, until this.
@@ -193,12 +293,132 @@ impl Folder {
     }
 
     fn suspect_path(&self) -> PathBuf {
-        self.dir.join("forebay.check")
+        self.dir.join(CHECK_NAME)
+    }
+
+    /// A folder where one of the store's files should be was made by somebody else: it is moved away, with what is in it.
+    fn clear_way(&self, name: &str) {
+        let path = self.dir.join(name);
+        if path.is_dir() {
+            self.move_away(name, "folder", "is a folder");
+        }
+    }
+
+    /// A name that no damaged file has yet.
+    fn free_name(&self, stamp: &str, ending: &str) -> PathBuf {
+        let mut name = format!("{DAMAGED_PREFIX}{stamp}.{ending}");
+        let mut again = 1;
+        while self.dir.join(&name).exists() {
+            again += 1;
+            name = format!("{DAMAGED_PREFIX}{stamp}-{again}.{ending}");
+        }
+        self.dir.join(name)
+    }
+
+    /// Moves one of the store's files to a name of its own, and says so.
+    fn move_away(&self, name: &str, kind: &str, why: &str) {
+        let path = self.dir.join(name);
+        let mut to = self.dir.join(format!("{name}-{kind}"));
+        let mut again = 1;
+        while to.exists() {
+            again += 1;
+            to = self.dir.join(format!("{name}-{kind}-{again}"));
+        }
+        match std::fs::rename(&path, &to) {
+            Ok(()) => tracing::error!("{} {why}; it was moved to {}", path.display(), to.display()),
+            Err(error) => tracing::error!("{} {why}, and it cannot be moved away: {error}", path.display()),
+        }
+    }
+
+    /// Notes which file is about to be moved away and recovered.
+    fn note_recovery(&self, name: &str) -> io::Result<()> {
+        let mut note = File::create(self.dir.join(RECOVERING_NAME))?;
+        note.write_all(format!("{name}\n").as_bytes())?;
+        note.sync_all()?;
+        self.sync()
+    }
+
+    /// What is noted of a recovery that is not done.
+    fn recovering(&self) -> io::Result<Note> {
+        let note = match std::fs::read(self.dir.join(RECOVERING_NAME)) {
+            // A folder that could not be moved away says nothing.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => {
+                return Ok(Note::None);
+            }
+            note => note?,
+        };
+        let note = String::from_utf8_lossy(&note);
+        let name = note.lines().next().unwrap_or_default();
+        // Cut off while it was written, which is before the file is moved.
+        if DAMAGED_PREFIX.starts_with(&*note) || note.starts_with(DAMAGED_PREFIX) && !note.contains('\n') {
+            return Ok(Note::TooEarly);
+        }
+        let is_name = name.starts_with(DAMAGED_PREFIX) && !name.contains(['/', '\\', '\0']);
+        let from = self.dir.join(name);
+        Ok(match is_name {
+            true if from.exists() => Note::Of(from),
+            true => Note::TooEarly,
+            false => Note::Unreadable,
+        })
     }
 }
 
-fn file_backend(path: &Path, create: bool) -> io::Result<Backend> {
-    let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+/// What `forebay.recovering` says.
+enum Note {
+    None,
+    /// This file is being recovered.
+    Of(PathBuf),
+    /// It ended before the file was moved.
+    TooEarly,
+    /// No name of a file that was set aside.
+    Unreadable,
+}
+
+/// Makes the folder of a store. Where the device does not let it be made it is left out: it may come back.
+///
+/// # Errors
+/// It cannot be there: the path is wrong, or its owner is another.
+pub fn make_folder(dir: &Path) -> io::Result<()> {
+    match std::fs::create_dir_all(dir) {
+        Err(error) if is_of_device(&error) => {
+            tracing::error!("{} cannot be made: {error}", dir.display());
+            Ok(())
+        }
+        made => made,
+    }
+}
+
+/// An error that goes away with its cause, and not with another configuration.
+fn is_of_device(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        || cfg!(unix) && error.raw_os_error() == Some(EIO)
+}
+
+/// What is locked: the file for it, as it can be opened; else the folder itself.
+fn lock_file(dir: &Path) -> Option<File> {
+    let path = dir.join(LOCK_NAME);
+    let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    if let Err(error) = &opened {
+        tracing::error!("{} cannot be written: {error}", path.display());
+    }
+    opened.or_else(|_| File::open(&path)).or_else(|_| File::open(dir)).ok()
+}
+
+/// To look at: what is no file has nothing in it.
+fn set_aside_backend(path: &Path) -> io::Result<Backend> {
+    if path.is_dir() {
+        return Ok(Backend::new(InMemoryBackend::new()));
+    }
+    read_backend(path)
+}
+
+fn read_backend(path: &Path) -> io::Result<Backend> {
+    Ok(Backend::new(FileBackend::new(File::open(path)?).map_err(io::Error::other)?))
+}
+
+fn file_backend(path: &Path) -> io::Result<Backend> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     Ok(Backend::new(FileBackend::new(file).map_err(io::Error::other)?))
 }
 
@@ -209,47 +429,65 @@ impl Medium for Folder {
 
     fn open(&self) -> io::Result<Backend> {
         let new = !self.file.exists();
-        let backend = file_backend(&self.file, true)?;
+        let backend = file_backend(&self.file)?;
         if new {
             self.sync()?;
         }
         Ok(backend)
     }
 
-    fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)> {
-        let mut name = format!("{DAMAGED_PREFIX}{stamp}.redb");
-        let mut again = 1;
-        while self.dir.join(&name).exists() {
-            again += 1;
-            name = format!("{DAMAGED_PREFIX}{stamp}-{again}.redb");
+    fn open_to_read(&self) -> io::Result<Backend> {
+        match self.recovering()? {
+            Note::Of(file) => read_backend(&file),
+            Note::None | Note::TooEarly | Note::Unreadable => read_backend(&self.file),
         }
-        let mut note = File::create(self.dir.join(RECOVERING_NAME))?;
-        note.write_all(format!("{name}\n").as_bytes())?;
-        note.sync_all()?;
-        self.sync()?;
-        let to = self.dir.join(name);
+    }
+
+    fn exists(&self) -> bool {
+        self.file.exists()
+    }
+
+    fn generation(&self) -> Option<u64> {
+        generation::read(self.lock.as_ref()?)
+    }
+
+    fn set_generation(&self, commit: u64) -> io::Result<()> {
+        let Some(lock) = &self.lock else { return Err(ErrorKind::Unsupported.into()) };
+        generation::write(lock, commit)
+    }
+
+    fn set_aside(&self, stamp: &str) -> io::Result<(String, Backend)> {
+        let to = self.free_name(stamp, "redb");
+        let name = to.file_name().unwrap_or_default().to_string_lossy();
+        if let Err(error) = self.note_recovery(&name) {
+            // On a full disk nothing of it may remain either.
+            let _ = std::fs::remove_file(self.dir.join(RECOVERING_NAME));
+            return Err(error);
+        }
         std::fs::rename(&self.file, &to)?;
         self.sync()?;
-        Ok((to.display().to_string(), file_backend(&to, false)?))
+        Ok((to.display().to_string(), set_aside_backend(&to)?))
     }
 
     fn unrecovered(&self) -> io::Result<Option<(String, Backend)>> {
-        let note = match std::fs::read_to_string(self.dir.join(RECOVERING_NAME)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            note => note?,
+        let from = match self.recovering()? {
+            Note::Of(from) => from,
+            Note::None => return Ok(None),
+            Note::TooEarly => {
+                self.recovered()?;
+                return Ok(None);
+            }
+            Note::Unreadable => {
+                let why = "names no file that was set aside: the store is taken as it is";
+                self.move_away(RECOVERING_NAME, "unreadable", why);
+                return Ok(None);
+            }
         };
-        let name = note.lines().next().unwrap_or_default();
-        let from = self.dir.join(name);
-        if !name.starts_with(DAMAGED_PREFIX) || !from.exists() {
-            // It ended before the file was moved.
-            self.recovered()?;
-            return Ok(None);
-        }
         if self.file.exists() {
             std::fs::remove_file(&self.file)?;
             self.sync()?;
         }
-        Ok(Some((from.display().to_string(), file_backend(&from, false)?)))
+        Ok(Some((from.display().to_string(), set_aside_backend(&from)?)))
     }
 
     fn recovered(&self) -> io::Result<()> {
@@ -282,5 +520,86 @@ impl Medium for Folder {
 
     fn space(&self) -> io::Result<Space> {
         Space::of(&self.dir, &self.file)
+    }
+
+    fn open_journal(&self) -> io::Result<Option<Backend>> {
+        match device::open(&self.dir.join(JOURNAL_NAME)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn make_journal(&self, size: u64, head: &[u8]) -> io::Result<Option<Backend>> {
+        let path = self.dir.join(JOURNAL_NAME);
+        device::make(&path, size, head)?;
+        self.sync()?;
+        device::open(&path).map(Some)
+    }
+
+    fn set_journal_aside(&self, stamp: &str) -> io::Result<String> {
+        let to = self.free_name(stamp, "journal");
+        std::fs::rename(self.dir.join(JOURNAL_NAME), &to)?;
+        self.sync()?;
+        Ok(to.display().to_string())
+    }
+
+    fn remove_journal(&self) -> io::Result<()> {
+        std::fs::remove_file(self.dir.join(JOURNAL_NAME))?;
+        self.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Its next reads fail with EIO, so many.
+    #[derive(Clone, Debug, Default)]
+    struct Flaky(Arc<AtomicUsize>);
+
+    impl StorageBackend for Flaky {
+        fn len(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+
+        fn read(&self, _offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let less = |left: usize| left.checked_sub(1);
+            if self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            out.fill(7);
+            Ok(())
+        }
+
+        fn set_len(&self, _len: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_read_that_fails_for_a_moment_is_made_again() {
+        let flaky = Flaky::default();
+        let backend = Backend::new(flaky.clone());
+        for failures in 0..=READ_AGAIN.len() {
+            flaky.0.store(failures, Ordering::Relaxed);
+            let mut out = [0; 3];
+            backend.read(0, &mut out).unwrap();
+            assert_eq!(out, [7; 3], "{failures} failures");
+        }
+        flaky.0.store(READ_AGAIN.len() + 1, Ordering::Relaxed);
+        let error = backend.read(0, &mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "a sector that cannot be read is damage");
     }
 }

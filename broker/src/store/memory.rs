@@ -1,15 +1,17 @@
 //! The store in memory: for the simulation, which makes it fail and crash when it likes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::places::between;
 use super::{
-    Batch, Committed, Ledger, Message, QueueEntry, QueueState, Reader, Recovered, RecoveredSession, SessionDelta,
-    SessionNo, SessionRecord, Store, StoreError, StoredSubscription,
+    BackupError, Batch, Committed, Ledger, Message, QueueEntry, QueueState, Reader, Recovered, RecoveredSession,
+    SessionDelta, SessionNo, SessionRecord, Store, StoreError, StoredSubscription,
 };
-use super::{ClockMark, RetainedChange};
+use super::{ClockMark, Keyed, KeyedRow, RetainedChange};
 
 /// How the next commits fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +31,9 @@ pub enum Failure {
 struct Kept {
     record: Option<SessionRecord>,
     subscriptions: BTreeMap<String, StoredSubscription>,
+    /// By its first place, the last place of what one commit added. As on a disk, that goes when all of it is done, and not
+    /// before: readers are given what is done in between.
+    rows: BTreeMap<u64, u64>,
     queue: BTreeMap<u64, QueueEntry>,
     state: QueueState,
 }
@@ -37,6 +42,7 @@ struct Kept {
 struct Contents {
     sessions: BTreeMap<u64, Kept>,
     retained: BTreeMap<String, Arc<Message>>,
+    keyed: BTreeMap<(Keyed, Vec<u8>), Vec<u8>>,
     clock: Option<ClockMark>,
     ended: Ledger,
     last_session: u64,
@@ -97,15 +103,34 @@ impl Contents {
         for subscription in &delta.subscribed {
             kept.subscriptions.insert(subscription.filter.clone(), subscription.clone());
         }
+        if let (Some(first), Some(last)) = (delta.enqueued.first(), delta.enqueued.last()) {
+            // A commit that failed may have been written: its rows go, and what of them is wanted is in this one.
+            while let Some((row, last)) = kept.rows.last_key_value().map(|(row, last)| (*row, *last))
+                && last >= first.seq
+            {
+                kept.rows.remove(&row);
+                drop(kept.queue.split_off(&row));
+            }
+            kept.rows.insert(first.seq, last.seq);
+        }
         for entry in &delta.enqueued {
             committed.rows += 1;
             committed.message_bytes += entry.message.size() as u64;
             kept.queue.insert(entry.seq, QueueEntry { message: copy(&entry.message), ..entry.clone() });
         }
         if let Some(state) = &delta.state {
-            kept.state = state.clone();
-            let done = |seq: &u64| state.done.iter().any(|(start, end)| (*start..*end).contains(seq));
-            kept.queue.retain(|seq, _| *seq >= state.floor && !done(seq));
+            let mut done = std::mem::take(&mut kept.state.done);
+            done.extend_from_slice(&delta.done);
+            // What a commit told that failed may be above: those places are used again.
+            kept.state = QueueState { done: between(done, state.floor, state.next_seq), ..state.clone() };
+            let (state, queue) = (&kept.state, &mut kept.queue);
+            kept.rows.retain(|first, last| {
+                let lives = queue.range(*first..=*last).any(|(seq, _)| !state.is_done(*seq));
+                if !lives {
+                    queue.retain(|seq, _| !(*first..=*last).contains(seq));
+                }
+                lives
+            });
         }
         committed
     }
@@ -121,6 +146,13 @@ impl Contents {
             match message {
                 Some(message) => self.retained.insert(topic.clone(), copy(message)),
                 None => self.retained.remove(topic),
+            };
+        }
+        for change in &batch.keyed {
+            let key = (change.of, change.key.clone());
+            match &change.value {
+                Some(value) => self.keyed.insert(key, value.clone()),
+                None => self.keyed.remove(&key),
             };
         }
         self.clock = Some(batch.clock);
@@ -150,7 +182,8 @@ impl Store for MemoryStore {
         let mut contents = self.0.lock();
         let failed = || StoreError::Io { path: "memory".to_owned(), source: "made to fail".into() };
         let grows = batch.sessions.iter().any(|delta| !delta.enqueued.is_empty())
-            || batch.retained.iter().any(|change| change.message.is_some());
+            || batch.retained.iter().any(|change| change.message.is_some())
+            || batch.keyed.iter().any(|change| change.value.is_some());
         match contents.failure {
             Failure::Lost => Err(failed()),
             Failure::Full if grows => Err(StoreError::Full { path: "memory".to_owned(), free: 0, needed: 1 }),
@@ -195,5 +228,24 @@ impl Reader for MemoryStore {
             page.push(entry.clone());
         }
         Ok(page)
+    }
+
+    fn keyed(&self, of: Keyed, from: &[u8], max_rows: usize, max_bytes: usize) -> Result<Vec<KeyedRow>, StoreError> {
+        let contents = self.0.lock();
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        for ((_, key), value) in
+            contents.keyed.range((of, from.to_vec())..).take_while(|((of_this, _), _)| *of_this == of)
+        {
+            if !rows.is_empty() && (rows.len() >= max_rows || bytes >= max_bytes) {
+                break;
+            }
+            bytes += key.len() + value.len();
+            rows.push((key.clone(), value.clone()));
+        }
+        Ok(rows)
+    }
+
+    fn backup(&self, _: &Path) -> Result<u64, BackupError> {
+        Err(BackupError::InMemory)
     }
 }

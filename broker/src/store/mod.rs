@@ -5,21 +5,35 @@
 //! acknowledged before the batch was collected is not in it: it is never written.
 
 mod apply;
+mod backup;
+mod clean;
+mod generation;
+mod held;
+pub mod journal;
+mod leaves;
 pub mod medium;
 pub mod memory;
+mod orphans;
+mod owner;
 mod page;
+mod places;
 mod rebuild;
 mod recover;
 pub mod redb;
 mod rows;
 mod salvage;
+mod shared;
+pub mod shared_memory;
 pub mod space;
 pub mod tool;
 mod unsynced;
+pub mod upkeep;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::message::{Message, Time};
+use upkeep::Upkeep;
 
 /// A session's number, given once and never again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +136,8 @@ pub enum DropReason {
     Damaged,
     /// Purged by an operator.
     Purged,
+    /// Its receiver may not have it any more.
+    Revoked,
 }
 
 impl DropReason {
@@ -136,6 +152,7 @@ impl DropReason {
         Self::Refused,
         Self::Damaged,
         Self::Purged,
+        Self::Revoked,
     ];
 
     /// As it is called in counters and logs.
@@ -151,12 +168,13 @@ impl DropReason {
             Self::Refused => "refused",
             Self::Damaged => "damaged",
             Self::Purged => "purged",
+            Self::Revoked => "revoked",
         }
     }
 }
 
 /// How many drop reasons there are.
-pub const DROP_REASONS: usize = 9;
+pub const DROP_REASONS: usize = 10;
 
 /// What became of the messages of one queue: accepted = delivered + queued + expired + the sum of dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,7 +208,8 @@ pub struct QueueState {
     pub next_seq: u64,
     /// Every place below is done.
     pub floor: u64,
-    /// Places at or above `floor` that are done as well: ascending, disjoint, `start..end`.
+    /// As found at start: places at or above `floor` that are done as well and may still be in the store, ascending,
+    /// disjoint, `start..end`. A commit is told of new ones by [`SessionDelta::done`], and leaves this empty.
     pub done: Vec<(u64, u64)>,
     /// Places up to which a PUBLISH may have been sent: repeated with DUP after a restart [MQTT-3.3.1-1].
     pub sent: u64,
@@ -204,6 +223,15 @@ pub struct QueueState {
     pub queued_bytes: u64,
     /// What became of its messages.
     pub ledger: Ledger,
+}
+
+impl QueueState {
+    /// Whether the place is done, as far as is known here. A logarithm in the number of ranges.
+    #[must_use]
+    pub fn is_done(&self, seq: u64) -> bool {
+        let at = self.done.partition_point(|(_, end)| *end <= seq);
+        seq < self.floor || self.done.get(at).is_some_and(|(start, _)| *start <= seq)
+    }
 }
 
 /// What one session wants written.
@@ -221,7 +249,11 @@ pub struct SessionDelta {
     pub unsubscribed: Vec<String>,
     /// New queue entries, ascending, above everything stored before.
     pub enqueued: Vec<QueueEntry>,
-    /// The state; rows of the queue that lie wholly below its floor, or wholly in `done`, are deleted.
+    /// Places that are done since the commit before, not below the state's floor and below its `next_seq`: ascending,
+    /// disjoint, `start..end`. Each is told once; what a failed commit told is told again.
+    pub done: Vec<(u64, u64)>,
+    /// The state; rows of the queue are deleted when all of their entries are below its floor or done, a bounded number
+    /// in each commit ([`Committed::more`]).
     pub state: Option<QueueState>,
 }
 
@@ -232,6 +264,71 @@ pub struct RetainedChange {
     pub topic: String,
     /// The message, or `None` when it is removed.
     pub message: Option<Arc<Message>>,
+}
+
+/// What keyed rows are for. The numbers are on the disk: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Keyed {
+    /// Messages that are due later, by due time and arrival.
+    Delayed = 1,
+    /// Which publications of an origin have come, by its name.
+    Origins = 2,
+    /// Streams: their messages, by name and offset, and what is known of them.
+    Streams = 3,
+    /// Users, groups and roles that were made while the broker ran: a letter and the name.
+    Dynamic = 4,
+    /// Up to when schedules have been seen to, by their topics.
+    Schedules = 5,
+}
+
+impl Keyed {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Delayed, Self::Origins, Self::Streams, Self::Dynamic, Self::Schedules];
+
+    /// As it is called in an export.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Delayed => "delayed",
+            Self::Origins => "origins",
+            Self::Streams => "streams",
+            Self::Dynamic => "dynamic",
+            Self::Schedules => "schedules",
+        }
+    }
+}
+
+/// A row that is found by its key: set, or removed with `None`. For what belongs neither to one session nor to a
+/// retained topic; keys sort by their bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyedChange {
+    /// What it is for.
+    pub of: Keyed,
+    /// Its key: at most [`KEY_MAX`] bytes.
+    pub key: Vec<u8>,
+    /// Its value, or `None` when it is removed.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Bytes of a keyed row's key.
+pub const KEY_MAX: usize = 1024;
+
+/// A keyed row as it is read: key and value.
+pub type KeyedRow = (Vec<u8>, Vec<u8>);
+
+/// A message as the value of a keyed row.
+#[must_use]
+pub fn message_value(message: &Message) -> Vec<u8> {
+    let mut value = Vec::with_capacity(message.size() + 24);
+    rows::put_message(&mut value, message);
+    value
+}
+
+/// The message of a keyed row's value; `None` if there is none in it.
+#[must_use]
+pub fn message_of(value: &[u8]) -> Option<Arc<Message>> {
+    rows::read_message(value).ok()
 }
 
 /// The broker's clock and the wall clock at one moment.
@@ -250,6 +347,8 @@ pub struct Batch {
     pub sessions: Vec<SessionDelta>,
     /// Retained messages that changed.
     pub retained: Vec<RetainedChange>,
+    /// Keyed rows that changed; of two changes with one key the later holds.
+    pub keyed: Vec<KeyedChange>,
     /// The clock, written with every commit.
     pub clock: ClockMark,
     /// Queues that have ended: their ledgers summed up, so that the sum over all holds for ever.
@@ -261,8 +360,14 @@ pub struct Batch {
 pub struct Committed {
     /// Rows inserted or replaced.
     pub rows: u64,
+    /// Bytes of those rows.
+    pub bytes: u64,
     /// Payload, topic and property bytes of the messages written.
     pub message_bytes: u64,
+    /// Rows that were looked at because something of them is done, or that were deleted.
+    pub cleaned: u64,
+    /// Rows that nobody needs remain: another commit, an empty one too, goes on deleting them.
+    pub more: bool,
 }
 
 /// Why the store could not do it.
@@ -313,6 +418,19 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The same once more, for whoever meets it next.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Full { path, free, needed } => Self::Full { path: path.clone(), free: *free, needed: *needed },
+            Self::Io { path, source } => Self::Io { path: path.clone(), source: source.to_string().into() },
+            Self::Damaged { path, detail } => Self::Damaged { path: path.clone(), detail: detail.clone() },
+            Self::InUse { path } => Self::InUse { path: path.clone() },
+            Self::Newer { path, found, known } => Self::Newer { path: path.clone(), found: *found, known: *known },
+        }
+    }
+}
+
 /// Owned by the writer thread.
 pub trait Store: Send {
     /// Writes the batch, durably, all of it or nothing. After an error the same batch may be given again (merged with
@@ -326,11 +444,22 @@ pub trait Store: Send {
     /// there after a crash either.
     fn left_nothing(&self) -> bool;
 
+    /// The broker must begin anew with the store: what it has in memory and what can be had of the file are not the same
+    /// any more. Until then commits fail.
+    fn outdated(&self) -> bool {
+        false
+    }
+
     /// Looks how much room there is; for when nothing is committed because there is none.
     fn refresh(&mut self, _now: Time) {}
 
     /// A handle for reading pages, usable from any thread while commits go on.
     fn reader(&self) -> Arc<dyn Reader>;
+
+    /// What operators may do with it; `None`: there is nothing to be done with this kind.
+    fn upkeep(&self) -> Option<Arc<dyn Upkeep>> {
+        None
+    }
 }
 
 /// Reads queues.
@@ -347,6 +476,51 @@ pub trait Reader: Send + Sync {
         max_messages: usize,
         max_bytes: usize,
     ) -> Result<Vec<QueueEntry>, StoreError>;
+
+    /// Committed keyed rows whose keys are not below `from`, ascending, until `max_rows` or `max_bytes` is reached (at
+    /// least one if there is one). A damaged row is left out, and noted.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], or [`StoreError::Damaged`] with what could not be read.
+    fn keyed(&self, of: Keyed, from: &[u8], max_rows: usize, max_bytes: usize) -> Result<Vec<KeyedRow>, StoreError>;
+
+    /// Writes a copy of all that is committed into a new store file, which `forebay` can be started on, while commits go on;
+    /// the answer is its bytes. There is nothing at `to` until the copy is whole and on the disk.
+    ///
+    /// # Errors
+    /// See [`BackupError`].
+    fn backup(&self, to: &Path) -> Result<u64, BackupError>;
+}
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// Something is there already.
+    #[error("{} is there already; choose another file", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The copy cannot be written.
+    #[error("{} cannot be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The store cannot be read, or the copy not be made.
+    #[error("no copy in {}: {detail}", path.display())]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        detail: String,
+    },
+    /// This kind of store has none.
+    #[error("a store in memory has no copy")]
+    InMemory,
 }
 
 /// A session as it was found at start.

@@ -1,13 +1,15 @@
 //! Reads queues while commits go on.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use ::redb::{Database, ReadOnlyTable, ReadableDatabase, TableError};
+use ::redb::{Database, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, TableError};
 
-use super::apply::{QUEUE, SHARED};
+use super::apply::{KEYED, QUEUE, SHARED};
 use super::redb::{Fault, Inner, contain};
 use super::rows::{self, Cursor, Damage, Place, QueueRow, RawMessage};
-use super::{Message, QueueEntry, Reader, SessionNo, StoreError};
+use super::salvage::Source;
+use super::{BackupError, Keyed, KeyedRow, Message, QueueEntry, Reader, SessionNo, StoreError};
 
 /// Reads pages from the database that the store has open at the moment.
 pub(super) struct RedbReader {
@@ -22,18 +24,104 @@ impl Reader for RedbReader {
         max_messages: usize,
         max_bytes: usize,
     ) -> Result<Vec<QueueEntry>, StoreError> {
-        let database = self.inner.database.read();
-        let Some(database) = database.as_ref() else {
-            return Err(self.inner.error(Fault::Closed));
-        };
         let limit = Limit { messages: max_messages, bytes: max_bytes };
-        let read = contain(|| page_of(database, (session.0, from), limit));
-        let page = read.map_err(|fault| self.inner.error(fault))?;
+        let page = self.read(|database| page_of(database, (session.0, from), limit))?;
+        let page = if page.damaged.is_empty() {
+            page
+        } else {
+            self.read_again(page, |database| page_of(database, (session.0, from), limit))
+        };
         for (key, damage) in page.damaged {
             self.inner.saw_damaged_row(key, damage);
         }
         Ok(page.entries)
     }
+
+    fn keyed(&self, of: Keyed, from: &[u8], max_rows: usize, max_bytes: usize) -> Result<Vec<KeyedRow>, StoreError> {
+        let limit = Limit { messages: max_rows, bytes: max_bytes };
+        let page = self.read(|database| keyed_of(database, (of as u8, from), limit))?;
+        let page = if page.damaged.is_empty() {
+            page
+        } else {
+            self.read_again(page, |database| keyed_of(database, (of as u8, from), limit))
+        };
+        for (key, damage) in page.damaged {
+            self.inner.saw_damaged_keyed(of, &key, damage);
+        }
+        Ok(page.rows)
+    }
+
+    fn backup(&self, to: &Path) -> Result<u64, BackupError> {
+        let store = |detail: String| BackupError::Store { path: to.to_owned(), detail };
+        // The transaction outlives the lock: the writer may need it meanwhile.
+        let txn = {
+            let database = self.inner.database.read();
+            let database = database.as_ref().ok_or_else(|| store(Fault::Closed.to_string()))?;
+            contain(|| Ok(database.begin_read()?)).map_err(|fault| store(fault.to_string()))?
+        };
+        super::backup::backup(&txn, to)
+    }
+}
+
+impl RedbReader {
+    fn read<T>(&self, read: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, StoreError> {
+        let database = self.inner.database.read();
+        let done = match database.as_ref() {
+            Some(database) => contain(|| read(database)),
+            None => Err(Fault::Closed),
+        };
+        done.map_err(|fault| {
+            self.inner.reader_failed(&fault);
+            self.inner.error(fault)
+        })
+    }
+
+    /// What is called lost was read twice: the second time from the file, by a reader that has kept nothing of it in memory.
+    fn read_again<T>(&self, first: T, read: impl FnOnce(&ReadOnlyDatabase) -> Result<T, Fault>) -> T {
+        // No commit meanwhile: this reader has no part in redb's own arrangements.
+        let _database = self.inner.database.write();
+        let second = contain(|| {
+            let source = Source::open(&Arc::new(self.inner.medium.open_to_read()?)).ok_or(Fault::Closed)?;
+            read(&source.database)
+        });
+        second.unwrap_or(first)
+    }
+}
+
+/// Keyed rows, and the keys of those that could not be read.
+#[derive(Default)]
+pub(super) struct KeyedPage {
+    pub(super) rows: Vec<KeyedRow>,
+    pub(super) damaged: Vec<(Vec<u8>, Damage)>,
+}
+
+/// Reads keyed rows of a database.
+pub(super) fn keyed_of(
+    database: &impl ReadableDatabase,
+    (of, from): (u8, &[u8]),
+    limit: Limit,
+) -> Result<KeyedPage, Fault> {
+    let (mut page, mut bytes) = (KeyedPage::default(), 0);
+    let txn = database.begin_read()?;
+    let table = match txn.open_table(KEYED) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(page),
+        table => table?,
+    };
+    for row in table.range((of, from)..)? {
+        let (key, row) = row?;
+        let key = key.value();
+        if key.0 != of || !page.rows.is_empty() && (page.rows.len() >= limit.messages || bytes >= limit.bytes) {
+            break;
+        }
+        match rows::read_keyed(key, row.value()) {
+            Ok(value) => {
+                bytes += key.1.len() + value.len();
+                page.rows.push((key.1.to_vec(), value.to_vec()));
+            }
+            Err(damage) => page.damaged.push((key.1.to_vec(), damage)),
+        }
+    }
+    Ok(page)
 }
 
 /// When a page is full.
@@ -58,7 +146,7 @@ impl Page {
 }
 
 /// Reads a page of a database.
-pub(super) fn page_of(database: &Database, (no, from): (u64, u64), limit: Limit) -> Result<Page, Fault> {
+pub(super) fn page_of(database: &impl ReadableDatabase, (no, from): (u64, u64), limit: Limit) -> Result<Page, Fault> {
     let txn = database.begin_read()?;
     let queue = match txn.open_table(QUEUE) {
         Err(TableError::TableDoesNotExist(_)) => return Ok(Page::default()),

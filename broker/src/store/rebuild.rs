@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use ::redb::{Database, ReadableDatabase, ReadableTable};
+use ::redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 
-use super::apply::{QUEUE, SHARED, Tables, charge};
+use super::apply::{KEYED, QUEUE, SHARED, Tables, charge};
+use super::owner::OWNER;
 use super::page::{Limit, SharedRows, page_of};
-use super::recover::{Found, load};
+use super::recover::{Found, load, migrate};
 use super::redb::Fault;
 use super::rows::{self, Mark, Place, QueueHead, QueueRow};
 use super::{DropReason, QueueState};
 
 /// The mark of a store whose rows were changed, or that has none: a new one, or one whose mark is damaged.
-pub(super) fn remark(tables: &Tables<'_>, found: &Found) -> Result<Mark, Fault> {
+pub(super) fn remark(txn: &WriteTransaction, tables: &Tables<'_>, found: &Found) -> Result<Mark, Fault> {
     let mut mark = Mark { live_bytes: 0, ..found.mark.unwrap_or_default() };
     for row in tables.queue.iter()? {
         mark.live_bytes += charge(row?.1.value().len());
@@ -25,8 +26,21 @@ pub(super) fn remark(tables: &Tables<'_>, found: &Found) -> Result<Mark, Fault> 
     for row in tables.retained.iter()? {
         mark.live_bytes += charge(row?.1.value().len());
     }
+    for row in txn.open_table(KEYED)?.iter()? {
+        mark.live_bytes += charge(row?.1.value().len());
+    }
     mark.last_session = mark.last_session.max(found.sessions.keys().last().copied().unwrap_or_default());
     Ok(mark)
+}
+
+/// The highest session number that any row has: what was found outside of the trees may be newer than the mark.
+fn last_session(txn: &WriteTransaction, tables: &Tables<'_>) -> Result<u64, Fault> {
+    let owners = txn.open_table(OWNER)?;
+    let mut last = 0;
+    for key in [tables.session.last()?, tables.state.last()?, owners.last()?].into_iter().flatten() {
+        last = last.max(key.0.value());
+    }
+    Ok(last.max(tables.queue.last()?.map_or(0, |row| row.0.value().0)))
 }
 
 /// Makes references, sizes and states agree with the rows that were saved from a damaged file.
@@ -34,6 +48,7 @@ pub(super) fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(),
     let txn = database.begin_write()?;
     Tables::open(&txn)?;
     txn.commit()?;
+    migrate(database)?;
     let pruned = prune(database)?;
     let txn = database.begin_write()?;
     {
@@ -47,8 +62,11 @@ pub(super) fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(),
         recount(&mut tables)?;
         let saved = tables.meta.get(rows::MARK)?.and_then(|row| rows::read_mark(row.value()).ok());
         if let Some(saved) = saved {
-            let live_bytes = remark(&tables, &Found::default())?.live_bytes;
-            tables.meta.insert(rows::MARK, rows::mark(&Mark { live_bytes, ..saved }).as_slice())?;
+            let counted = remark(&txn, &tables, &Found::default())?;
+            let last_session = saved.last_session.max(last_session(&txn, &tables)?);
+            let commit = saved.commit.max(counted.commit);
+            let mark = Mark { live_bytes: counted.live_bytes, last_session, commit, ..saved };
+            tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
         } else {
             lost.push("the clock and the ledger of ended queues may be lost".to_owned());
         }
@@ -58,7 +76,7 @@ pub(super) fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(),
     let mut changed = Vec::new();
     for (no, session) in &states.sessions {
         let known = (!states.stateless.contains(no)).then_some(&session.state);
-        let state = restate(database, *no, known, lost)?;
+        let state = restate(database, *no, known, session.state.done.clone(), lost)?;
         if known != Some(&state) {
             changed.push((*no, state));
         }
@@ -154,15 +172,16 @@ pub(super) fn recount(tables: &mut Tables<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The state of a session as its rows have it: what the known state counts as queued and no row holds is dropped as
+/// The state of a session as its rows have it, but for what is `done`: what the known state counts as queued and no row holds is dropped as
 /// damaged. Without a known state every row is queued, and may have been sent.
 pub(super) fn restate(
     database: &Database,
     no: u64,
     known: Option<&QueueState>,
+    done: Vec<(u64, u64)>,
     lost: &mut Vec<String>,
 ) -> Result<QueueState, Fault> {
-    let mut state = known.cloned().unwrap_or_default();
+    let mut state = QueueState { done, ..known.cloned().unwrap_or_default() };
     let (mut queued, mut bytes, mut next, mut first) = (0u64, 0u64, 0, None);
     let mut present = Ranges::default();
     loop {
@@ -172,8 +191,7 @@ pub(super) fn restate(
         for entry in &page.entries {
             first = first.or(Some(entry.seq));
             present.push(entry.seq);
-            let done = state.done.iter().any(|(start, end)| (*start..*end).contains(&entry.seq));
-            if entry.seq >= state.floor && !done {
+            if !state.is_done(entry.seq) {
                 queued += 1;
                 bytes += entry.message.size() as u64;
             }
@@ -198,10 +216,12 @@ pub(super) fn restate(
             *dropped = dropped.saturating_add(missing);
         }
     }
-    state.next_seq = state.next_seq.max(next);
+    // A place that is marked was used.
+    state.next_seq = state.next_seq.max(next).max(state.done.last().map_or(0, |(_, end)| *end));
     if known.is_none() || queued < state.queued {
-        state.done = present.all_but(state.floor, state.next_seq, &state.done);
-        state.released.retain(|seq| !state.done.iter().any(|(start, end)| (*start..*end).contains(seq)));
+        let mut released = std::mem::take(&mut state.released);
+        released.retain(|seq| !state.is_done(*seq) && present.has(*seq));
+        state.released = released;
     }
     (state.queued, state.queued_bytes) = (queued, bytes);
     Ok(state)
@@ -219,28 +239,9 @@ impl Ranges {
         }
     }
 
-    /// `from..to` without these places, and with `done`: ascending, disjoint, joined where they touch.
-    fn all_but(&self, from: u64, to: u64, done: &[(u64, u64)]) -> Vec<(u64, u64)> {
-        let mut all = done.to_vec();
-        let mut at = from;
-        for (start, end) in &self.0 {
-            if *start > at {
-                all.push((at, (*start).min(to)));
-            }
-            at = at.max(*end);
-        }
-        if at < to {
-            all.push((at, to));
-        }
-        all.sort_unstable();
-        let mut joined = Vec::<(u64, u64)>::new();
-        for (start, end) in all {
-            match joined.last_mut() {
-                Some((_, last)) if start <= *last => *last = end.max(*last),
-                _ => joined.push((start, end)),
-            }
-        }
-        joined
+    fn has(&self, seq: u64) -> bool {
+        let at = self.0.partition_point(|(_, end)| *end <= seq);
+        self.0.get(at).is_some_and(|(start, _)| *start <= seq)
     }
 }
 
@@ -249,13 +250,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_places_are_done() {
+    fn places_are_found() {
         let mut present = Ranges::default();
         for seq in [3, 4, 7, 10] {
             present.push(seq);
         }
-        assert_eq!(present.all_but(3, 12, &[]), [(5, 7), (8, 10), (11, 12)]);
-        assert_eq!(present.all_but(1, 11, &[(4, 6), (9, 11)]), [(1, 3), (4, 7), (8, 11)]);
-        assert_eq!(Ranges::default().all_but(2, 5, &[]), [(2, 5)]);
+        assert_eq!(present.0, [(3, 5), (7, 8), (10, 11)]);
+        let found: Vec<u64> = (0..15).filter(|seq| present.has(*seq)).collect();
+        assert_eq!(found, [3, 4, 7, 10]);
     }
 }

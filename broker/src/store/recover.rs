@@ -2,17 +2,20 @@
 //! repairs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::sync::Arc;
 
 use ::redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
-use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, apply};
+use super::apply::{META, QUEUE, RETAINED, SESSION, STATE, SUBSCRIPTION, Tables, apply, mark_old_states};
+use super::clean::{Backlog, DONE, ENDING, ranges};
 use super::medium::Backend;
 use super::rebuild::{rebuild, remark, restate};
 use super::redb::{FORMAT_VERSION, Fault, Inner, contain, open_database, wants_check};
 use super::rows::{self, Damage, Mark};
 use super::salvage;
 use super::unsynced::write_all_again;
-use super::{Batch, DropReason, Recovered, RecoveredSession, SessionDelta, SessionNo};
+use super::{Batch, DropReason, Recovered, RecoveredSession, SessionDelta, SessionNo, SessionRecord, owner};
 
 /// Lines of [`Recovered::lost`] for single things; more are summed up in one.
 const LOST_LINES_MAX: usize = 200;
@@ -22,7 +25,7 @@ const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 const NEW_FILE_BYTES: u64 = 128 * 1024;
 
 /// Opens the file of the medium, or a fresh one with what could be read of it.
-pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, Mark), Fault> {
+pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<Opened, Fault> {
     let medium = inner.medium.as_ref();
     if let Some((name, old)) = medium.unrecovered()? {
         return replace(
@@ -31,33 +34,73 @@ pub(super) fn open(inner: &Inner, wall_ms: u64) -> Result<(Database, Recovered, 
             format!("the recovery of {name}, which had been set aside, was cut off and is made again"),
         );
     }
-    clear_unfinished(&medium.open()?)?;
+    let had = medium.generation().unwrap_or_default();
+    let existed = medium.exists();
+    let backend = match medium.open() {
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            let (name, old) = medium.set_aside(&stamp(wall_ms))?;
+            return replace(inner, old, format!("the store is a folder; it was set aside as {name}"));
+        }
+        opened => opened?,
+    };
+    let mut lost = Vec::new();
+    if had == 0 {
+        clear_unfinished(&backend)?;
+    } else if !existed {
+        lost.push(format!(
+            "the store's file is gone: its last commit was {had} or later, and all is lost; a new one was made"
+        ));
+    } else if is_blank(&backend)? {
+        drop(backend);
+        let (name, old) = medium.set_aside(&stamp(wall_ms))?;
+        let why = "the store's file is empty, though its last commit was";
+        return replace(inner, old, format!("{why} {had} or later: all is lost; it was set aside as {name}"));
+    }
+    open_checked(inner, wall_ms, lost)
+}
+
+fn open_checked(inner: &Inner, wall_ms: u64, lost: Vec<String>) -> Result<Opened, Fault> {
+    let medium = inner.medium.as_ref();
+    let had = medium.generation().filter(|_| lost.is_empty()).unwrap_or_default();
     let check = wants_check(medium);
     if medium.suspect() {
         write_all_again(&medium.open()?)?;
     }
-    let opened = match contain(|| open_and_repair(inner, check, Vec::new())) {
+    let opened = match contain(|| open_and_repair(inner, open_database(inner, check)?, lost)) {
         Err(fault) if fault.is_damage() => {
             let (name, old) = medium.set_aside(&stamp(wall_ms))?;
             replace(inner, old, format!("the store could not be read ({fault}); it was set aside as {name}"))?
         }
-        tried => tried?,
+        tried => {
+            let (database, mut recovered, mark) = tried?;
+            if mark.commit < had {
+                let why = "the store is older than it was: its last commit is";
+                let then = "what came after it is lost, and what was delivered since may be delivered again";
+                recovered.lost.insert(0, format!("{why} {}, and it had commit {had} or later; {then}", mark.commit));
+            }
+            (database, recovered, mark)
+        }
     };
-    if check {
-        medium.set_suspect(false)?;
+    if check && let Err(error) = medium.set_suspect(false) {
+        tracing::error!("it cannot be noted beside the store that its file has been checked: {error}");
     }
     Ok(opened)
 }
 
+/// What a store is opened with.
+pub(super) type Opened = (Database, Recovered, Mark);
+
 /// Makes a fresh file with what can be read of the old one.
-fn replace(inner: &Inner, old: Backend, why: String) -> Result<(Database, Recovered, Mark), Fault> {
+fn replace(inner: &Inner, old: Backend, why: String) -> Result<Opened, Fault> {
     let mut lost = vec![why];
-    let opened = match contain(|| salvaged(inner, old, lost.clone())) {
+    let old = Arc::new(old);
+    let fresh = || open_database(inner, false);
+    let opened = match contain(|| salvaged(inner, &old, lost.clone(), &fresh)) {
         // It always starts: with nothing, if it must be.
         Err(fault) if fault.is_damage() => {
             lost.push(format!("nothing of it could be recovered: {fault}"));
             inner.medium.unrecovered()?;
-            contain(|| open_and_repair(inner, false, lost))?
+            contain(|| open_and_repair(inner, fresh()?, lost))?
         }
         opened => opened?,
     };
@@ -65,32 +108,49 @@ fn replace(inner: &Inner, old: Backend, why: String) -> Result<(Database, Recove
     Ok(opened)
 }
 
-fn salvaged(inner: &Inner, old: Backend, mut lost: Vec<String>) -> Result<(Database, Recovered, Mark), Fault> {
-    let database = open_database(inner, false)?;
-    salvage::copy(old, &database, &mut lost)?;
+/// What can be read of the old file, in a database that `fresh` opens: empty at first, and what is in it later.
+pub(super) fn salvaged(
+    inner: &Inner,
+    old: &Arc<Backend>,
+    mut lost: Vec<String>,
+    fresh: &dyn Fn() -> Result<Database, Fault>,
+) -> Result<Opened, Fault> {
+    let database = fresh()?;
+    match contain(|| salvage::copy(old, &database, &mut lost)) {
+        // What of it has been copied is right, and better than nothing.
+        Err(fault) if fault.is_damage() => lost.push(format!("it could not be read to its end: {fault}")),
+        copied => copied?,
+    }
     rebuild(&database, &mut lost)?;
     drop(database);
-    open_and_repair(inner, false, lost)
+    open_and_repair(inner, fresh()?, lost)
+}
+
+/// Whether there is nothing in the file that redb, or anyone, has written: it was emptied, or never came to be.
+fn is_blank(backend: &Backend) -> Result<bool, Fault> {
+    let len = backend.len()?;
+    if len > NEW_FILE_BYTES {
+        return Ok(false);
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+    backend.read(0, &mut bytes)?;
+    let pages = bytes.get(4096..).unwrap_or_default();
+    Ok(!bytes.starts_with(MAGIC) && pages.iter().all(|byte| *byte == 0))
 }
 
 /// A power cut while redb made the file leaves one without its whole magic number, which redb writes last, and with
 /// nothing in it: it was never a store, so nothing is lost with it.
 pub(super) fn clear_unfinished(backend: &Backend) -> Result<(), Fault> {
-    let len = backend.len()?;
-    if len > 0 && len <= NEW_FILE_BYTES {
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-        backend.read(0, &mut bytes)?;
-        let pages = bytes.get(4096..).unwrap_or_default();
-        if !bytes.starts_with(MAGIC) && pages.iter().all(|byte| *byte == 0) {
-            backend.set_len(0)?;
-            backend.sync_data()?;
-        }
+    if backend.len()? > 0 && is_blank(backend)? {
+        backend.set_len(0)?;
+        backend.sync_data()?;
     }
     Ok(())
 }
 
-fn open_and_repair(inner: &Inner, check: bool, mut lost: Vec<String>) -> Result<(Database, Recovered, Mark), Fault> {
-    let database = open_database(inner, check)?;
+/// Takes what is in the database, without what is damaged.
+pub(super) fn open_and_repair(inner: &Inner, database: Database, mut lost: Vec<String>) -> Result<Opened, Fault> {
+    migrate(&database)?;
     let mut found = load(&database)?;
     let damaged = std::mem::take(&mut found.damaged);
     for row in &damaged {
@@ -101,6 +161,7 @@ fn open_and_repair(inner: &Inner, check: bool, mut lost: Vec<String>) -> Result<
         lost.push(format!("row {} of table {} is damaged ({}) and was removed", row.key, row.table, row.damage));
     }
     repair(&database, &mut found, &damaged, &mut lost)?;
+    owner::recall(&database, &mut found, &mut lost)?;
     end_unknown(&database, &mut found, &mut lost)?;
     let mark = found.mark.unwrap_or_default();
     if lost.len() > LOST_LINES_MAX {
@@ -134,6 +195,7 @@ enum Remove {
     Subscription(u64, String),
     Retained(String),
     Meta(&'static str),
+    Done(u64, u64),
 }
 
 /// What was read.
@@ -144,6 +206,12 @@ pub(super) struct Found {
     stated: BTreeSet<u64>,
     /// Sessions whose state must be made from their rows.
     pub(super) stateless: BTreeSet<u64>,
+    /// Sessions of which it is not known any more what is done: their messages must be counted anew.
+    uncounted: BTreeSet<u64>,
+    /// Sessions that have ended, whose rows remain in part.
+    ending: BTreeSet<u64>,
+    /// Whose the sessions are.
+    pub(super) owners: BTreeMap<u64, SessionRecord>,
     pub(super) retained: Vec<std::sync::Arc<crate::message::Message>>,
     pub(super) mark: Option<Mark>,
     pub(super) ended: super::Ledger,
@@ -152,7 +220,11 @@ pub(super) struct Found {
 }
 
 impl Found {
-    fn session(&mut self, no: u64) -> &mut RecoveredSession {
+    pub(super) fn has_ended(&self, no: u64) -> bool {
+        self.ending.contains(&no)
+    }
+
+    pub(super) fn session(&mut self, no: u64) -> &mut RecoveredSession {
         self.sessions.entry(no).or_insert_with(|| RecoveredSession { no: SessionNo(no), ..RecoveredSession::default() })
     }
 
@@ -170,7 +242,10 @@ pub(super) fn load(database: &Database) -> Result<Found, Fault> {
         return Ok(found);
     }
     load_meta(&txn, &mut found)?;
+    load_ending(&txn, &mut found)?;
     load_sessions(&txn, &mut found)?;
+    load_done(&txn, &mut found)?;
+    owner::load(&txn, &mut found)?;
     for row in txn.open_table(RETAINED)?.iter()? {
         let (topic, row) = row?;
         let (topic, row) = (topic.value(), row.value());
@@ -186,7 +261,7 @@ pub(super) fn load(database: &Database) -> Result<Found, Fault> {
     let mut from = 0;
     while let Some(row) = queue.range((from, 0)..)?.next() {
         let no = row?.0.value().0;
-        if !found.stated.contains(&no) {
+        if !found.stated.contains(&no) && !found.ending.contains(&no) {
             found.session(no);
             found.stateless.insert(no);
         }
@@ -254,6 +329,9 @@ fn load_sessions(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(),
     for row in txn.open_table(SUBSCRIPTION)?.iter()? {
         let (key, row) = row?;
         let ((no, filter), row) = (key.value(), row.value());
+        if found.ending.contains(&no) {
+            continue;
+        }
         match rows::read_subscription((no, filter), row) {
             Ok(subscription) => found.session(no).subscriptions.push(subscription),
             Err(damage) => {
@@ -265,14 +343,95 @@ fn load_sessions(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(),
     Ok(())
 }
 
+fn load_ending(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(), Fault> {
+    match txn.open_table(ENDING) {
+        Err(::redb::TableError::TableDoesNotExist(_)) => {}
+        table => {
+            for row in table?.iter()? {
+                found.ending.insert(row?.0.value());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is done of the queues, above their floors. Marks of sessions that are not there mean nothing.
+fn load_done(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(), Fault> {
+    let table = match txn.open_table(DONE) {
+        Err(::redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        table => table?,
+    };
+    for row in table.iter()? {
+        let (key, row) = row?;
+        let ((no, first), row) = (key.value(), row.value());
+        if found.ending.contains(&no) {
+            continue;
+        }
+        match rows::read_done((no, first), row) {
+            Ok(bits) => {
+                let Some(session) = found.sessions.get_mut(&no) else { continue };
+                let state = &mut session.state;
+                // Without a state nobody knows yet where its queue begins and ends.
+                let all = if found.stated.contains(&no) { (state.floor, state.next_seq) } else { (0, u64::MAX) };
+                for (start, end) in ranges(first, &bits) {
+                    let (start, end) = (start.max(all.0), end.min(all.1));
+                    match state.done.last_mut() {
+                        _ if start >= end => {}
+                        Some((_, last)) if *last == start => *last = end,
+                        _ => state.done.push((start, end)),
+                    }
+                }
+            }
+            Err(damage) => {
+                if found.stated.contains(&no) {
+                    found.uncounted.insert(no);
+                }
+                found.damaged("done", format!("{no}/{first}"), row, damage, Remove::Done(no, first));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a store of format 1, whose states hold what is done, one of today's. In one transaction: a cut leaves it as it was.
+pub(super) fn migrate(database: &Database) -> Result<(), Fault> {
+    let txn = database.begin_read()?;
+    let meta = match txn.open_table(META) {
+        Err(::redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        meta => meta?,
+    };
+    let format = meta.get(rows::FORMAT)?.and_then(|row| rows::read_format(row.value()).ok());
+    if format.is_none_or(|format| format >= FORMAT_VERSION) {
+        return Ok(());
+    }
+    let txn = database.begin_write()?;
+    mark_old_states(&txn)?;
+    txn.open_table(META)?.insert(rows::FORMAT, rows::format(FORMAT_VERSION).as_slice())?;
+    txn.commit()?;
+    Ok(())
+}
+
 /// Removes what is damaged and makes anew what can be made from the rest. Writes nothing when all is well.
 fn repair(database: &Database, found: &mut Found, damaged: &[DamagedRow], lost: &mut Vec<String>) -> Result<(), Fault> {
-    if damaged.is_empty() && found.stateless.is_empty() && found.format.is_some() && found.mark.is_some() {
+    if damaged.is_empty()
+        && found.stateless.is_empty()
+        && found.uncounted.is_empty()
+        && found.format.is_some()
+        && found.mark.is_some()
+    {
         return Ok(());
     }
     let mut states = Vec::new();
     for no in std::mem::take(&mut found.stateless) {
-        let state = restate(database, no, None, lost)?;
+        let done = std::mem::take(&mut found.session(no).state.done);
+        let state = restate(database, no, None, done, lost)?;
+        found.session(no).state = state.clone();
+        states.push((no, state));
+    }
+    for no in std::mem::take(&mut found.uncounted) {
+        let known = found.session(no).state.clone();
+        let done = known.done.clone();
+        let state = restate(database, no, Some(&known), done, lost)?;
         found.session(no).state = state.clone();
         states.push((no, state));
     }
@@ -286,13 +445,14 @@ fn repair(database: &Database, found: &mut Found, damaged: &[DamagedRow], lost: 
                 Remove::Subscription(no, filter) => drop(tables.subscription.remove((*no, filter.as_str()))?),
                 Remove::Retained(topic) => drop(tables.retained.remove(topic.as_str())?),
                 Remove::Meta(key) => drop(tables.meta.remove(key)?),
+                Remove::Done(no, first) => drop(tables.done.remove((*no, *first))?),
             }
         }
         for (no, state) in &states {
             tables.state.insert(no, rows::state(*no, state).as_slice())?;
         }
         tables.meta.insert(rows::FORMAT, rows::format(FORMAT_VERSION).as_slice())?;
-        let mark = remark(&tables, found)?;
+        let mark = remark(&txn, &tables, found)?;
         tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
         found.mark = Some(mark);
     }
@@ -326,7 +486,7 @@ fn end_unknown(database: &Database, found: &mut Found, lost: &mut Vec<String>) -
     batch.ended_ledger = Some(found.ended);
     mark.commit += 1;
     let txn = database.begin_write()?;
-    let applied = apply(&txn, &batch, mark, false)?;
+    let applied = apply(&txn, &batch, mark, false, &Backlog::default())?;
     txn.commit()?;
     found.mark = Some(applied.mark);
     Ok(())
@@ -350,7 +510,7 @@ pub(super) fn damaged_line(table: &str, key: &str, damage: Damage, bytes: Option
 }
 
 /// `YYYYMMDD-HHMMSS`, in UTC.
-fn stamp(wall_ms: u64) -> String {
+pub(super) fn stamp(wall_ms: u64) -> String {
     let seconds = wall_ms / 1000;
     let (days, time) = (seconds / 86_400, seconds % 86_400);
     // Days since 1970 to a date of the Gregorian calendar: years are counted from March, so that the leap day is last;

@@ -9,30 +9,44 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use ::redb::{Builder, Database, DatabaseError, Durability};
 use hashbrown::HashSet;
 use parking_lot::{Mutex, RwLock};
 
 use super::apply::{Applied, apply};
+use super::clean::Backlog;
+use super::generation;
+use super::held::{Held, Tried};
 use super::medium::{Folder, Medium};
 use super::page::RedbReader;
-use super::recover;
-use super::rows::{Damage, Mark};
+use super::recover::{self, Opened};
+use super::rows::{self, Damage, Mark};
 use super::unsynced::Unsynced;
-use super::{Batch, Committed, Reader, Recovered, Store, StoreError};
+use super::upkeep::{Compacted, UpkeepError};
+use super::{Batch, ClockMark, Committed, Keyed, Reader, Recovered, Store, StoreError};
 use crate::message::Time;
 
 /// The format that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 3;
 /// The clock must advance by this before the disk is asked again how much room there is …
 const SPACE_CHECK_MS: u64 = 1000;
 /// … or this much must have been written.
 const SPACE_CHECK_BYTES: u64 = 4 * 1024 * 1024;
 /// Smaller files are checked whole at every start; larger ones after a crash (redb does) or when they are suspect.
 const CHECK_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// A start that the device fails is tried again after each of these.
+const OPEN_AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
+/// This part of what the file may take is kept free of new messages.
+const FILE_RESERVE: u64 = 12;
+/// While a broker runs its file is compacted when so much of it is in use or less: all of it may have to be moved, and readers wait.
+const COMPACT_LIVE_MAX: u64 = 64 * 1024 * 1024;
 /// Damaged rows that are remembered, so that each is said once.
 const DAMAGED_ROWS_MAX: usize = 10_000;
+
+/// A start reads it in a moment, and a fold writes what an hour of a quiet site has brought.
+pub const JOURNAL_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Limits of the store.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +56,10 @@ pub struct StoreOptions {
     /// Free room on the disk below which nothing that grows is written: what is left is for acknowledging and
     /// deleting, which need room too.
     pub min_free_bytes: u64,
-    /// What rows may take in the file.
+    /// What the file may take on the disk.
     pub max_bytes: u64,
+    /// Size of the journal; 0 for none: each commit goes to the file.
+    pub journal_bytes: u64,
 }
 
 /// The least that is left for deleting, whatever is configured: redb copies pages before it changes them, and a file that
@@ -51,14 +67,33 @@ pub struct StoreOptions {
 const LEAST_RESERVE: u64 = 1024 * 1024;
 
 impl StoreOptions {
-    fn reserve(&self) -> u64 {
+    /// What must be free of what the file may take, for so many bytes of rows: copies of pages, and a part for what deletes.
+    pub(super) fn file_needs(&self, bytes: u64) -> u64 {
+        bytes.saturating_add(bytes / 4).saturating_add(self.max_bytes / FILE_RESERVE)
+    }
+
+    pub(super) fn reserve(&self) -> u64 {
         self.min_free_bytes.max(LEAST_RESERVE)
     }
 }
 
+/// Room that a fold of so many bytes of messages may need: redb copies pages before it changes them, and its pages are powers
+/// of two.
+pub(super) fn room_for(bytes: u64) -> u64 {
+    bytes.saturating_mul(2).saturating_add(PAGES)
+}
+
+/// What the inner pages of redb may take of it.
+const PAGES: u64 = 256 * 1024;
+
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { cache_bytes: 8 * 1024 * 1024, min_free_bytes: 64 * 1024 * 1024, max_bytes: u64::MAX }
+        Self {
+            cache_bytes: 8 * 1024 * 1024,
+            min_free_bytes: 64 * 1024 * 1024,
+            max_bytes: u64::MAX,
+            journal_bytes: JOURNAL_BYTES,
+        }
     }
 }
 
@@ -69,14 +104,80 @@ pub struct Gauge {
     low: AtomicBool,
     live_bytes: AtomicU64,
     room_bytes: AtomicU64,
+    /// What waits in the journal for the file.
+    pending_bytes: AtomicU64,
+    /// The complement of what the file may still take: not known yet is all of it.
+    file_taken: AtomicU64,
+    folds: AtomicU64,
+    journal_written: AtomicU64,
+    file_written: AtomicU64,
     damaged_rows: AtomicU64,
+    troubled: AtomicBool,
+    trouble: Mutex<Option<String>>,
 }
 
 impl Gauge {
-    /// Room is so short that commits are about to be refused: accept no more durable messages.
+    /// Room is so short that commits are about to be refused, or the store cannot be written: accept no more durable
+    /// messages.
     #[must_use]
     pub fn low(&self) -> bool {
-        self.low.load(Ordering::Relaxed)
+        self.low.load(Ordering::Relaxed) || self.troubled.load(Ordering::Relaxed)
+    }
+
+    /// Why the store cannot be written, other than for want of room.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    /// Bytes of records that are in the journal and not in the file yet, delivered ones included.
+    #[must_use]
+    pub fn pending_bytes(&self) -> u64 {
+        self.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often the journal was folded into the file.
+    #[must_use]
+    pub fn folds(&self) -> u64 {
+        self.folds.load(Ordering::Relaxed)
+    }
+
+    /// Bytes given to the device for the journal.
+    #[must_use]
+    pub fn journal_written(&self) -> u64 {
+        self.journal_written.load(Ordering::Relaxed)
+    }
+
+    /// Bytes given to the device for the file.
+    #[must_use]
+    pub fn file_written(&self) -> u64 {
+        self.file_written.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn folded(&self) {
+        self.folds.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_journal_written(&self, bytes: u64) {
+        self.journal_written.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_pending(&self, bytes: u64) {
+        self.pending_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Room has run out; the next look at the disk says whether it still has.
+    pub(super) fn set_low(&self) {
+        self.low.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        if trouble.is_none() && !self.troubled.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut before = self.trouble.lock();
+        self.troubled.store(trouble.is_some(), Ordering::Relaxed);
+        *before = trouble;
     }
 
     /// What the rows of queues and retained messages take in the file.
@@ -89,6 +190,11 @@ impl Gauge {
     #[must_use]
     pub fn room_bytes(&self) -> u64 {
         self.room_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What the file may still take before it is larger than it may be.
+    pub(super) fn file_room(&self) -> u64 {
+        !self.file_taken.load(Ordering::Relaxed)
     }
 
     /// Rows that could not be read since the start.
@@ -145,6 +251,27 @@ impl Fault {
             ),
             _ => self.io().is_some_and(|error| matches!(error.kind(), InvalidData | UnexpectedEof)),
         }
+    }
+
+    /// An error of the device that may be over in a moment.
+    fn may_pass(&self) -> bool {
+        use io::ErrorKind as Kind;
+        const LASTS: [Kind; 7] = [
+            Kind::PermissionDenied,
+            Kind::ReadOnlyFilesystem,
+            Kind::NotFound,
+            Kind::IsADirectory,
+            Kind::NotADirectory,
+            Kind::StorageFull,
+            Kind::QuotaExceeded,
+        ];
+        !self.is_damage()
+            && !matches!(self, Self::InUse | Self::Newer(_))
+            && self.io().is_some_and(|error| error.raw_os_error().is_some() && !LASTS.contains(&error.kind()))
+    }
+
+    pub(super) fn is_no_table(&self) -> bool {
+        matches!(self, Self::Redb(error) if matches!(error.as_ref(), ::redb::Error::TableDoesNotExist(_)))
     }
 
     fn is_no_room(&self) -> bool {
@@ -242,6 +369,8 @@ pub(super) struct Inner {
     pub(super) database: RwLock<Option<Database>>,
     pub(super) unsynced: Arc<Unsynced>,
     pub(super) gauge: Arc<Gauge>,
+    /// A reader has met what it could not read: the file is to be opened again, and checked.
+    misread: AtomicBool,
     seen_damaged: Mutex<HashSet<(u64, u64)>>,
 }
 
@@ -254,6 +383,7 @@ impl Inner {
             database: RwLock::new(None),
             unsynced: Arc::default(),
             gauge: Arc::default(),
+            misread: AtomicBool::new(false),
             seen_damaged: Mutex::default(),
         }
     }
@@ -286,6 +416,18 @@ impl Inner {
         }
     }
 
+    /// A reader could not read: nothing is lost by that, but nothing is acknowledged into this file until it has been
+    /// opened again and checked.
+    pub(super) fn reader_failed(&self, fault: &Fault) {
+        // Nothing was read: somebody has met it before.
+        if matches!(fault, Fault::Closed) {
+            return;
+        }
+        self.note_suspicion(fault);
+        self.misread.store(true, Ordering::Relaxed);
+        self.gauge.set_trouble(Some(format!("the store {} cannot be read: {fault}", self.medium.name())));
+    }
+
     /// A queue row could not be read while the broker runs: it is noted once, and the file is checked at the next start.
     pub(super) fn saw_damaged_row(&self, key: (u64, u64), damage: Damage) {
         let mut seen = self.seen_damaged.lock();
@@ -294,7 +436,23 @@ impl Inner {
         }
         self.gauge.damaged_rows.fetch_add(1, Ordering::Relaxed);
         tracing::error!(session = key.0, first = key.1, %damage, "a row of a queue cannot be read; its messages are lost");
-        let line = recover::damaged_line("queue", &format!("{}/{}", key.0, key.1), damage, None);
+        self.note_damage("queue", &format!("{}/{}", key.0, key.1), damage);
+    }
+
+    /// As [`Inner::saw_damaged_row`], for a keyed row.
+    pub(super) fn saw_damaged_keyed(&self, of: Keyed, key: &[u8], damage: Damage) {
+        let mut seen = self.seen_damaged.lock();
+        let name = (u64::MAX, u64::from(rows::key_sum(of as u8, key)));
+        if seen.len() >= DAMAGED_ROWS_MAX || !seen.insert(name) {
+            return;
+        }
+        self.gauge.damaged_rows.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(of = of.name(), %damage, "a keyed row cannot be read; what it held is lost");
+        self.note_damage("keyed", &format!("{}/{}", of.name(), key.escape_ascii()), damage);
+    }
+
+    fn note_damage(&self, table: &str, key: &str, damage: Damage) {
+        let line = recover::damaged_line(table, key, damage, None);
         if let Err(error) = self.medium.damaged_row(&line).and_then(|()| self.medium.set_suspect(true)) {
             tracing::warn!(%error, "the damage could not be noted beside the store");
         }
@@ -327,7 +485,16 @@ pub struct RedbStore {
     tried: u64,
     /// The commit before failed: what it wrote may be there or not.
     uncertain: bool,
+    /// What commits have left to delete.
+    backlog: Backlog,
     space: SpaceCheck,
+    /// It could not be opened to be written.
+    held: Option<Held>,
+    /// What can be had of the file is not what the broker has.
+    outdated: bool,
+    /// The last commit that is noted outside of the file, and how many later the next one is.
+    noted: u64,
+    note_after: u64,
 }
 
 /// What is known of the room, and how old that is.
@@ -356,28 +523,97 @@ impl RedbStore {
     /// As [`RedbStore::open`].
     pub fn open_on(medium: impl Medium, options: &StoreOptions, wall_ms: u64) -> Result<(Self, Recovered), StoreError> {
         let inner = Arc::new(Inner::new(medium, options));
-        let opened = recover::open(&inner, wall_ms);
-        let (database, recovered, mark) = opened.map_err(|fault| {
-            inner.note_suspicion(&fault);
-            inner.error(fault)
-        })?;
-        *inner.database.write() = Some(database);
+        let (held, database, recovered, mark) = match open_patiently(&inner, wall_ms) {
+            Ok((database, recovered, mark)) => (None, Some(database), recovered, mark),
+            Err(fault @ (Fault::InUse | Fault::Newer(_))) => return Err(inner.error(fault)),
+            Err(fault) => {
+                let (held, database, recovered, mark) = Held::open(&inner, &fault, wall_ms);
+                inner.gauge.set_trouble(Some(held.why.clone()));
+                (Some(held), database, recovered, mark)
+            }
+        };
+        let found = database.as_ref().map(|database| contain(|| Backlog::find(database, &recovered)));
+        let backlog = found.transpose().unwrap_or_else(|fault| {
+            tracing::warn!(%fault, "what is to be deleted of the store could not be found; it stays until the next start");
+            None
+        });
+        *inner.database.write() = database;
         inner.gauge.live_bytes.store(mark.live_bytes, Ordering::Relaxed);
-        let store = Self {
+        let mut store = Self {
             inner,
             mark,
             reported: mark.commit,
             tried: mark.commit,
             uncertain: false,
+            backlog: backlog.unwrap_or_default(),
             space: SpaceCheck::default(),
+            held,
+            outdated: false,
+            noted: 0,
+            note_after: 0,
         };
+        store.note_generation();
         Ok((store, recovered))
+    }
+
+    /// Notes outside of the file how far it has come; `note_after` commits after the last time.
+    fn note_generation(&mut self) {
+        let due = self.note_after == 0 || self.reported.saturating_sub(self.noted) >= self.note_after;
+        if !due || self.held.is_some() || self.outdated {
+            return;
+        }
+        // At the start, at the first commit, then now and then.
+        self.note_after = if self.note_after == 0 { 1 } else { generation::COMMITS };
+        self.noted = self.reported;
+        if self.inner.medium.generation() == Some(self.noted) {
+            return;
+        }
+        if let Err(error) = self.inner.medium.set_generation(self.noted) {
+            tracing::warn!(%error, "it could not be noted beside the store how far it has come");
+        }
     }
 
     /// How full it is.
     #[must_use]
     pub fn gauge(&self) -> Arc<Gauge> {
         Arc::clone(&self.inner.gauge)
+    }
+
+    /// Opens the file, if it is not, or if nothing is to be done with it as it is.
+    fn be_open(&mut self) -> Result<(), Fault> {
+        if self.outdated {
+            return Err(Fault::Closed);
+        }
+        if let Some(held) = &mut self.held {
+            match held.try_again(&self.inner)? {
+                Tried::Open(database, mark) => {
+                    *self.inner.database.write() = Some(database);
+                    (self.mark, self.reported) = (mark, mark.commit);
+                    self.held = None;
+                    tracing::info!("the store can be written now");
+                }
+                Tried::Outdated => self.outdated = true,
+                Tried::Held => {}
+            }
+            return match &self.held {
+                Some(held) => Err(Fault::Io(io::Error::other(held.why.clone()))),
+                None => Ok(()),
+            };
+        }
+        if self.inner.misread.swap(false, Ordering::Relaxed) {
+            self.give_up();
+        }
+        let opened = self.reopen();
+        if let Err(fault) = &opened
+            && fault.is_damage()
+        {
+            let why = "what must be durable is refused until the broker has begun anew with what can be had of it";
+            tracing::error!("the store {} is damaged: {fault}; {why}", self.inner.medium.name());
+            self.inner.gauge.set_trouble(Some(format!("the store is damaged: {fault}")));
+            self.inner.note_suspicion(fault);
+            self.outdated = true;
+        }
+        opened
     }
 
     /// Opens the file again after a failure.
@@ -411,13 +647,14 @@ impl RedbStore {
         }
     }
 
-    fn try_commit(&self, batch: &Batch, number: u64) -> Result<Applied, Fault> {
+    fn try_commit(&self, batch: &Batch, mark: Mark, checks_room: bool) -> Result<Applied, Fault> {
         let database = self.inner.database.read();
         let database = database.as_ref().ok_or(Fault::Closed)?;
         let mut txn = database.begin_write()?;
         txn.set_durability(Durability::Immediate)?;
-        let applied = apply(&txn, batch, Mark { commit: number, ..self.mark }, self.uncertain)?;
-        if applied.grew
+        let applied = apply(&txn, batch, mark, self.uncertain, &self.backlog)?;
+        if checks_room
+            && applied.grew
             && let Some((free, needed)) = self.refusal(&applied)
         {
             txn.abort()?;
@@ -433,6 +670,11 @@ impl RedbStore {
         let options = &self.inner.options;
         if applied.mark.live_bytes > options.max_bytes {
             return Some((options.max_bytes.saturating_sub(self.mark.live_bytes), applied.added));
+        }
+        // redb copies pages before it changes them: what deletes must find room in the file as well.
+        let in_file = options.file_needs(applied.added);
+        if self.room_in_file() < in_file {
+            return Some((self.room_in_file(), in_file));
         }
         let reserve = options.reserve();
         let needed = reserve.saturating_add(applied.added);
@@ -451,8 +693,19 @@ impl RedbStore {
         self.space.free.saturating_sub(self.space.written).saturating_add(reusable)
     }
 
+    /// What the file may still take of rows before it is larger than it may be: what it may grow, and a quarter of what no row
+    /// needs of it: large rows need pages that lie together. Where they do not the file grows all the same, by up to a tenth: an
+    /// eighth is left for that.
+    fn room_in_file(&self) -> u64 {
+        let max = self.inner.options.max_bytes;
+        let max = max - max / 8;
+        let file = self.space.file.saturating_add(self.space.written).min(max);
+        (max - file).saturating_add(file.saturating_sub(self.mark.live_bytes) / 4)
+    }
+
     fn look_at_space(&mut self, now: Time) {
-        let fresh = self.space.asked_at.is_some_and(|at| now >= at && now.since(at) < SPACE_CHECK_MS);
+        let in_doubt = self.room_in_file() < self.inner.options.max_bytes / 4 && self.space.written > 0;
+        let fresh = !in_doubt && self.space.asked_at.is_some_and(|at| now >= at && now.since(at) < SPACE_CHECK_MS);
         if fresh && self.space.written < SPACE_CHECK_BYTES {
             return;
         }
@@ -472,27 +725,150 @@ impl RedbStore {
         let room = self.room();
         // An eighth before commits are refused, so that what is on its way still finds room.
         let reserve = options.reserve();
-        let low = room < reserve.saturating_add(reserve / 8)
-            || self.mark.live_bytes > options.max_bytes - options.max_bytes / 8;
+        let pending = gauge.pending_bytes.load(Ordering::Relaxed);
+        let needed = if pending > 0 { room_for(pending) } else { 0 };
+        let low = room < reserve.saturating_add(reserve / 8).saturating_add(needed)
+            || self.mark.live_bytes.saturating_add(pending) > options.max_bytes - options.max_bytes / 8
+            || self.room_in_file() < options.file_needs(pending).saturating_add(options.max_bytes / FILE_RESERVE);
         gauge.low.store(low, Ordering::Relaxed);
+        gauge.file_written.store(self.inner.unsynced.all_bytes(), Ordering::Relaxed);
         gauge.live_bytes.store(self.mark.live_bytes, Ordering::Relaxed);
         gauge.room_bytes.store(room, Ordering::Relaxed);
+        gauge.file_taken.store(!self.room_in_file(), Ordering::Relaxed);
     }
 }
 
-impl Store for RedbStore {
-    fn commit(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
-        self.reopen().map_err(|fault| self.inner.error(fault))?;
+impl Drop for RedbStore {
+    fn drop(&mut self) {
+        self.note_after = 1;
+        self.note_generation();
+    }
+}
+
+/// Opens it, and again when the device fails for a moment only: a sync that failed is made again with all that it was for.
+fn open_patiently(inner: &Inner, wall_ms: u64) -> Result<Opened, Fault> {
+    for pause in OPEN_AGAIN {
+        match recover::open(inner, wall_ms) {
+            Err(fault) if fault.may_pass() => {
+                inner.note_suspicion(&fault);
+                tracing::error!("the store {} could not be opened: {fault}; it is tried again", inner.medium.name());
+                std::thread::sleep(pause);
+            }
+            opened => return opened,
+        }
+    }
+    recover::open(inner, wall_ms).inspect_err(|fault| inner.note_suspicion(fault))
+}
+
+impl RedbStore {
+    /// Commits a batch that contains a journal up to and with a record; `journal` is its number and the record's.
+    /// `checks_room`: not if it grows the store beyond its limits. What the journal holds was taken before.
+    pub(super) fn fold(
+        &mut self,
+        batch: &Batch,
+        journal: (u64, u64),
+        checks_room: bool,
+    ) -> Result<Committed, StoreError> {
+        self.write(batch, journal, checks_room)
+    }
+
+    /// As of the last commit.
+    pub(super) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// The clock of the last commit.
+    pub(super) fn clock(&self) -> ClockMark {
+        self.mark.clock
+    }
+
+    pub(super) fn place(&self) -> Arc<Inner> {
+        Arc::clone(&self.inner)
+    }
+
+    pub(super) fn medium(&self) -> &dyn Medium {
+        self.inner.medium.as_ref()
+    }
+
+    /// It could not be opened to be written.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// A commit that failed may be there all the same: the journal goes on from before it.
+    pub(super) fn set_uncertain(&mut self) {
+        self.uncertain = true;
+    }
+
+    /// Moves pages from the end of the file into room before them, and cuts it. The file is redb's alone meanwhile: readers wait,
+    /// so only when little is in use.
+    pub(super) fn compact(&mut self) -> Result<Compacted, UpkeepError> {
+        let (live, max) = (self.mark.live_bytes, COMPACT_LIVE_MAX);
+        if live > max {
+            return Err(UpkeepError::TooMuch { live, max });
+        }
+        self.be_open().map_err(|fault| self.inner.error(fault))?;
+        let size = || self.inner.medium.space().map_or(0, |space| space.file);
+        let before = size();
+        let done = {
+            let mut database = self.inner.database.write();
+            contain(|| Ok(database.as_mut().ok_or(Fault::Closed)?.compact()?))
+        };
+        match done {
+            Ok(_) => {
+                let after = size();
+                self.look_again();
+                Ok(Compacted { before, after })
+            }
+            Err(Fault::Redb(error)) if matches!(*error, ::redb::Error::TransactionInProgress) => Err(UpkeepError::Busy),
+            Err(fault) => {
+                self.broken_by(&fault);
+                Err(self.inner.error(fault).into())
+            }
+        }
+    }
+
+    /// After a fault while the file was written.
+    fn broken_by(&mut self, fault: &Fault) {
+        self.inner.note_suspicion(fault);
+        self.give_up();
+        // For the readers: what lies on a full disk is what makes room when it is delivered.
+        if let Err(fault) = self.be_open() {
+            tracing::debug!("the store cannot be opened again yet: {fault}");
+        }
+    }
+
+    /// Looks how much room there is.
+    pub(super) fn look(&mut self, now: Time) {
+        self.look_at_space(now);
+        self.update_gauge();
+    }
+
+    /// The same, whatever time has passed.
+    pub(super) fn look_again(&mut self) {
+        self.space.asked_at = None;
+        self.look(self.mark.clock.time);
+    }
+
+    fn write(&mut self, batch: &Batch, journal: (u64, u64), checks_room: bool) -> Result<Committed, StoreError> {
+        self.be_open().map_err(|fault| self.inner.error(fault))?;
         self.look_at_space(batch.clock.time);
         self.tried = self.tried.saturating_add(1);
-        let result = contain(|| self.try_commit(batch, self.tried));
+        let (journal, folded) = journal;
+        let mark = Mark { commit: self.tried, journal, folded, ..self.mark };
+        let result = contain(|| self.try_commit(batch, mark, checks_room));
         match result {
             Ok(applied) => {
                 self.mark = applied.mark;
                 self.reported = applied.mark.commit;
                 self.uncertain = false;
+                self.backlog.settle(applied.cleaned);
                 self.space.written = self.space.written.saturating_add(applied.added);
                 self.update_gauge();
+                if !self.inner.misread.load(Ordering::Relaxed) {
+                    self.inner.gauge.set_trouble(None);
+                }
+                self.note_generation();
                 Ok(applied.committed)
             }
             Err(fault) => {
@@ -500,16 +876,17 @@ impl Store for RedbStore {
                     self.space.asked_at = None;
                     self.inner.gauge.low.store(true, Ordering::Relaxed);
                 } else {
-                    self.inner.note_suspicion(&fault);
-                    self.give_up();
-                    // For the readers: what lies on a full disk is what makes room when it is delivered.
-                    if let Err(fault) = self.reopen() {
-                        tracing::debug!("the store cannot be opened again yet: {fault}");
-                    }
+                    self.broken_by(&fault);
                 }
                 Err(self.inner.error(fault))
             }
         }
+    }
+}
+
+impl Store for RedbStore {
+    fn commit(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
+        self.write(batch, (self.mark.journal, self.mark.folded), true)
     }
 
     /// redb takes a commit that returned an error back, unless the error came after its last write: what was aborted here
@@ -519,7 +896,15 @@ impl Store for RedbStore {
         self.inner.database.read().is_some() && self.mark.commit == self.reported
     }
 
+    fn outdated(&self) -> bool {
+        self.outdated
+    }
+
     fn refresh(&mut self, now: Time) {
+        match self.be_open() {
+            Ok(()) => self.inner.gauge.set_trouble(None),
+            Err(fault) => tracing::debug!("the store cannot be opened yet: {fault}"),
+        }
         self.look_at_space(now);
         self.update_gauge();
     }

@@ -13,8 +13,6 @@ use crate::message::{Message, Parts, Time};
 #[error("{0}")]
 pub(super) struct Damage(pub(super) &'static str);
 
-/// The version of the rows' bodies that this program writes.
-const ROW_VERSION: u8 = 1;
 /// Version byte and checksum.
 const HEAD: usize = 5;
 
@@ -31,6 +29,17 @@ pub(super) enum Kind {
     Retained,
     Meta,
     Ended,
+    Keyed,
+    Done,
+    Ending,
+    Owner,
+}
+
+impl Kind {
+    /// The version of the bodies that this program writes; it reads those before it.
+    fn version(self) -> u8 {
+        if matches!(self, Self::State | Self::Meta) { 2 } else { 1 }
+    }
 }
 
 /// The key of a row as its checksum sees it.
@@ -64,9 +73,16 @@ impl Key for (u64, &str) {
     }
 }
 
-fn checksum(kind: Kind, key: &impl Key, body: &[u8]) -> u32 {
+impl Key for (u8, &[u8]) {
+    fn feed(&self, hasher: &mut crc32fast::Hasher) {
+        hasher.update(&[self.0]);
+        hasher.update(self.1);
+    }
+}
+
+fn checksum(version: u8, kind: Kind, key: &impl Key, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&[ROW_VERSION, kind as u8]);
+    hasher.update(&[version, kind as u8]);
     key.feed(&mut hasher);
     hasher.update(body);
     hasher.finalize()
@@ -79,8 +95,9 @@ pub(super) fn begin() -> Vec<u8> {
 
 /// Completes a row that [`begin`] began.
 pub(super) fn seal(mut row: Vec<u8>, kind: Kind, key: &impl Key) -> Vec<u8> {
-    let sum = checksum(kind, key, row.get(HEAD..).unwrap_or_default()).to_le_bytes();
-    for (to, from) in row.iter_mut().zip([ROW_VERSION].into_iter().chain(sum)) {
+    let version = kind.version();
+    let sum = checksum(version, kind, key, row.get(HEAD..).unwrap_or_default()).to_le_bytes();
+    for (to, from) in row.iter_mut().zip([version].into_iter().chain(sum)) {
         *to = from;
     }
     row
@@ -88,29 +105,35 @@ pub(super) fn seal(mut row: Vec<u8>, kind: Kind, key: &impl Key) -> Vec<u8> {
 
 /// The body of a row, if it is what was written under this key.
 pub(super) fn body<'a>(row: &'a [u8], kind: Kind, key: &impl Key) -> Result<&'a [u8], Damage> {
+    versioned(row, kind, key).map(|(_, body)| body)
+}
+
+/// The same, with its version.
+fn versioned<'a>(row: &'a [u8], kind: Kind, key: &impl Key) -> Result<(u8, &'a [u8]), Damage> {
     let Some((head, body)) = row.split_at_checked(HEAD) else { return Err(Damage("row too short")) };
     let mut head = Cursor(head);
-    if head.u8()? != ROW_VERSION {
+    let version = head.u8()?;
+    if version == 0 || version > kind.version() {
         return Err(Damage("unknown row version"));
     }
     let sum = head.take(4)?.try_into().map(u32::from_le_bytes).map_err(|_| Damage("row too short"))?;
-    if sum != checksum(kind, key, body) {
+    if sum != checksum(version, kind, key, body) {
         return Err(Damage("checksum does not match"));
     }
-    Ok(body)
+    Ok((version, body))
 }
 
 /// What remains of a body.
 pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], Damage> {
+    pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8], Damage> {
         let Some((taken, rest)) = self.0.split_at_checked(n) else { return Err(Damage("ends too early")) };
         self.0 = rest;
         Ok(taken)
     }
 
-    fn u8(&mut self) -> Result<u8, Damage> {
+    pub(super) fn u8(&mut self) -> Result<u8, Damage> {
         let Some((first, rest)) = self.0.split_first() else { return Err(Damage("ends too early")) };
         self.0 = rest;
         Ok(*first)
@@ -133,22 +156,22 @@ impl<'a> Cursor<'a> {
         Err(Damage("number too large"))
     }
 
-    fn number<T: TryFrom<u64>>(&mut self) -> Result<T, Damage> {
+    pub(super) fn number<T: TryFrom<u64>>(&mut self) -> Result<T, Damage> {
         T::try_from(self.varint()?).map_err(|_| Damage("number too large"))
     }
 
-    fn text(&mut self) -> Result<&'a str, Damage> {
+    pub(super) fn text(&mut self) -> Result<&'a str, Damage> {
         let len = self.number()?;
         std::str::from_utf8(self.take(len)?).map_err(|_| Damage("not UTF-8"))
     }
 
     /// How many things follow, each of at least one byte: more than there are bytes is damage, not an allocation.
-    fn count(&mut self) -> Result<usize, Damage> {
+    pub(super) fn count(&mut self) -> Result<usize, Damage> {
         let count = self.number()?;
         if count > self.0.len() { Err(Damage("count too large")) } else { Ok(count) }
     }
 
-    fn end(&self) -> Result<(), Damage> {
+    pub(super) fn end(&self) -> Result<(), Damage> {
         if self.0.is_empty() { Ok(()) } else { Err(Damage("bytes left over")) }
     }
 }
@@ -161,7 +184,7 @@ pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
     out.push(value.to_le_bytes()[0]);
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
     put(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }
@@ -242,7 +265,28 @@ pub(super) fn retained(topic: &str, message: &Message) -> Vec<u8> {
 }
 
 pub(super) fn read_retained(topic: &str, row: &[u8]) -> Result<Arc<Message>, Damage> {
-    let mut cursor = Cursor(body(row, Kind::Retained, &topic)?);
+    read_message(body(row, Kind::Retained, &topic)?)
+}
+
+/// A number for a keyed row's key, to tell rows apart where a collision costs nothing but a log line.
+pub(super) fn key_sum(of: u8, key: &[u8]) -> u32 {
+    checksum(Kind::Keyed.version(), Kind::Keyed, &(of, key), &[])
+}
+
+/// A keyed row: the value as it was given.
+pub(super) fn keyed(key: (u8, &[u8]), value: &[u8]) -> Vec<u8> {
+    let mut row = begin();
+    row.extend_from_slice(value);
+    seal(row, Kind::Keyed, &key)
+}
+
+pub(super) fn read_keyed<'r>(key: (u8, &[u8]), row: &'r [u8]) -> Result<&'r [u8], Damage> {
+    body(row, Kind::Keyed, &key)
+}
+
+/// A message with nothing before or behind it.
+pub(super) fn read_message(bytes: &[u8]) -> Result<Arc<Message>, Damage> {
+    let mut cursor = Cursor(bytes);
     let message = RawMessage::read(&mut cursor)?;
     cursor.end()?;
     message.build()
@@ -361,7 +405,7 @@ impl<'a> QueueRow<'a> {
     }
 }
 
-fn put_ledger(out: &mut Vec<u8>, ledger: &Ledger) {
+pub(super) fn put_ledger(out: &mut Vec<u8>, ledger: &Ledger) {
     for value in [ledger.accepted, ledger.delivered, ledger.expired, DROP_REASONS as u64] {
         put(out, value);
     }
@@ -370,7 +414,7 @@ fn put_ledger(out: &mut Vec<u8>, ledger: &Ledger) {
     }
 }
 
-fn read_ledger(cursor: &mut Cursor<'_>) -> Result<Ledger, Damage> {
+pub(super) fn read_ledger(cursor: &mut Cursor<'_>) -> Result<Ledger, Damage> {
     let mut ledger = Ledger {
         accepted: cursor.varint()?,
         delivered: cursor.varint()?,
@@ -422,26 +466,21 @@ fn read_list<T: TryFrom<u64>>(cursor: &mut Cursor<'_>) -> Result<Vec<T>, Damage>
     Ok(list)
 }
 
+/// Without what is done above the floor: that has rows of its own ([`done`]).
 pub(super) fn state(session: u64, state: &QueueState) -> Vec<u8> {
     let mut row = begin();
     for value in [state.next_seq, state.floor, state.sent, state.queued, state.queued_bytes] {
         put(&mut row, value);
     }
     put_ledger(&mut row, &state.ledger);
-    put(&mut row, state.done.len() as u64);
-    let mut before = state.floor;
-    for (start, end) in &state.done {
-        put(&mut row, start.wrapping_sub(before));
-        put(&mut row, end.wrapping_sub(*start));
-        before = *end;
-    }
     put_list(&mut row, state.released.iter().copied());
     put_list(&mut row, state.inbound.iter().map(|id| u64::from(*id)));
     seal(row, Kind::State, &session)
 }
 
 pub(super) fn read_state(session: u64, row: &[u8]) -> Result<QueueState, Damage> {
-    let mut cursor = Cursor(body(row, Kind::State, &session)?);
+    let (version, body) = versioned(row, Kind::State, &session)?;
+    let mut cursor = Cursor(body);
     let mut state = QueueState {
         next_seq: cursor.varint()?,
         floor: cursor.varint()?,
@@ -452,7 +491,8 @@ pub(super) fn read_state(session: u64, row: &[u8]) -> Result<QueueState, Damage>
         ..QueueState::default()
     };
     let mut before = state.floor;
-    for _ in 0..cursor.count()? {
+    let ranges = if version < 2 { cursor.count()? } else { 0 };
+    for _ in 0..ranges {
         let start = before.wrapping_add(cursor.varint()?);
         before = start.wrapping_add(cursor.varint()?);
         state.done.push((start, before));
@@ -461,6 +501,38 @@ pub(super) fn read_state(session: u64, row: &[u8]) -> Result<QueueState, Damage>
     state.inbound = read_list(&mut cursor)?;
     cursor.end()?;
     Ok(state)
+}
+
+/// Whether the row was written when states held what is done.
+pub(super) fn is_old_state(row: &[u8]) -> bool {
+    row.first().is_some_and(|version| *version < Kind::State.version())
+}
+
+/// So many places have a row of table `done` in common.
+pub(super) const CHUNK: u64 = 1024;
+
+/// Which of a chunk's places are done: a bit each, the lowest bit of the first byte for the first place.
+pub(super) type Bits = [u8; (CHUNK / 8) as usize];
+
+/// What is done of the places from `key.1` on. Zeros at the end are left out.
+pub(super) fn done(key: (u64, u64), bits: &Bits) -> Vec<u8> {
+    let mut row = begin();
+    let len = bits.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    row.extend_from_slice(bits.get(..len).unwrap_or_default());
+    seal(row, Kind::Done, &key)
+}
+
+pub(super) fn read_done(key: (u64, u64), row: &[u8]) -> Result<Bits, Damage> {
+    let body = body(row, Kind::Done, &key)?;
+    let mut bits = [0; (CHUNK / 8) as usize];
+    let Some(to) = bits.get_mut(..body.len()) else { return Err(Damage("too many bits")) };
+    to.copy_from_slice(body);
+    if key.1.is_multiple_of(CHUNK) { Ok(bits) } else { Err(Damage("not where a row may begin")) }
+}
+
+/// The session has ended, and rows of it remain to be deleted.
+pub(super) fn ending(session: u64) -> Vec<u8> {
+    seal(begin(), Kind::Ending, &session)
 }
 
 const HAS_WILL: u8 = 1;
@@ -509,6 +581,22 @@ pub(super) fn read_session(no: u64, row: &[u8]) -> Result<SessionRecord, Damage>
     Ok(SessionRecord { client_id, protocol, expiry_s, disconnected_at, will })
 }
 
+/// What of a session's record says whose it is.
+pub(super) fn owner(no: u64, record: &SessionRecord) -> Vec<u8> {
+    let mut row = begin();
+    row.push(record.protocol);
+    put(&mut row, u64::from(record.expiry_s));
+    put_text(&mut row, &record.client_id);
+    seal(row, Kind::Owner, &no)
+}
+
+pub(super) fn read_owner(no: u64, row: &[u8]) -> Result<SessionRecord, Damage> {
+    let mut cursor = Cursor(body(row, Kind::Owner, &no)?);
+    let (protocol, expiry_s, client_id) = (cursor.u8()?, cursor.number()?, cursor.text()?.to_owned());
+    cursor.end()?;
+    Ok(SessionRecord { client_id, protocol, expiry_s, disconnected_at: None, will: None })
+}
+
 pub(super) fn subscription(session: u64, subscription: &StoredSubscription) -> Vec<u8> {
     let mut row = begin();
     row.push(
@@ -546,24 +634,34 @@ pub(super) struct Mark {
     pub(super) commit: u64,
     /// What the rows of queues and retained messages take, as [`super::apply::charge`] counts it.
     pub(super) live_bytes: u64,
+    /// The journal that belongs to this store: the number in its head; 0 until there was one.
+    pub(super) journal: u64,
+    /// The last record of the journal that is contained in this commit.
+    pub(super) folded: u64,
 }
 
 pub(super) fn mark(mark: &Mark) -> Vec<u8> {
     let mut row = begin();
-    for value in [mark.clock.time.0, mark.clock.wall_ms, mark.last_session, mark.commit, mark.live_bytes] {
+    let Mark { clock, last_session, commit, live_bytes, journal, folded } = *mark;
+    for value in [clock.time.0, clock.wall_ms, last_session, commit, live_bytes, journal, folded] {
         put(&mut row, value);
     }
     seal(row, Kind::Meta, &MARK)
 }
 
 pub(super) fn read_mark(row: &[u8]) -> Result<Mark, Damage> {
-    let mut cursor = Cursor(body(row, Kind::Meta, &MARK)?);
-    let mark = Mark {
+    let (version, body) = versioned(row, Kind::Meta, &MARK)?;
+    let mut cursor = Cursor(body);
+    let mut mark = Mark {
         clock: ClockMark { time: Time(cursor.varint()?), wall_ms: cursor.varint()? },
         last_session: cursor.varint()?,
         commit: cursor.varint()?,
         live_bytes: cursor.varint()?,
+        ..Mark::default()
     };
+    if version >= 2 {
+        (mark.journal, mark.folded) = (cursor.varint()?, cursor.varint()?);
+    }
     cursor.end()?;
     Ok(mark)
 }
@@ -695,6 +793,7 @@ mod tests {
             refused += usize::from(read_retained("t", &seal(row.clone(), Kind::Retained, &"t")).is_err());
             refused += usize::from(read_ended(&seal(row.clone(), Kind::Ended, &ENDED)).is_err());
             refused += usize::from(read_mark(&seal(row.clone(), Kind::Meta, &MARK)).is_err());
+            refused += usize::from(read_done((3, 7), &seal(row.clone(), Kind::Done, &(3, 7))).is_err());
             let row = seal(row, Kind::Queue, &(3, 7));
             let read = QueueRow::read((3, 7), &row).and_then(|mut row| {
                 while row.next()?.is_some() {}
@@ -702,7 +801,18 @@ mod tests {
             });
             refused += usize::from(read.is_err());
         }
-        assert!(refused > 11_000, "{refused} of 12,000 refused");
+        assert!(refused > 13_000, "{refused} of 14,000 refused");
+    }
+
+    #[test]
+    fn bits_come_back() {
+        let mut bits = [0; (CHUNK / 8) as usize];
+        (bits[0], bits[100]) = (0x81, 1);
+        for bits in [bits, [0; (CHUNK / 8) as usize], [255; (CHUNK / 8) as usize]] {
+            assert_eq!(read_done((3, 2048), &done((3, 2048), &bits)).unwrap(), bits);
+        }
+        assert_eq!(done((3, 0), &bits).len(), HEAD + 101);
+        assert!(read_done((3, 1024), &done((3, 2048), &bits)).is_err());
     }
 
     #[test]
@@ -710,13 +820,13 @@ mod tests {
         let state = QueueState {
             next_seq: 1 << 40,
             floor: 10,
-            done: vec![(12, 13), (20, 400)],
+            done: Vec::new(),
             sent: 77,
             released: vec![11, 19],
             inbound: vec![9, 3, u16::MAX],
             queued: 5,
             queued_bytes: 6,
-            ledger: Ledger { accepted: 1, delivered: 2, expired: 3, dropped: [1, 2, 3, 4, 5, 6, 7, 8, u64::MAX] },
+            ledger: Ledger { accepted: 1, delivered: 2, expired: 3, dropped: [1, 2, 3, 4, 5, 6, 7, 8, 9, u64::MAX] },
         };
         assert_eq!(read_state(5, &super::state(5, &state)).unwrap(), state);
         assert!(read_state(6, &super::state(5, &state)).is_err());
@@ -730,6 +840,8 @@ mod tests {
                 will,
             };
             assert_eq!(read_session(5, &session(5, &record)).unwrap(), record);
+            let owner = SessionRecord { disconnected_at: None, will: None, ..record.clone() };
+            assert_eq!(read_owner(5, &super::owner(5, &record)).unwrap(), owner);
         }
         let kept = StoredSubscription {
             filter: "$share/g/a/+".to_owned(),

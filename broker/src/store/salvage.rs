@@ -11,10 +11,15 @@ use ::redb::{
     ReadableDatabase, StorageBackend, TableDefinition,
 };
 
-use super::apply::{META, QUEUE, RETAINED, SESSION, SHARED, STATE, SUBSCRIPTION};
+use super::apply::{KEYED, META, QUEUE, RETAINED, SESSION, SHARED, STATE, SUBSCRIPTION};
+use super::clean::{DONE, ENDING};
+use super::leaves::Pages;
 use super::medium::Backend;
+use super::orphans::{self, Gaps, Trees};
+use super::owner::OWNER;
 use super::redb::{FORMAT_VERSION, Fault, contain};
 use super::rows::{self, Damage, Kind};
+use super::shared_memory::SharedMemory;
 
 /// Rows are copied in pieces of this many bytes, a transaction each.
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
@@ -22,43 +27,75 @@ const PIECE_BYTES: usize = 4 * 1024 * 1024;
 const HALVINGS_MAX: u32 = 24;
 
 /// Copies every row that is what was written into the fresh database. What could not be read is said in `lost`.
-pub(super) fn copy(old: Backend, fresh: &Database, lost: &mut Vec<String>) -> Result<(), Fault> {
-    let old = Arc::new(old);
-    let Some(source) = Source::open(&old) else {
-        lost.push("nothing of it could be read: neither of its two states has a readable beginning".to_owned());
-        return Ok(());
+pub(super) fn copy(old: &Arc<Backend>, fresh: &Database, lost: &mut Vec<String>) -> Result<(), Fault> {
+    let (mut gaps, trees) = (Gaps::default(), Pages::new(old, &healthy_head()?));
+    let Some(source) = Source::open(old) else {
+        lost.push("neither of its two states has a readable beginning".to_owned());
+        return trees.map_or(Ok(()), |pages| copy_without_redb(&pages, fresh, &mut gaps, lost));
     };
     if let Some(version) = source.format()
         && version > FORMAT_VERSION
     {
         return Err(Fault::Newer(version));
     }
-    let mut copier = Copier { source, fresh, lost };
+    let of = source.trees;
+    let copied = contain(|| copy_tables(source, fresh, &mut gaps, lost));
+    let Some(pages) = trees else { return copied };
+    match copied {
+        // Some of it may be there; what is, is right.
+        Err(fault) if fault.is_damage() => {
+            lost.push(format!("its tables could not be read to their end: {fault}"));
+            copy_without_redb(&pages, fresh, &mut gaps, lost)
+        }
+        Ok(()) if of == Trees::Older || !gaps.is_empty() => orphans::fill(&pages, fresh, &gaps, of, lost),
+        copied => copied,
+    }
+}
+
+/// What redb finds no beginning of, or gives up on. What has been copied already stays.
+fn copy_without_redb(
+    pages: &Pages<'_>,
+    fresh: &Database,
+    gaps: &mut Gaps,
+    lost: &mut Vec<String>,
+) -> Result<(), Fault> {
+    orphans::copy_trees(pages, fresh, gaps, lost)?;
+    orphans::fill(pages, fresh, gaps, Trees::Older, lost)
+}
+
+fn copy_tables(source: Source, fresh: &Database, gaps: &mut Gaps, lost: &mut Vec<String>) -> Result<(), Fault> {
+    let mut copier = Copier { source, fresh, gaps, lost };
     copier.table::<u64>(SESSION, Kind::Session)?;
+    copier.table::<u64>(OWNER, Kind::Owner)?;
     copier.table::<u64>(STATE, Kind::State)?;
     copier.table::<(u64, String)>(SUBSCRIPTION, Kind::Subscription)?;
     copier.table::<String>(RETAINED, Kind::Retained)?;
     copier.table::<(u64, u64)>(SHARED, Kind::Shared)?;
     copier.table::<(u64, u64)>(QUEUE, Kind::Queue)?;
+    copier.table::<(u64, u64)>(DONE, Kind::Done)?;
+    copier.table::<u64>(ENDING, Kind::Ending)?;
+    copier.table::<(u8, Vec<u8>)>(KEYED, Kind::Keyed)?;
     copier.meta()
 }
 
 /// The damaged file, open at one of its two states.
-struct Source {
-    database: ReadOnlyDatabase,
+pub(super) struct Source {
+    pub(super) database: ReadOnlyDatabase,
+    trees: Trees,
 }
 
 impl Source {
     /// The newer state if its beginning can be read, else the one before it.
-    fn open(old: &Arc<Backend>) -> Option<Self> {
-        [false, true].into_iter().find_map(|before| {
+    pub(super) fn open(old: &Arc<Backend>) -> Option<Self> {
+        [Trees::Newest, Trees::Older].into_iter().find_map(|trees| {
             contain(|| {
+                let before = trees == Trees::Older;
                 let database = Builder::new()
                     .set_cache_size(PIECE_BYTES)
                     .set_concurrency_mode(ConcurrencyMode::SingleWriter)
                     .open_read_only_with_backend(Overlay::new(Arc::clone(old), before)?)?;
                 database.begin_read()?.open_table(META)?;
-                Ok(Self { database })
+                Ok(Self { database, trees })
             })
             .ok()
         })
@@ -81,6 +118,7 @@ impl Source {
 struct Copier<'a> {
     source: Source,
     fresh: &'a Database,
+    gaps: &'a mut Gaps,
     lost: &'a mut Vec<String>,
 }
 
@@ -96,8 +134,15 @@ impl Copier<'_> {
         let txn = self.source.begin()?;
         let table = match contain(|| Ok(txn.open_table(definition)?)) {
             Ok(table) => table,
+            // An older format had none, or it was not needed yet.
+            Err(fault)
+                if fault.is_no_table() && matches!(kind, Kind::Keyed | Kind::Done | Kind::Ending | Kind::Owner) =>
+            {
+                return Ok(());
+            }
             Err(fault) => {
                 self.lost.push(format!("table {name} could not be read: {fault}"));
+                self.gaps.add(kind, None, None);
                 return Ok(());
             }
         };
@@ -119,6 +164,7 @@ impl Copier<'_> {
         let gaps = copy_around_gaps::<K>(&table, &mut sink)?;
         for (from, to) in gaps {
             self.lost.push(format!("rows of table {name} could not be read, {} to {}", say(&from), say(&to)));
+            self.gaps.add(kind, from.map(|key| key.any()), to.map(|key| key.any()));
         }
         if damaged > 0 {
             self.lost.push(format!("{damaged} rows of table {name} were damaged"));
@@ -135,12 +181,16 @@ impl Copier<'_> {
         });
         let (mark, ended) = read.unwrap_or_else(|fault| {
             self.lost.push(format!("table meta could not be read: {fault}"));
+            self.gaps.add(Kind::Meta, None, None);
+            self.gaps.add(Kind::Ended, None, None);
             (None, None)
         });
         let txn = self.fresh.begin_write()?;
         {
             let mut meta = txn.open_table(META)?;
-            meta.insert(rows::FORMAT, rows::format(FORMAT_VERSION).as_slice())?;
+            // Rows are as they were: those of an older format are changed as those of a whole file are.
+            let format = self.source.format().unwrap_or(1);
+            meta.insert(rows::FORMAT, rows::format(format).as_slice())?;
             if let Some(row) = mark.filter(|row| rows::read_mark(row).is_ok()) {
                 meta.insert(rows::MARK, row.as_slice())?;
             }
@@ -249,6 +299,8 @@ trait SalvageKey: Clone + Ord + Debug {
     fn of(key: <Self::Redb as ::redb::Value>::SelfType<'_>) -> Self;
     fn get(&self) -> <Self::Redb as ::redb::Value>::SelfType<'_>;
     fn check(&self, row: &[u8], kind: Kind) -> Result<(), Damage>;
+    /// As a key of any table.
+    fn any(&self) -> orphans::Key;
     /// A key between the two, about in the middle, if there is one and it can be told.
     fn between(_low: &Self, _high: &Self) -> Option<Self> {
         None
@@ -261,6 +313,9 @@ fn middle(low: u64, high: u64) -> Option<u64> {
 }
 
 impl SalvageKey for u64 {
+    fn any(&self) -> orphans::Key {
+        orphans::Key::Id(*self)
+    }
     type Redb = u64;
     fn of(key: u64) -> Self {
         key
@@ -277,6 +332,9 @@ impl SalvageKey for u64 {
 }
 
 impl SalvageKey for (u64, u64) {
+    fn any(&self) -> orphans::Key {
+        orphans::Key::Pair(self.0, self.1)
+    }
     type Redb = (u64, u64);
     fn of(key: (u64, u64)) -> Self {
         key
@@ -298,6 +356,9 @@ impl SalvageKey for (u64, u64) {
 }
 
 impl SalvageKey for String {
+    fn any(&self) -> orphans::Key {
+        orphans::Key::Text(self.clone())
+    }
     type Redb = &'static str;
     fn of(key: &str) -> Self {
         key.to_owned()
@@ -311,6 +372,9 @@ impl SalvageKey for String {
 }
 
 impl SalvageKey for (u64, String) {
+    fn any(&self) -> orphans::Key {
+        orphans::Key::Filter(self.0, self.1.clone())
+    }
     type Redb = (u64, &'static str);
     fn of(key: (u64, &str)) -> Self {
         (key.0, key.1.to_owned())
@@ -323,6 +387,22 @@ impl SalvageKey for (u64, String) {
     }
     fn between(low: &Self, high: &Self) -> Option<Self> {
         middle(low.0, high.0).map(|first| (first, String::new()))
+    }
+}
+
+impl SalvageKey for (u8, Vec<u8>) {
+    fn any(&self) -> orphans::Key {
+        orphans::Key::Keyed(self.0, self.1.clone())
+    }
+    type Redb = (u8, &'static [u8]);
+    fn of(key: (u8, &[u8])) -> Self {
+        (key.0, key.1.to_vec())
+    }
+    fn get(&self) -> (u8, &[u8]) {
+        (self.0, &self.1)
+    }
+    fn check(&self, row: &[u8], kind: Kind) -> Result<(), Damage> {
+        rows::body(row, kind, &self.get()).map(|_| ())
     }
 }
 
@@ -347,13 +427,18 @@ const FLAGS_AT: usize = 9;
 /// Which of the two states is the newer one.
 const PRIMARY: u8 = 1;
 
+/// What the beginning of a healthy file looks like, for a file whose beginning is damaged.
+fn healthy_head() -> Result<Vec<u8>, Fault> {
+    let healthy = Arc::new(InMemoryBackend::new());
+    drop(Builder::new().create_with_backend(SharedMemory(Arc::clone(&healthy)))?);
+    let mut head = vec![0; HEAD_BYTES];
+    healthy.read(0, &mut head)?;
+    Ok(head)
+}
+
 impl Overlay {
     fn new(old: Arc<Backend>, before: bool) -> Result<Self, Fault> {
-        // What the beginning of a healthy file looks like, for a file whose beginning is damaged.
-        let healthy = Arc::new(InMemoryBackend::new());
-        drop(Builder::new().create_with_backend(SharedMemory(Arc::clone(&healthy)))?);
-        let mut head = vec![0; HEAD_BYTES];
-        healthy.read(0, &mut head)?;
+        let mut head = healthy_head()?;
         let len = old.len()?;
         let mut flags = [0];
         if len > HEAD_BYTES as u64 {
@@ -416,31 +501,5 @@ impl StorageBackend for Overlay {
 
     fn query_lock_range(&self, _start: Bound<u64>, _end: Bound<u64>) -> Result<bool, BackendError> {
         Ok(false)
-    }
-}
-
-/// A backend in memory that outlives the database that was made in it.
-#[derive(Debug)]
-struct SharedMemory(Arc<InMemoryBackend>);
-
-impl StorageBackend for SharedMemory {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
     }
 }

@@ -4,7 +4,7 @@
 //! from what the cache has, before anything relies on it.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::redb::StorageBackend;
 use parking_lot::Mutex;
@@ -20,6 +20,8 @@ pub(super) struct Unsynced {
     /// From, to: since the last sync that succeeded.
     written: Mutex<Vec<(u64, u64)>>,
     failed: AtomicBool,
+    /// Bytes of all writes.
+    bytes: AtomicU64,
 }
 
 impl Unsynced {
@@ -28,7 +30,13 @@ impl Unsynced {
         self.failed.load(Ordering::Relaxed)
     }
 
+    /// Bytes written since the start.
+    pub(super) fn all_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn writes(&self, offset: u64, len: usize) {
+        self.bytes.fetch_add(len as u64, Ordering::Relaxed);
         self.written.lock().push((offset, offset.saturating_add(len as u64)));
     }
 

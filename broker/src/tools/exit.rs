@@ -21,7 +21,7 @@ pub enum Exit {
     NotMqtt = 6,
     /// No TLS session: certificate, name, protocol.
     Tls = 7,
-    /// The time was over before all was done that was asked for.
+    /// It ended, by its time or by a signal, before all had come that was asked for.
     TimedOut = 8,
 }
 
@@ -34,7 +34,7 @@ pub const HELP: &str = "Exit codes:
   5  the server refuses: credentials, client identifier, subscription, limits
   6  what answers there speaks something else than MQTT
   7  TLS failed: certificate, name, protocol
-  8  the time was over before all messages that were asked for had come";
+  8  ended by its time, or by a signal, before all messages of -C had come";
 
 /// The end of a tool: what is wrong is said.
 #[must_use]

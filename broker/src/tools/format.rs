@@ -30,7 +30,7 @@ pub struct Show {
     /// %t topic, %p payload, %x payload in hex, %q QoS, %r retained (0, 1), %l length, %I time (RFC 3339), %U time (Unix),
     /// %E expiry, %P user properties, %C content type, %R response topic, %D correlation data, %j all as JSON, %% a percent
     /// sign; \n, \t and \\ too
-    #[arg(long, short = 'F', value_name = "FORMAT", conflicts_with = "verbose")]
+    #[arg(long, short = 'F', value_name = "FORMAT", allow_hyphen_values = true, conflicts_with = "verbose")]
     format: Option<String>,
     /// No end of line after each message
     #[arg(long, short = 'N')]

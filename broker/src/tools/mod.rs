@@ -1,6 +1,7 @@
 //! What people type: tools in the program that are not the broker.
 
 pub mod bench;
+pub mod bridge;
 pub mod demo;
 pub mod exit;
 mod format;
@@ -9,13 +10,17 @@ pub mod publish;
 pub mod rest;
 mod server;
 pub mod shell;
+mod stop;
 pub mod subscribe;
 
-use exit::{Exit, Failure};
+use exit::Failure;
 use forebay_client::{Client, Event};
 
+/// Columns of a help text.
+const WIDTH: usize = 80;
+
 /// Runs a tool on this thread.
-fn block_on(tool: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+fn block_on<T>(tool: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("this machine gives no event queue: {error}")))?;
     runtime.block_on(tool)
@@ -27,13 +32,23 @@ fn tell_events(client: &Client, all: bool) {
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             match event {
-                Event::Connected(connected) if all => eprintln!("connected: {connected:?}"),
+                Event::Connected(connected) if all => eprintln!("{}", connected_line(&connected)),
                 Event::Connected(_) => eprintln!("connected again"),
                 Event::Lost(reason) => eprintln!("the connection is lost: {reason}"),
                 Event::Failed(error) => eprintln!("no connection: {error}"),
+                Event::TooLarge { topic, size } => {
+                    eprintln!("a message of {topic} is left out: its {size} bytes are more than is taken");
+                }
                 Event::Waiting(time) if all => eprintln!("the next attempt is made in {time:.1?}"),
                 Event::Waiting(_) | Event::Ended(_) | _ => {}
             }
         }
     });
+}
+
+/// What `-d` says of a connection.
+fn connected_line(connected: &forebay_client::Connected) -> String {
+    let session = if connected.resumed { "its session goes on" } else { "with a new session" };
+    let at_once = connected.receive_maximum;
+    format!("connected as \"{}\", {session}; the server takes {at_once} messages at once", connected.client_id)
 }

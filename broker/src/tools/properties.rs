@@ -11,10 +11,10 @@ use super::exit::Failure;
 #[command(next_help_heading = "Properties (MQTT 5)")]
 pub struct PropertyArgs {
     /// A property after mosquitto's habit: -D publish content-type text/plain, -D connect user-property NAME VALUE
-    #[arg(short = 'D', long = "property", value_names = ["COMMAND", "PROPERTY", "VALUE"], num_args = 3..=4)]
+    #[arg(short = 'D', long = "property", value_names = ["COMMAND", "PROPERTY", "VALUE"], num_args = 3..=4, allow_negative_numbers = true)]
     property: Vec<String>,
     /// A user property of each message; may be given several times
-    #[arg(long, value_name = "NAME=VALUE")]
+    #[arg(long, value_name = "NAME=VALUE", allow_hyphen_values = true)]
     user_property: Vec<String>,
 }
 

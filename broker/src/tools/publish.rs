@@ -10,24 +10,30 @@ use forebay_client::{Client, Dropped, Message, Outbox, QoS, Ticket};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
+use super::WIDTH;
 use super::exit::{self, Exit, Failure};
 use super::properties::{Properties, PropertyArgs};
 use super::rest::Rest;
 use super::server::{Server, qos};
+use super::stop::Stop;
 
-/// Publishes messages.
+/// Publish messages to an MQTT server, and wait until it has them.
+///
+/// Without -c or -x the server keeps no session when this program ends, or loses
+/// its connection: a message of QoS 2 that was under way then may arrive twice.
 ///
 /// Examples:
 ///   forebay pub -t site/7/temperature -m 21.5 -q 1
 ///   forebay pub -t site/7/log -l < lines.txt
 ///   forebay pub -L mqtts://user@broker.example -t firmware -f image.bin -q 2 -r
 #[derive(Debug, Parser)]
-#[command(name = "forebay pub", bin_name = "forebay pub", about, after_help = exit::HELP, disable_help_flag = true)]
-#[command(verbatim_doc_comment)]
+#[command(name = "forebay pub", bin_name = "forebay pub", after_help = exit::HELP, disable_help_flag = true)]
+#[command(verbatim_doc_comment, max_term_width = WIDTH)]
+#[command(override_usage = "forebay pub -t TOPIC <-m TEXT | -f FILE | -s | -l | -n> [OPTIONS]")]
 pub struct PubCli {
     /// Topic
-    #[arg(long, short = 't', value_name = "TOPIC")]
-    topic: String,
+    #[arg(long, short = 't', value_name = "TOPIC", allow_hyphen_values = true)]
+    topic: Option<String>,
     #[command(flatten)]
     source: Source,
     /// Quality of service: 0, 1 or 2
@@ -45,17 +51,35 @@ pub struct PubCli {
     /// At most so many messages a second
     #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// Seconds after which the message is not worth delivering
+    /// Seconds after which the message is not worth delivering (MQTT 5)
     #[arg(long, short = 'e', value_name = "SECONDS")]
     expiry: Option<u32>,
+    /// Seconds after which the broker delivers it (Forebay)
+    #[arg(long, value_name = "SECONDS", help_heading = "Queues of Forebay", conflicts_with = "at")]
+    delay: Option<u32>,
+    /// When the broker delivers it, such as 2027-01-01T06:00:00Z (Forebay)
+    #[arg(long, value_name = "DATE", help_heading = "Queues of Forebay")]
+    at: Option<String>,
+    /// Who numbers the messages: each number is taken once (Forebay)
+    #[arg(long, value_name = "NAME", help_heading = "Queues of Forebay", requires = "seq")]
+    origin: Option<String>,
+    /// Which beginning of the numbers it is
+    #[arg(long, value_name = "N", help_heading = "Queues of Forebay", default_value_t = 0, requires = "origin")]
+    epoch: u64,
+    /// The number of the first message; the next ones follow
+    #[arg(long, value_name = "N", help_heading = "Queues of Forebay", requires = "origin")]
+    seq: Option<u64>,
+    /// Key of the message, for order and last values (user property, MQTT 5)
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true, help_heading = "Queues of Forebay")]
+    order_key: Option<String>,
     /// MIME type of the payload
-    #[arg(long, value_name = "TYPE", help_heading = "Properties (MQTT 5)")]
+    #[arg(long, value_name = "TYPE", allow_hyphen_values = true, help_heading = "Properties (MQTT 5)")]
     content_type: Option<String>,
     /// Where an answer is wanted
-    #[arg(long, value_name = "TOPIC", help_heading = "Properties (MQTT 5)")]
+    #[arg(long, value_name = "TOPIC", allow_hyphen_values = true, help_heading = "Properties (MQTT 5)")]
     response_topic: Option<String>,
     /// What an answer must carry
-    #[arg(long, value_name = "TEXT", help_heading = "Properties (MQTT 5)")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Properties (MQTT 5)")]
     correlation_data: Option<String>,
     #[command(flatten)]
     properties: PropertyArgs,
@@ -68,7 +92,7 @@ pub struct PubCli {
 #[group(required = true, multiple = false)]
 struct Source {
     /// Payload
-    #[arg(long, short = 'm', value_name = "TEXT")]
+    #[arg(long, short = 'm', value_name = "TEXT", allow_hyphen_values = true)]
     message: Option<String>,
     /// No payload: with -r, the retained message of the topic is deleted
     #[arg(long, short = 'n')]
@@ -102,25 +126,60 @@ async fn run(cli: PubCli) -> Result<Exit, Failure> {
     let options = cli.server.options(&properties)?;
     // A file that cannot be read is said before a connection is opened.
     let payload = cli.source.payload()?;
+    let mut stop = Stop::listen()?;
     let outbox = Outbox { max_messages: 1_000, ..Outbox::default() };
-    let client = options.outbox(outbox).connect().await?;
-    super::tell_events(&client, cli.server.debug());
-    let mut sender = Sender::start();
-    let sent = match payload {
-        Some(payload) => cli.repeated(&template.with_payload(payload), &client, &mut sender).await,
-        None => cli.lines(&template, &client, &mut sender).await,
+    cli.server.say(|server| format!("connecting to {server}"));
+    let client = tokio::select! {
+        connected = options.outbox(outbox).connect() => connected?,
+        () = stop.wanted() => return Err(Failure::failed("stopped by a signal before there was a connection")),
     };
+    cli.server.say(|_| format!("connected as \"{}\"", client.client_id()));
+    super::tell_events(&client, cli.server.debug());
+    let mut sender = Sender::start(cli.server.debug());
+    let sending = async {
+        match payload {
+            Some(payload) => cli.repeated(&template.with_payload(payload), &client, &mut sender).await,
+            None => cli.lines(&template, &client, &mut sender).await,
+        }
+    };
+    let stopped = tokio::select! {
+        sent = sending => sent.map(|()| false),
+        () = stop.wanted() => Ok(true),
+    };
+    let done = tokio::select! {
+        failed = delivered(&client, sender) => stopped.and_then(|stopped| cli.judge(stopped, failed)),
+        () = stop.wanted(), if stopped != Ok(true) => Err(Failure::failed("stopped by a signal before all was acknowledged")),
+    };
+    client.disconnect().await;
+    cli.server.say(|_| "disconnected".to_owned());
+    done
+}
+
+/// Waits until nothing is under way any more; how many messages did not arrive.
+async fn delivered(client: &Client, sender: Sender) -> u64 {
     let failed = sender.finish().await;
     client.drained().await;
-    client.disconnect().await;
-    sent?;
-    match failed {
-        0 => Ok(Exit::Done),
-        _ => Ok(Exit::Failed),
-    }
+    failed
 }
 
 impl PubCli {
+    /// How it ends. A reader of lines has no end of its own: a signal is how it is told to.
+    fn judge(&self, stopped: bool, failed: u64) -> Result<Exit, Failure> {
+        if stopped && !self.source.stdin_line {
+            return Err(Failure::failed("stopped by a signal before all was published"));
+        }
+        Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
+    }
+
+    fn topic(&self) -> Result<String, Failure> {
+        let mut topics: Vec<String> = self.topic.iter().cloned().chain(self.server.url_topics()).collect();
+        match (topics.pop(), topics.is_empty()) {
+            (Some(topic), true) => Ok(topic),
+            (None, _) => Err(Failure::usage("no topic: add --topic TOPIC (-t)")),
+            (Some(_), false) => Err(Failure::usage("more than one topic: give one, with -t or in the URL")),
+        }
+    }
+
     fn all_properties(&self) -> Result<Properties, Failure> {
         let mut all = Properties::read(&self.properties)?;
         let publish = &mut all.publish;
@@ -128,22 +187,38 @@ impl PubCli {
         publish.response_topic = self.response_topic.clone().or(publish.response_topic.take());
         let correlation = self.correlation_data.clone().map(Into::into);
         publish.correlation_data = correlation.or(publish.correlation_data.take());
+        publish.user.extend(self.order_key.clone().map(|key| ("key".to_owned(), key)));
         all.expiry_s = self.expiry.or(all.expiry_s);
         Ok(all)
     }
 
     /// The message without its payload, checked.
     fn template(&self, properties: &Properties) -> Result<Message, Failure> {
-        let mut message = Message::new(self.topic.as_str(), "").qos(self.qos).retain(self.retain);
+        let topic = self.topic()?;
+        let mut message = Message::new(topic.as_str(), "").qos(self.qos).retain(self.retain);
         if let Some(expiry_s) = properties.expiry_s {
             message = message.expires_after(Duration::from_secs(expiry_s.into()));
         }
         if properties.publish != forebay_client::Properties::default() {
             message = message.properties(properties.publish.clone());
         }
-        match message.check() {
+        if let Some(delay) = self.delay {
+            message = message.deliver_after(Duration::from_secs(delay.into()));
+        }
+        if let Some(date) = &self.at {
+            message = message.deliver_at(date);
+        }
+        match self.numbered(message.clone(), 0).check() {
             Ok(()) => Ok(message),
-            Err(error) => Err(Failure::usage(format!("the message for \"{}\": {}", self.topic, error.detail))),
+            Err(error) => Err(Failure::usage(format!("the message for \"{topic}\": {}", error.detail))),
+        }
+    }
+
+    /// The same with its number, where messages are numbered. `before`: how many went before it.
+    fn numbered(&self, message: Message, before: u64) -> Message {
+        match (&self.origin, self.seq) {
+            (Some(origin), Some(seq)) => message.once(origin, self.epoch, seq.saturating_add(before)),
+            (None, _) | (_, None) => message,
         }
     }
 
@@ -155,9 +230,9 @@ impl PubCli {
 
     async fn repeated(&self, message: &Message, client: &Client, sender: &mut Sender) -> Result<(), Failure> {
         let mut pace = Pace::new(self.pause());
-        for _ in 0..self.repeat {
+        for before in 0..self.repeat {
             pace.wait().await;
-            sender.send(client, message.clone()).await?;
+            sender.send(client, self.numbered(message.clone(), before)).await?;
         }
         Ok(())
     }
@@ -165,11 +240,14 @@ impl PubCli {
     async fn lines(&self, template: &Message, client: &Client, sender: &mut Sender) -> Result<(), Failure> {
         let mut pace = Pace::new(self.pause());
         let mut lines = stdin_lines();
+        let mut before = 0;
         while let Some(line) = lines.recv().await {
             let line = line.map_err(|error| Failure::failed(format!("the standard input cannot be read: {error}")))?;
             for _ in 0..self.repeat {
                 pace.wait().await;
-                sender.send(client, template.clone().with_payload(line.clone())).await?;
+                let message = template.clone().with_payload(line.clone());
+                sender.send(client, self.numbered(message, before)).await?;
+                before += 1;
             }
         }
         Ok(())
@@ -246,14 +324,19 @@ struct Sender {
 }
 
 impl Sender {
-    fn start() -> Self {
+    fn start(debug: bool) -> Self {
         let (tickets, mut waiting) = mpsc::unbounded_channel::<Ticket>();
         let told = tokio::spawn(async move {
-            let mut failed = 0;
+            let (mut failed, mut number) = (0, 0);
             while let Some(ticket) = waiting.recv().await {
-                if let Err(why) = ticket.await {
-                    failed += 1;
-                    say_dropped(&why, failed);
+                number += 1;
+                match ticket.await {
+                    Ok(_) if debug => eprintln!("message {number} has arrived"),
+                    Ok(_) => {}
+                    Err(why) => {
+                        failed += 1;
+                        say_dropped(&why, failed);
+                    }
                 }
             }
             failed

@@ -29,7 +29,7 @@ pub enum Protocol {
 #[command(next_help_heading = "Server")]
 pub struct Server {
     /// URL of the server in place of -h and -p: mqtt://, mqtts://, ws://, wss:// with [USER[:PASSWORD]@]HOST[:PORT], or
-    /// unix:///PATH; several are tried in turn
+    /// unix:///PATH; several are tried in turn. After mqtt:// and mqtts:// a path is the topic: mqtt://HOST/site/7
     #[arg(long, short = 'L', value_name = "URL", conflicts_with_all = ["host", "port"])]
     url: Vec<String>,
     /// Host name or address
@@ -42,13 +42,13 @@ pub struct Server {
     #[arg(long = "protocol", short = 'V', value_enum, default_value = "5", value_name = "VERSION")]
     protocol: Protocol,
     /// Client identifier [default: the server gives one, or a random one]
-    #[arg(long, short = 'i', value_name = "ID")]
+    #[arg(long, short = 'i', value_name = "ID", allow_hyphen_values = true)]
     id: Option<String>,
     /// User name
-    #[arg(long, short = 'u', value_name = "NAME")]
+    #[arg(long, short = 'u', value_name = "NAME", allow_hyphen_values = true)]
     username: Option<String>,
     /// Password; FOREBAY_PASSWORD in the environment is not seen by other users of this machine
-    #[arg(long, short = 'P', value_name = "PASSWORD")]
+    #[arg(long, short = 'P', value_name = "PASSWORD", allow_hyphen_values = true)]
     password: Option<String>,
     /// Keep alive in seconds, 0 for none
     #[arg(long, short = 'k', value_name = "SECONDS", default_value_t = 60)]
@@ -56,7 +56,7 @@ pub struct Server {
     /// Keep the session on the server after this program has ended (as -x does in MQTT 5); needs -i
     #[arg(long, short = 'c', requires = "id")]
     persistent: bool,
-    /// How long the server keeps the session, in seconds
+    /// How long the server keeps the session, in seconds (MQTT 5); needs -i
     #[arg(long, short = 'x', value_name = "SECONDS")]
     session_expiry: Option<u32>,
     /// Seconds until the server must have answered
@@ -89,10 +89,10 @@ pub struct Server {
     tls_name: Option<String>,
 
     /// Topic of a will
-    #[arg(long, value_name = "TOPIC", help_heading = "Will")]
+    #[arg(long, value_name = "TOPIC", allow_hyphen_values = true, help_heading = "Will")]
     will_topic: Option<String>,
     /// Payload of the will
-    #[arg(long, value_name = "TEXT", requires = "will_topic", help_heading = "Will")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, requires = "will_topic", help_heading = "Will")]
     will_payload: Option<String>,
     /// QoS of the will
     #[arg(long, value_name = "QOS", value_parser = qos, requires = "will_topic", help_heading = "Will")]
@@ -100,16 +100,31 @@ pub struct Server {
     /// The will is retained
     #[arg(long, requires = "will_topic", help_heading = "Will")]
     will_retain: bool,
-    /// Seconds before the will is published
+    /// Seconds before the will is published (MQTT 5)
     #[arg(long, value_name = "SECONDS", requires = "will_topic", help_heading = "Will")]
     will_delay: Option<u64>,
 
-    /// Print what happens to the connection
+    /// Print a line on the standard error for each step
     #[arg(long, short = 'd', help_heading = "Other")]
     debug: bool,
     /// Print help
     #[arg(long, action = ArgAction::Help, help_heading = "Other")]
     help: Option<bool>,
+}
+
+/// mosquitto's `-L mqtt://HOST/TOPIC`: the server, and the topic behind it. A WebSocket's or a Unix socket's path is its own.
+fn split_topic(url: &str) -> (&str, Option<&str>) {
+    let Some((scheme, rest)) = url.split_once("://") else { return (url, None) };
+    if !matches!(scheme, "mqtt" | "mqtts" | "tcp" | "ssl" | "tls") {
+        return (url, None);
+    }
+    match rest.split_once('/') {
+        Some((authority, topic)) => {
+            let server = url.get(..scheme.len() + 3 + authority.len()).unwrap_or(url);
+            (server, Some(topic).filter(|topic| !topic.is_empty()))
+        }
+        None => (url, None),
+    }
 }
 
 /// 0, 1 or 2.
@@ -136,7 +151,7 @@ impl Server {
     pub fn options(&self, properties: &Properties) -> Result<Options, Failure> {
         let usage = |error: forebay_client::InvalidOptions| Failure::usage(error.to_string());
         let with_tls = self.tls || self.cafile.is_some() || self.cert.is_some() || self.insecure;
-        let urls = if self.url.is_empty() { vec![self.plain_url(with_tls)] } else { self.url.clone() };
+        let urls = self.urls();
         let (first, others) = urls.split_first().ok_or_else(|| Failure::usage("no server is named"))?;
         let mut options = Options::new(first).map_err(usage)?;
         for url in others {
@@ -152,9 +167,10 @@ impl Server {
             Protocol::V311 => Version::V311,
             Protocol::V5 => Version::V5,
         });
-        if self.protocol != Protocol::V5 && properties.needs_v5() {
-            return Err(Failure::usage("properties need MQTT 5: leave -V out"));
-        }
+        self.needs_v5("a property", properties.needs_v5())?;
+        self.needs_v5("--expiry (-e)", properties.expiry_s.is_some())?;
+        self.needs_v5("--session-expiry (-x)", self.session_expiry.is_some())?;
+        self.needs_v5("--will-delay", self.will_delay.is_some())?;
         options = self.identity(options)?;
         options = options.keep_alive(Duration::from_secs(self.keep_alive.into()));
         options = options.connect_timeout(Duration::from_secs(self.connect_timeout));
@@ -174,6 +190,43 @@ impl Server {
         Ok(options)
     }
 
+    /// Fails when an option that only MQTT 5 knows is given with another version: it would do nothing.
+    ///
+    /// # Errors
+    /// It is given, and the version is not 5.
+    pub fn needs_v5(&self, option: &str, given: bool) -> Result<(), Failure> {
+        if given && self.protocol != Protocol::V5 {
+            return Err(Failure::usage(format!("{option} needs MQTT 5: leave -V out")));
+        }
+        Ok(())
+    }
+
+    /// Says a step, with -d.
+    pub fn say(&self, what: impl FnOnce(&str) -> String) {
+        if self.debug {
+            let shown = |url: &String| url.parse::<Url>().map_or_else(|_| String::new(), |url| url.to_string());
+            let servers: Vec<String> = self.urls().iter().map(shown).collect();
+            eprintln!("{}", what(&servers.join(", ")));
+        }
+    }
+
+    /// The servers, without topics.
+    fn urls(&self) -> Vec<String> {
+        let with_tls = self.tls || self.cafile.is_some() || self.cert.is_some() || self.insecure;
+        if self.url.is_empty() {
+            return vec![self.plain_url(with_tls)];
+        }
+        self.url.iter().map(|url| split_topic(url).0.to_owned()).collect()
+    }
+
+    /// Topics that stand in URLs, each once.
+    #[must_use]
+    pub fn url_topics(&self) -> Vec<String> {
+        let mut topics: Vec<String> = self.url.iter().filter_map(|url| split_topic(url).1.map(str::to_owned)).collect();
+        topics.dedup();
+        topics
+    }
+
     fn plain_url(&self, with_tls: bool) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let (scheme, default) = if with_tls { ("mqtts", 8883) } else { ("mqtt", 1883) };
@@ -191,7 +244,8 @@ impl Server {
             options = options.password(password);
         }
         match (self.persistent, self.session_expiry) {
-            (false, None) => Ok(options),
+            // Nobody would come back to it, and the server would go on filling its queue.
+            (false, None) => Ok(options.session_expiry(Duration::ZERO)),
             (_, Some(_)) if self.id.is_none() => {
                 Err(Failure::usage("a session that is kept belongs to a client: add -i"))
             }
@@ -232,5 +286,25 @@ impl From<ConnectError> for Failure {
             ConnectError::Ended(_) | ConnectError::Store(_) | _ => Exit::Failed,
         };
         Self::new(exit, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_behind_the_server_is_split_off() {
+        for (url, server, topic) in [
+            ("mqtt://h:1/site/7", "mqtt://h:1", Some("site/7")),
+            ("mqtts://u:p@h/x", "mqtts://u:p@h", Some("x")),
+            ("mqtt://h/", "mqtt://h", None),
+            ("mqtt://h", "mqtt://h", None),
+            ("ws://h/mqtt", "ws://h/mqtt", None),
+            ("unix:///run/m.sock", "unix:///run/m.sock", None),
+            ("h/x", "h/x", None),
+        ] {
+            assert_eq!(split_topic(url), (server, topic), "{url}");
+        }
     }
 }

@@ -5,15 +5,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use forebay_client::{QoS, Received, RetainHandling, Subscribe, SubscribeError};
+use forebay_client::{Client, QoS, Received, RetainHandling, Subscribe, SubscribeError};
 
+use super::WIDTH;
 use super::exit::{self, Exit, Failure};
 use super::format::{Format, Show};
 use super::properties::{Properties, PropertyArgs};
 use super::rest::Rest;
 use super::server::{Server, qos};
+use super::stop::Stop;
 
-/// Subscribes, and prints what comes.
+/// Subscribe to topics of an MQTT server, and print what comes.
+///
+/// A message of QoS 1 or 2 is acknowledged when it is written to the output.
+/// Without -c or -x the server keeps no session when this program ends.
 ///
 /// Examples:
 ///   forebay sub -t 'site/+/temperature' -v
@@ -21,14 +26,14 @@ use super::server::{Server, qos};
 ///   forebay sub -t firmware -q 2 -C 1 -N > image.bin
 ///   forebay sub -t 'alarm/#' -F '%I %t %p'
 #[derive(Debug, Parser)]
-#[command(name = "forebay sub", bin_name = "forebay sub", about, after_help = exit::HELP, disable_help_flag = true)]
-#[command(verbatim_doc_comment)]
+#[command(name = "forebay sub", bin_name = "forebay sub", after_help = exit::HELP, disable_help_flag = true)]
+#[command(verbatim_doc_comment, max_term_width = WIDTH, override_usage = "forebay sub -t FILTER [OPTIONS]")]
 pub struct SubCli {
     /// Topic filter, with + and #; may be given several times
-    #[arg(long = "topic", short = 't', value_name = "FILTER", required = true)]
+    #[arg(long = "topic", short = 't', value_name = "FILTER", allow_hyphen_values = true)]
     topics: Vec<String>,
     /// Leave out what this filter matches; may be given several times
-    #[arg(long, short = 'T', value_name = "FILTER")]
+    #[arg(long, short = 'T', value_name = "FILTER", allow_hyphen_values = true)]
     filter_out: Vec<String>,
     /// Highest QoS with which messages come: 0, 1 or 2
     #[arg(long, short = 'q', value_name = "QOS", default_value = "0", value_parser = qos)]
@@ -36,7 +41,7 @@ pub struct SubCli {
     /// End after this many messages
     #[arg(long, short = 'C', value_name = "MESSAGES", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End after this many seconds; with -C the exit code is 8 when not all came
+    /// End after this many seconds, as Ctrl-C does; with -C the exit code is 8 when not all came
     #[arg(long, short = 'W', value_name = "SECONDS")]
     timeout: Option<u64>,
     /// End when the server has answered the subscription
@@ -89,38 +94,54 @@ pub fn main(rest: &Rest) -> ExitCode {
 
 async fn run(cli: SubCli) -> Result<Exit, Failure> {
     let properties = Properties::read(&cli.properties)?;
-    let what = cli.what(&properties)?;
+    let topics = cli.topics()?;
+    let what = cli.what(&topics, &properties)?;
     let format = Format::new(&cli.show)?;
     let options = cli.server.options(&properties)?;
-    let timeout = cli.timeout.map(Duration::from_secs);
-    match timeout {
-        None => receive(&cli, what, format, options).await,
-        Some(limit) => match tokio::time::timeout(limit, receive(&cli, what, format, options)).await {
-            Ok(done) => done,
-            Err(_) if cli.count.is_some() => Ok(Exit::TimedOut),
-            Err(_) => Ok(Exit::Done),
-        },
+    let early = ended_early(cli.timeout.map(Duration::from_secs), Stop::listen()?);
+    tokio::pin!(early);
+    cli.server.say(|server| format!("connecting to {server}"));
+    let client = tokio::select! {
+        connected = options.connect() => connected?,
+        () = &mut early => return Ok(cli.ended_early()),
+    };
+    cli.server.say(|_| format!("connected as \"{}\"", client.client_id()));
+    super::tell_events(&client, cli.server.debug());
+    let done = tokio::select! {
+        done = receive(&cli, &topics, &client, what, &format) => done,
+        () = &mut early => Ok(cli.ended_early()),
+    };
+    // Whatever ended it: the acks leave, and the server is told.
+    client.disconnect().await;
+    cli.server.say(|_| "disconnected".to_owned());
+    done
+}
+
+/// Resolves when the time is over, or with a signal.
+async fn ended_early(limit: Option<Duration>, mut stop: Stop) {
+    match limit {
+        None => stop.wanted().await,
+        // An error means that it is the time that has come.
+        Some(limit) => drop(tokio::time::timeout(limit, stop.wanted()).await),
     }
 }
 
 async fn receive(
     cli: &SubCli,
+    topics: &[String],
+    client: &Client,
     what: Subscribe,
-    format: Format,
-    options: forebay_client::Options,
+    format: &Format,
 ) -> Result<Exit, Failure> {
-    let client = options.connect().await?;
-    super::tell_events(&client, cli.server.debug());
     let mut messages = client.subscribe(what).await.map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
-    for (filter, reason) in cli.topics.iter().zip(messages.granted()) {
-        if !reason.is_success() {
+    for (filter, reason) in topics.iter().zip(messages.granted()) {
+        if reason.is_success() {
+            cli.server.say(|_| format!("subscribed to {filter}: QoS {} granted", *reason as u8));
+        } else {
             eprintln!("forebay sub: the server refused {filter}: {}", reason.name());
-        } else if cli.server.debug() {
-            eprintln!("subscribed to {filter}: QoS {} granted", *reason as u8);
         }
     }
     if cli.exit_after_subscribe {
-        client.disconnect().await;
         return Ok(Exit::Done);
     }
     let mut left = cli.count;
@@ -132,15 +153,20 @@ async fn receive(
             });
         };
         if cli.retained_only && !received.retain() {
+            // Not printed, so not acknowledged: a session that is kept gets it again.
             break;
         }
         if !cli.wants(&received) {
+            client.ack(&received);
             continue;
         }
-        if !print(&format, &received) {
-            // Whoever read this output has gone: as a pipe's writer, this ends without a word.
-            break;
-        }
+        print(format, &received).map_err(|error| {
+            Failure::failed(format!("the output cannot be written: {error}; this message is not acknowledged"))
+        })?;
+        // Only now: the server must keep what was not written.
+        client.ack(&received);
+        let (qos, size) = (received.qos() as u8, received.payload().len());
+        cli.server.say(|_| format!("received {}: QoS {qos}, {size} bytes", received.topic()));
         if cli.remove_retained && received.retain() {
             let delete = forebay_client::Message::new(received.topic(), "").retain(true).qos(received.qos());
             let _ticket = client.publish(delete).await.map_err(|error| Failure::failed(error.to_string()))?;
@@ -148,25 +174,41 @@ async fn receive(
         left = left.map(|left| left - 1);
     }
     client.drained().await;
-    client.disconnect().await;
     Ok(Exit::Done)
 }
 
-fn print(format: &Format, received: &Received) -> bool {
+fn print(format: &Format, received: &Received) -> std::io::Result<()> {
     let mut line = Vec::new();
     format.put(received, &mut line);
     let mut out = std::io::stdout().lock();
-    out.write_all(&line).and_then(|()| out.flush()).is_ok()
+    out.write_all(&line).and_then(|()| out.flush())
 }
 
 impl SubCli {
-    fn what(&self, properties: &Properties) -> Result<Subscribe, Failure> {
-        let (first, others) = self.topics.split_first().ok_or_else(|| Failure::usage("no -t FILTER"))?;
+    /// Before all had come that was asked for.
+    fn ended_early(&self) -> Exit {
+        if self.count.is_some() { Exit::TimedOut } else { Exit::Done }
+    }
+
+    /// Those of -t, and the one of the URL.
+    fn topics(&self) -> Result<Vec<String>, Failure> {
+        let topics: Vec<String> = self.topics.iter().cloned().chain(self.server.url_topics()).collect();
+        if topics.is_empty() {
+            return Err(Failure::usage("nothing to subscribe to: add --topic FILTER (-t)"));
+        }
+        Ok(topics)
+    }
+
+    fn what(&self, topics: &[String], properties: &Properties) -> Result<Subscribe, Failure> {
+        self.server.needs_v5("--no-local", self.no_local)?;
+        self.server.needs_v5("--retain-as-published", self.retain_as_published)?;
+        self.server.needs_v5("--retain-handling", self.retain_handling.is_some())?;
+        let (first, others) = topics.split_first().ok_or_else(|| Failure::usage("no -t FILTER"))?;
         let mut what = Subscribe::to(first);
         for filter in others {
             what = what.and(filter);
         }
-        what = what.qos(self.qos);
+        what = what.qos(self.qos).manual_ack();
         if self.no_local {
             what = what.no_local();
         }
@@ -183,7 +225,7 @@ impl SubCli {
         for (name, value) in &properties.subscribe {
             what = what.user_property(name, value);
         }
-        for filter in self.topics.iter().chain(&self.filter_out) {
+        for filter in topics.iter().chain(&self.filter_out) {
             let checked = forebay_wire::topic::check_filter(filter, usize::MAX);
             checked.map_err(|error| Failure::usage(format!("\"{filter}\" is no topic filter: {}", error.detail)))?;
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use forebay::message::{Message, Parts, Time};
 use forebay::store::{
-    Batch, ClockMark, Ledger, QueueEntry, QueueState, Reader, Recovered, RecoveredSession, RetainedChange,
-    SessionDelta, SessionNo, SessionRecord, StoreError, StoredSubscription, StoredWill,
+    Batch, ClockMark, Keyed, KeyedChange, Ledger, QueueEntry, QueueState, Reader, Recovered, RecoveredSession,
+    RetainedChange, SessionDelta, SessionNo, SessionRecord, StoreError, StoredSubscription, StoredWill,
 };
 
 /// Numbers by seed (SplitMix64).
@@ -92,6 +92,8 @@ pub struct Session {
     pub queue: BTreeMap<u64, QueueEntry>,
     /// Done places at or above the floor.
     done: BTreeSet<u64>,
+    /// What of them no batch has told yet.
+    untold: BTreeSet<u64>,
 }
 
 impl Session {
@@ -104,16 +106,23 @@ impl Session {
         }
         self.state.released.retain(|released| *released != seq);
         self.done.insert(seq);
+        self.untold.insert(seq);
         while self.done.remove(&self.state.floor) {
             self.state.floor += 1;
         }
-        self.state.done.clear();
-        for seq in &self.done {
-            match self.state.done.last_mut() {
-                Some((_, end)) if *end == *seq => *end += 1,
-                _ => self.state.done.push((*seq, *seq + 1)),
+    }
+
+    /// What is done since this was asked last, above the floor.
+    fn told(&mut self) -> Vec<(u64, u64)> {
+        let floor = self.state.floor;
+        let mut told = Vec::<(u64, u64)>::new();
+        for seq in std::mem::take(&mut self.untold).into_iter().filter(|seq| *seq >= floor) {
+            match told.last_mut() {
+                Some((_, end)) if *end == seq => *end += 1,
+                _ => told.push((seq, seq + 1)),
             }
         }
+        told
     }
 
     /// A message takes the next place.
@@ -133,10 +142,13 @@ impl Session {
 pub struct Model {
     pub sessions: BTreeMap<u64, Session>,
     pub retained: BTreeMap<String, Arc<Message>>,
+    pub keyed: BTreeMap<Vec<u8>, Vec<u8>>,
     pub ended: Ledger,
     pub last_session: u64,
     pub clock: ClockMark,
     pub commits: u64,
+    /// Batches set and remove keyed rows as well.
+    pub with_keyed: bool,
     /// Batches of a few messages only, for tests that make thousands of stores.
     pub small: bool,
 }
@@ -182,15 +194,46 @@ impl Model {
             };
             retained.push(RetainedChange { topic, message: kept });
         }
+        let keyed = if self.with_keyed && seed.one_in(3) { self.set_keyed(seed) } else { Vec::new() };
         for (no, delta) in &mut deltas {
             delta.no = SessionNo(*no);
-            if let Some(session) = self.sessions.get(no) {
+            if let Some(session) = self.sessions.get_mut(no) {
+                delta.done = session.told();
                 delta.state = Some(session.state.clone());
                 // What was delivered before its commit is never written.
                 delta.enqueued.retain(|entry| session.queue.contains_key(&entry.seq));
             }
         }
-        Batch { sessions: deltas.into_values().collect(), retained, clock: self.clock, ended_ledger: Some(self.ended) }
+        let sessions = deltas.into_values().collect();
+        Batch { sessions, retained, keyed, clock: self.clock, ended_ledger: Some(self.ended) }
+    }
+
+    /// Sets, replaces and removes rows, some of them twice in one batch.
+    fn set_keyed(&mut self, seed: &mut Seed) -> Vec<KeyedChange> {
+        let mut changes = Vec::new();
+        for _ in 0..=seed.below(3) {
+            let key = vec![seed.below(4) as u8; 1 + seed.below(3) as usize];
+            let value = (!seed.one_in(3)).then(|| vec![seed.next() as u8; seed.below(3000) as usize]);
+            match &value {
+                Some(value) => self.keyed.insert(key.clone(), value.clone()),
+                None => self.keyed.remove(&key),
+            };
+            changes.push(KeyedChange { of: Keyed::Delayed, key, value });
+        }
+        changes
+    }
+
+    /// Whether the keyed rows, read in pages of random sizes, are the model's.
+    fn keyed_differ(&self, reader: &dyn Reader, pages: &mut Seed) -> bool {
+        let (mut read, mut from) = (BTreeMap::new(), Vec::new());
+        loop {
+            let (rows, bytes) = (1 + pages.below(4) as usize, 1 + pages.below(4000) as usize);
+            let Ok(page) = reader.keyed(Keyed::Delayed, &from, rows, bytes) else { return true };
+            assert!(page.len() <= rows && page.is_sorted());
+            let Some((last, _)) = page.last() else { return read != self.keyed };
+            from = [last.as_slice(), &[0]].concat();
+            read.extend(page);
+        }
     }
 
     fn begin(&mut self, seed: &mut Seed, deltas: &mut BTreeMap<u64, SessionDelta>) {
@@ -306,6 +349,9 @@ impl Model {
         if retained != wanted {
             return Some("retained messages differ".to_owned());
         }
+        if self.keyed_differ(reader, pages) {
+            return Some("keyed rows differ".to_owned());
+        }
         if recovered.ended_ledger != self.ended || recovered.last_session != self.last_session {
             return Some(format!("ended {:?}, last session {}", recovered.ended_ledger, recovered.last_session));
         }
@@ -319,14 +365,15 @@ impl Model {
         if found.record != wanted.record {
             return Some(format!("record {:?} for {:?}", found.record, wanted.record));
         }
-        if found.state != wanted.state {
+        // Of what is done the store need not know more than what it still has.
+        if (QueueState { done: Vec::new(), ..found.state.clone() }) != wanted.state {
             return Some(format!("state {:?} for {:?}", found.state, wanted.state));
         }
         let subscriptions: Vec<_> = wanted.subscriptions.values().cloned().collect();
         if found.subscriptions != subscriptions {
             return Some(format!("subscriptions {:?}", found.subscriptions));
         }
-        let read = read_all(reader, found.no.0, &wanted.state, pages);
+        let read = read_all(reader, found.no.0, &found.state, pages);
         let wanted: Vec<String> = wanted.queue.values().map(line).collect();
         match read {
             Ok(read) => (read != wanted).then(|| format!("queue\n{read:#?}\nfor\n{wanted:#?}")),
@@ -347,6 +394,8 @@ pub fn merge(failed: Batch, since: Batch, model: &Model) -> Batch {
         delta.ended |= new.ended;
         delta.record = new.record.or(delta.record.take());
         delta.state = new.state.or(delta.state.take());
+        delta.done.extend(new.done);
+        delta.done.sort_unstable();
         delta.subscribed.retain(|old| !new.unsubscribed.contains(&old.filter));
         delta.subscribed.extend(new.subscribed);
         delta.unsubscribed.extend(new.unsubscribed);
@@ -358,7 +407,9 @@ pub fn merge(failed: Batch, since: Batch, model: &Model) -> Batch {
     }
     let mut retained = failed.retained;
     retained.extend(since.retained);
-    Batch { sessions: deltas.into_values().collect(), retained, ..since }
+    let mut keyed = failed.keyed;
+    keyed.extend(since.keyed);
+    Batch { sessions: deltas.into_values().collect(), retained, keyed, ..since }
 }
 
 /// A session's queue in pages of random sizes, without what is done.
@@ -373,7 +424,7 @@ pub fn read_all(reader: &dyn Reader, no: u64, state: &QueueState, pages: &mut Se
         assert!(page.is_sorted_by_key(|entry| entry.seq) && page[0].seq >= from, "a page out of order");
         from = last.seq + 1;
         for entry in page {
-            if !state.done.iter().any(|(start, end)| (*start..*end).contains(&entry.seq)) {
+            if !state.is_done(entry.seq) {
                 read.push(line(&entry));
             }
         }

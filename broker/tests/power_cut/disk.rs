@@ -23,6 +23,8 @@ pub enum Trouble {
     SyncFails,
     /// A write fails with ENOSPC.
     NoRoom,
+    /// A read fails with EIO, and not again: a bus was reset.
+    ReadFails,
 }
 
 #[derive(Clone, Debug)]
@@ -31,8 +33,9 @@ enum Write {
     Len(u64),
 }
 
-#[derive(Debug, Default)]
-struct Contents {
+/// One file.
+#[derive(Clone, Debug, Default)]
+struct Kept {
     /// What a power cut leaves for certain.
     synced: Vec<u8>,
     /// What reads see.
@@ -41,6 +44,32 @@ struct Contents {
     unsynced: Vec<Write>,
     /// The last of them was under way when the power went.
     torn: bool,
+}
+
+impl Kept {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self { synced: bytes.clone(), seen: bytes, ..Self::default() }
+    }
+
+    fn after_cut(&self, sector: u64, seed: &mut Seed) -> Self {
+        Self::of(survivors(&self.synced, &self.unsynced, self.torn, sector, seed))
+    }
+}
+
+/// The files of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Store,
+    Journal,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    store: Kept,
+    /// `None`: there is none.
+    journal: Option<Kept>,
+    /// What the device writes whole; 0 for the smallest there is.
+    sector: u64,
     trouble: Option<(u64, Trouble)>,
     seed: u64,
     off: bool,
@@ -59,18 +88,23 @@ pub struct Disk(Arc<Mutex<Contents>>);
 /// The disk as a store's file is read and written through it. Each has its own sight of it: after a power cut the old one
 /// stays dead.
 #[derive(Debug)]
-struct Device(Disk);
+struct Device(Disk, Which);
 
 impl Disk {
     /// A disk with this on it.
     pub fn of(bytes: Vec<u8>) -> Self {
-        let contents = Contents { seen: bytes.clone(), synced: bytes, ..Contents::default() };
+        let contents = Contents { store: Kept::of(bytes), ..Contents::default() };
         Self(Arc::new(Mutex::new(contents)))
+    }
+
+    /// So many bytes are written whole or not at all.
+    pub fn set_sector(&self, bytes: u64) {
+        self.0.lock().sector = bytes;
     }
 
     /// What reads see.
     pub fn bytes(&self) -> Vec<u8> {
-        self.0.lock().seen.clone()
+        self.0.lock().store.seen.clone()
     }
 
     /// The trouble comes at the so-manieth write or sync from now.
@@ -101,18 +135,24 @@ impl Disk {
     /// that what still holds the old one cannot touch it.
     pub fn power_on(&self, seed: &mut Seed) -> Self {
         let contents = self.0.lock();
-        let kept = survivors(&contents.synced, &contents.unsynced, contents.torn, seed);
-        let (suspect, set_aside) = (contents.suspect, contents.set_aside);
-        let recovering = contents.recovering.clone();
-        let fresh =
-            Contents { seen: kept.clone(), synced: kept, suspect, set_aside, recovering, ..Contents::default() };
+        let (sector, suspect, set_aside) = (contents.sector, contents.suspect, contents.set_aside);
+        let size = sector.max(SECTOR);
+        let fresh = Contents {
+            store: contents.store.after_cut(size, seed),
+            journal: contents.journal.as_ref().map(|journal| journal.after_cut(size, seed)),
+            sector,
+            suspect,
+            set_aside,
+            recovering: contents.recovering.clone(),
+            ..Contents::default()
+        };
         Self(Arc::new(Mutex::new(fresh)))
     }
 }
 
 /// What is on the disk when any part of the writes has reached it: each sector for itself, in any order, and one write
 /// that stopped within a sector.
-fn survivors(synced: &[u8], unsynced: &[Write], last_is_torn: bool, seed: &mut Seed) -> Vec<u8> {
+fn survivors(synced: &[u8], unsynced: &[Write], last_is_torn: bool, sector: u64, seed: &mut Seed) -> Vec<u8> {
     let mut disk = synced.to_vec();
     // All or nothing or anything: each of them is likely in the field.
     let mood = seed.below(5);
@@ -124,11 +164,11 @@ fn survivors(synced: &[u8], unsynced: &[Write], last_is_torn: bool, seed: &mut S
             _ => seed.one_in(2),
         };
         if torn == Some(at) || (last_is_torn && at + 1 == unsynced.len()) {
-            tear(&mut disk, write, seed);
+            tear(&mut disk, write, sector, seed);
         } else if keep {
             apply(&mut disk, write);
         } else if mood == 4 {
-            sectors(&mut disk, write, seed);
+            sectors(&mut disk, write, sector, seed);
         }
     }
     disk
@@ -151,12 +191,12 @@ fn put(disk: &mut Vec<u8>, offset: u64, data: &[u8]) {
 }
 
 /// Any of a write's sectors.
-fn sectors(disk: &mut Vec<u8>, write: &Write, seed: &mut Seed) {
+fn sectors(disk: &mut Vec<u8>, write: &Write, sector: u64, seed: &mut Seed) {
     let Write::Bytes(offset, data) = write else { return };
     let mut at = 0;
     while at < data.len() {
         let here = offset + at as u64;
-        let len = ((SECTOR - here % SECTOR) as usize).min(data.len() - at);
+        let len = ((sector - here % sector) as usize).min(data.len() - at);
         if seed.one_in(2) {
             put(disk, here, &data[at..at + len]);
         }
@@ -165,12 +205,12 @@ fn sectors(disk: &mut Vec<u8>, write: &Write, seed: &mut Seed) {
 }
 
 /// The write stops at a sector's boundary, within a sector, or before it began.
-fn tear(disk: &mut Vec<u8>, write: &Write, seed: &mut Seed) {
+fn tear(disk: &mut Vec<u8>, write: &Write, sector: u64, seed: &mut Seed) {
     match write {
         Write::Len(_) if seed.one_in(2) => apply(disk, write),
         Write::Len(_) => {}
         Write::Bytes(offset, data) => match seed.below(3) {
-            0 => sectors(disk, write, seed),
+            0 => sectors(disk, write, sector, seed),
             1 => put(disk, *offset, &data[..seed.below(data.len() as u64 + 1) as usize]),
             _ => {
                 // Its end is there and its beginning is not.
@@ -188,12 +228,13 @@ impl Contents {
 
     /// The trouble of this operation, if its time has come.
     fn trouble(&mut self, sync: bool) -> Option<Trouble> {
-        let (left, trouble) = self.trouble.as_mut()?;
+        let (left, trouble) = self.trouble.as_mut().filter(|(_, trouble)| *trouble != Trouble::ReadFails)?;
         *left = left.saturating_sub(1);
         let fits = match trouble {
             Trouble::Cut => true,
             Trouble::SyncFails | Trouble::CutInSync => sync,
             Trouble::NoRoom => !sync,
+            Trouble::ReadFails => false,
         };
         let due = (*left == 0 && fits).then_some(*trouble);
         if due.is_some() {
@@ -203,41 +244,63 @@ impl Contents {
         due
     }
 
-    fn write(&mut self, write: Write) -> io::Result<()> {
+    fn file(&mut self, which: Which) -> &mut Kept {
+        match which {
+            Which::Store => &mut self.store,
+            Which::Journal => self.journal.get_or_insert_default(),
+        }
+    }
+
+    fn check_read(&mut self) -> io::Result<()> {
         self.check()?;
-        match self.trouble(false) {
+        let Some((left, Trouble::ReadFails)) = self.trouble.as_mut() else { return Ok(()) };
+        *left = left.saturating_sub(1);
+        if *left > 0 {
+            return Ok(());
+        }
+        self.trouble = None;
+        Err(Error::from_raw_os_error(5))
+    }
+
+    fn write(&mut self, which: Which, write: Write) -> io::Result<()> {
+        self.check()?;
+        let (trouble, seed, sector) = (self.trouble(false), self.seed, self.sector.max(SECTOR));
+        let file = self.file(which);
+        match trouble {
             None => {}
             Some(Trouble::NoRoom) => {
                 // Some of it was written before the room ran out.
-                tear(&mut self.seen, &write, &mut Seed(self.seed));
-                self.unsynced.push(write);
+                tear(&mut file.seen, &write, sector, &mut Seed(seed));
+                file.unsynced.push(write);
                 return Err(ErrorKind::StorageFull.into());
             }
             Some(_) => {
-                self.unsynced.push(write);
-                self.torn = true;
+                file.unsynced.push(write);
+                file.torn = true;
                 return Err(Error::other("the power went"));
             }
         }
-        apply(&mut self.seen, &write);
-        self.unsynced.push(write);
+        apply(&mut file.seen, &write);
+        file.unsynced.push(write);
         Ok(())
     }
 
-    fn sync(&mut self) -> io::Result<()> {
+    fn sync(&mut self, which: Which) -> io::Result<()> {
         self.check()?;
-        match self.trouble(true) {
+        let (trouble, seed, sector) = (self.trouble(true), self.seed, self.sector.max(SECTOR));
+        let file = self.file(which);
+        match trouble {
             None => {
-                for write in std::mem::take(&mut self.unsynced) {
-                    apply(&mut self.synced, &write);
+                for write in std::mem::take(&mut file.unsynced) {
+                    apply(&mut file.synced, &write);
                 }
                 Ok(())
             }
             Some(Trouble::SyncFails) => {
-                let unsynced = std::mem::take(&mut self.unsynced);
-                self.synced = survivors(&self.synced, &unsynced, false, &mut Seed(self.seed));
+                let unsynced = std::mem::take(&mut file.unsynced);
+                file.synced = survivors(&file.synced, &unsynced, false, sector, &mut Seed(seed));
                 // The length is the file system's own, and it is written again.
-                self.synced.resize(self.seen.len(), 0);
+                file.synced.resize(file.seen.len(), 0);
                 Err(Error::from_raw_os_error(5))
             }
             Some(_) => Err(Error::other("the power went")),
@@ -247,29 +310,29 @@ impl Contents {
 
 impl StorageBackend for Device {
     fn len(&self) -> io::Result<u64> {
-        let contents = self.0.0.lock();
+        let mut contents = self.0.0.lock();
         contents.check()?;
-        Ok(contents.seen.len() as u64)
+        Ok(contents.file(self.1).seen.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let contents = self.0.0.lock();
-        contents.check()?;
-        let bytes = contents.seen.get(offset as usize..offset as usize + out.len());
+        let mut contents = self.0.0.lock();
+        contents.check_read()?;
+        let bytes = contents.file(self.1).seen.get(offset as usize..offset as usize + out.len());
         out.copy_from_slice(bytes.ok_or(ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.0.lock().write(Write::Len(len))
+        self.0.0.lock().write(self.1, Write::Len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.0.lock().sync()
+        self.0.0.lock().sync(self.1)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.0.lock().write(Write::Bytes(offset, data.to_vec()))
+        self.0.0.lock().write(self.1, Write::Bytes(offset, data.to_vec()))
     }
 }
 
@@ -280,28 +343,24 @@ impl Medium for Disk {
 
     fn open(&self) -> io::Result<Backend> {
         self.0.lock().check()?;
-        Ok(Backend::new(Device(self.clone())))
+        Ok(Backend::new(Device(self.clone(), Which::Store)))
     }
 
     fn set_aside(&self, _stamp: &str) -> io::Result<(String, Backend)> {
         let mut contents = self.0.lock();
         contents.check()?;
         contents.set_aside += 1;
-        let old = std::mem::take(&mut contents.seen);
+        let old = std::mem::take(&mut contents.store).seen;
         contents.recovering = Some(old.clone());
-        contents.synced.clear();
-        contents.unsynced.clear();
-        Ok(("set aside".to_owned(), Backend::new(Device(Self::of(old)))))
+        Ok(("set aside".to_owned(), Backend::new(Device(Self::of(old), Which::Store))))
     }
 
     fn unrecovered(&self) -> io::Result<Option<(String, Backend)>> {
         let mut contents = self.0.lock();
         contents.check()?;
         let Some(old) = contents.recovering.clone() else { return Ok(None) };
-        contents.seen.clear();
-        contents.synced.clear();
-        contents.unsynced.clear();
-        Ok(Some(("set aside".to_owned(), Backend::new(Device(Self::of(old))))))
+        contents.store = Kept::default();
+        Ok(Some(("set aside".to_owned(), Backend::new(Device(Self::of(old), Which::Store)))))
     }
 
     fn recovered(&self) -> io::Result<()> {
@@ -328,7 +387,42 @@ impl Medium for Disk {
 
     fn space(&self) -> io::Result<Space> {
         let contents = self.0.lock();
-        let file = if contents.large { 0 } else { contents.seen.len() as u64 };
+        let file = if contents.large { 0 } else { contents.store.seen.len() as u64 };
         Ok(Space { free: u64::MAX, file })
+    }
+
+    fn open_journal(&self) -> io::Result<Option<Backend>> {
+        let contents = self.0.lock();
+        contents.check()?;
+        Ok(contents.journal.is_some().then(|| Backend::new(Device(self.clone(), Which::Journal))))
+    }
+
+    /// Made beside and renamed: it is there whole, or not.
+    fn make_journal(&self, size: u64, head: &[u8]) -> io::Result<Option<Backend>> {
+        let mut contents = self.0.lock();
+        contents.check()?;
+        if contents.trouble(true).is_some() {
+            return Err(Error::other("the device failed"));
+        }
+        let mut bytes = head.to_vec();
+        bytes.resize(size as usize, 0);
+        contents.journal = Some(Kept::of(bytes));
+        drop(contents);
+        self.open_journal()
+    }
+
+    fn set_journal_aside(&self, _stamp: &str) -> io::Result<String> {
+        let mut contents = self.0.lock();
+        contents.check()?;
+        contents.set_aside += 1;
+        contents.journal = None;
+        Ok("the journal set aside".to_owned())
+    }
+
+    fn remove_journal(&self) -> io::Result<()> {
+        let mut contents = self.0.lock();
+        contents.check()?;
+        contents.journal = None;
+        Ok(())
     }
 }

@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use disk::{Disk, Trouble};
+use forebay::store::journal::store::{Folding, JournaledStore};
 use forebay::store::redb::{RedbStore, StoreOptions};
 use forebay::store::{Batch, Recovered, Store, StoreError};
 use model::{Model, Seed, merge, message_line, read_all};
@@ -22,11 +23,14 @@ fn options() -> StoreOptions {
 #[derive(Clone, Copy, Debug, Default)]
 struct Met {
     cuts_in_commit: u64,
+    /// After a commit was acknowledged, while the journal was folded.
+    cuts_in_fold: u64,
     cuts_in_open: u64,
     /// The commit under way was there after the cut.
     made_it: u64,
     syncs_failed: u64,
     writes_failed: u64,
+    reads_failed: u64,
     /// A commit failed, and the store knew that nothing of it was there.
     left_nothing: u64,
     /// The program ended with a commit or an open that had failed, and the system's cache was what the next one saw.
@@ -36,16 +40,20 @@ struct Met {
 impl Met {
     fn add(&mut self, other: Self) {
         self.cuts_in_commit += other.cuts_in_commit;
+        self.cuts_in_fold += other.cuts_in_fold;
         self.cuts_in_open += other.cuts_in_open;
         self.made_it += other.made_it;
         self.syncs_failed += other.syncs_failed;
         self.writes_failed += other.writes_failed;
+        self.reads_failed += other.reads_failed;
         self.restarts += other.restarts;
         self.left_nothing += other.left_nothing;
     }
 }
 
 struct Run {
+    /// Size of the journal; 0: a commit goes to the store's file.
+    journal: u64,
     seed: Seed,
     disk: Disk,
     /// The last commit that was acknowledged.
@@ -57,25 +65,36 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let safe = Model { small: true, ..Model::default() };
-        Self { seed: Seed(seed), disk: Disk::default(), safe, under_way: None, met: Met::default() }
+        let safe = Model { small: true, with_keyed: true, ..Model::default() };
+        let disk = Disk::default();
+        disk.set_sector([512, 4096][(seed / 4 % 2) as usize]);
+        let journal = [0, 64, 256, 256][(seed % 4) as usize] * 1024;
+        Self { journal, seed: Seed(seed), disk, safe, under_way: None, met: Met::default() }
     }
 
     /// Opens the store; the power may go meanwhile, and again, or the device may fail.
-    fn open(&mut self) -> RedbStore {
+    fn open(&mut self) -> Box<dyn Store> {
         loop {
             self.disk.set_large(self.seed.one_in(3));
             let trouble = match self.seed.below(8) {
                 0..3 => Some(Trouble::Cut),
                 3 => Some(Trouble::SyncFails),
+                4 => Some(Trouble::ReadFails),
                 _ => None,
             };
             if let Some(trouble) = trouble {
                 self.disk.expect(1 + self.seed.below(12), trouble, &mut self.seed);
             }
-            let opened = RedbStore::open_on(self.disk.clone(), &options(), 0);
+            if self.seed.one_in(10) {
+                // Somebody has changed the setting.
+                self.journal = [0, 64, 256][self.seed.below(3) as usize] * 1024;
+            }
+            let options = StoreOptions { journal_bytes: self.journal, ..options() };
+            let opened = JournaledStore::open_on(self.disk.clone(), &options, 0, Folding::Within);
+            let opened = opened.map(|(store, recovered)| (Box::new(store) as Box<dyn Store>, recovered));
             if !self.disk.is_off() {
                 let came = self.disk.calm();
+                self.met.reads_failed += u64::from(came && trouble == Some(Trouble::ReadFails));
                 let (store, recovered) = match opened {
                     Err(error) if trouble == Some(Trouble::SyncFails) && came => {
                         assert!(matches!(error, StoreError::Io { .. }), "{error}");
@@ -85,7 +104,7 @@ impl Run {
                     opened => opened.unwrap(),
                 };
                 assert!(!self.disk.was_set_aside(), "set aside: {:?}", recovered.lost);
-                self.compare(&store, &recovered);
+                self.compare(&*store, &recovered);
                 return store;
             }
             self.met.cuts_in_open += 1;
@@ -95,7 +114,7 @@ impl Run {
     }
 
     /// One of the two, and from now on that one.
-    fn compare(&mut self, store: &RedbStore, recovered: &Recovered) {
+    fn compare(&mut self, store: &dyn Store, recovered: &Recovered) {
         let reader = store.reader();
         let mut pages = Seed(self.seed.next());
         let mut differs = |model: &Model| model.differs(recovered, reader.as_ref(), &mut pages);
@@ -112,7 +131,7 @@ impl Run {
     }
 
     /// Commits until the power goes.
-    fn commit_until_cut(&mut self, store: &mut RedbStore) {
+    fn commit_until_cut(&mut self, store: &mut dyn Store) {
         let trouble = if self.seed.one_in(3) { Trouble::CutInSync } else { Trouble::Cut };
         self.disk.expect(1 + self.seed.below(40), trouble, &mut self.seed);
         for _ in 0..50 {
@@ -120,9 +139,15 @@ impl Run {
             let batch = next.step(&mut self.seed);
             let committed = store.commit(&batch);
             if self.disk.is_off() {
-                // An acknowledged commit is synced: the power can only have gone after it.
-                assert!(committed.is_err(), "acknowledged without power");
-                self.under_way = Some(next);
+                // An acknowledged commit is synced: the power can only have gone after it, when the journal was folded.
+                match committed {
+                    Ok(_) => {
+                        assert!(self.journal > 0, "acknowledged without power");
+                        self.safe = next;
+                        self.met.cuts_in_fold += 1;
+                    }
+                    Err(_) => self.under_way = Some(next),
+                }
                 self.met.cuts_in_commit += 1;
                 return;
             }
@@ -134,8 +159,8 @@ impl Run {
 
     /// Commits on a device that fails once; what failed is given again with what came since. False: the program ended
     /// before it was.
-    fn commit_with_trouble(&mut self, store: &mut RedbStore) -> bool {
-        let trouble = if self.seed.one_in(2) { Trouble::SyncFails } else { Trouble::NoRoom };
+    fn commit_with_trouble(&mut self, store: &mut dyn Store) -> bool {
+        let trouble = [Trouble::SyncFails, Trouble::NoRoom, Trouble::ReadFails][self.seed.below(3) as usize];
         self.disk.expect(1 + self.seed.below(12), trouble, &mut self.seed);
         let mut failed: Option<Batch> = None;
         let mut next = self.safe.clone();
@@ -152,6 +177,8 @@ impl Run {
                         Trouble::SyncFails | Trouble::Cut | Trouble::CutInSync => {
                             matches!(error, StoreError::Io { .. })
                         }
+                        // It is read again.
+                        Trouble::ReadFails => false,
                     };
                     assert!(fits, "{trouble:?}: {error}");
                     failed = Some(batch);
@@ -161,6 +188,7 @@ impl Run {
         let came = self.disk.calm();
         self.met.syncs_failed += u64::from(came && trouble == Trouble::SyncFails);
         self.met.writes_failed += u64::from(came && trouble == Trouble::NoRoom);
+        self.met.reads_failed += u64::from(came && trouble == Trouble::ReadFails);
         let Some(failed) = failed else { return true };
         if self.seed.one_in(2) {
             self.met.restarts += 1;
@@ -180,7 +208,7 @@ impl Run {
     fn play(&mut self) {
         for _ in 0..3 {
             let mut store = self.open();
-            if self.seed.one_in(2) && !self.commit_with_trouble(&mut store) {
+            if self.seed.one_in(2) && !self.commit_with_trouble(&mut *store) {
                 drop(store);
                 store = self.open();
             }
@@ -189,7 +217,7 @@ impl Run {
                 drop(store);
                 continue;
             }
-            self.commit_until_cut(&mut store);
+            self.commit_until_cut(&mut *store);
             drop(store);
             self.disk = self.disk.power_on(&mut self.seed);
         }
@@ -225,7 +253,7 @@ fn contents(store: &RedbStore, recovered: &Recovered) -> String {
 fn recover_with_cuts(number: u64) -> u64 {
     let mut seed = Seed(number);
     let healthy = Disk::default();
-    let mut model = Model { small: true, ..Model::default() };
+    let mut model = Model { small: true, with_keyed: true, ..Model::default() };
     let (mut store, _) = RedbStore::open_on(healthy.clone(), &options(), 0).unwrap();
     for _ in 0..12 {
         store.commit(&model.step(&mut seed)).unwrap();
@@ -293,8 +321,11 @@ fn a_power_cut_leaves_the_last_acknowledged_commit() {
     }
     eprintln!("{seeds} seeds: {met:?}");
     // It proves nothing unless all of it happened.
-    let Met { cuts_in_commit, cuts_in_open, made_it, syncs_failed, writes_failed, left_nothing, restarts } = met;
-    for count in [cuts_in_commit, cuts_in_open, made_it, syncs_failed, writes_failed, left_nothing, restarts] {
+    let Met { cuts_in_commit, cuts_in_open, made_it, syncs_failed, writes_failed, reads_failed, .. } = met;
+    for count in [met.cuts_in_fold, met.left_nothing, met.restarts] {
+        assert!(count > seeds / 50, "{met:?}");
+    }
+    for count in [cuts_in_commit, cuts_in_open, made_it, syncs_failed, writes_failed, reads_failed] {
         assert!(count > seeds / 20, "{met:?}");
     }
 }

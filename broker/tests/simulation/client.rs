@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use forebay::codec::encode;
+use forebay::properties::user_property;
 use forebay_wire::publish::{From as Sender, Publish};
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, QoS, Version};
@@ -59,6 +60,8 @@ pub struct Client {
     /// Packet identifiers that the broker has in flight on this connection.
     open: BTreeSet<u16>,
     pub taken: Vec<Taken>,
+    /// The due times of the messages of schedules among them.
+    pub due: Vec<u64>,
     /// Acknowledged numbers of this publisher, by topic and QoS, in the order of their acks.
     pub acknowledged: Vec<Taken>,
     /// Refused with a reason code: to be published again.
@@ -68,6 +71,14 @@ pub struct Client {
     /// It reads nothing for this many turns.
     pub asleep: u32,
     pub log: Vec<String>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let outbox: Vec<u32> = self.outbox.iter().map(|sent| sent.number).collect();
+        let held = &self.held;
+        f.debug_struct("Client").field("greeted", &self.greeted).field("outbox", &outbox).field("held", held).finish()
+    }
 }
 
 impl Client {
@@ -85,6 +96,7 @@ impl Client {
             held: BTreeMap::new(),
             open: BTreeSet::new(),
             taken: Vec::new(),
+            due: Vec::new(),
             acknowledged: Vec::new(),
             again: Vec::new(),
             repeated: BTreeSet::new(),
@@ -287,6 +299,7 @@ impl Client {
             } else {
                 self.held.insert(id.get(), taken.clone());
                 self.taken.push(taken);
+                self.due.extend(due(&publish));
             }
             self.answer(0x50, id.get());
         } else {
@@ -314,4 +327,9 @@ impl Client {
             && self.held.is_empty()
             && self.output.is_empty()
     }
+}
+
+/// When a message of a schedule was due.
+fn due(publish: &Publish<'_>) -> Option<u64> {
+    user_property(publish.properties, "due")?.parse().ok()
 }

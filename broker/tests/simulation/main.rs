@@ -3,9 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod client;
+mod declared;
 mod model;
+mod parked;
+mod scheduled;
 mod shared;
+mod stalled;
+mod state;
 mod taken_over;
+mod taker;
+mod turns;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -118,6 +125,9 @@ fn play(world: &mut World) {
     for _ in 0..3 {
         calm_turn(world);
     }
+    for client in &world.clients {
+        assert!(client.idle(), "{}: something is under way still: {client:?}", client.plan.name);
+    }
     world.refused += world.broker().counters.publish_refused.get();
     model::check(world);
 }
@@ -125,6 +135,10 @@ fn play(world: &mut World) {
 /// Plays a world of this seed; when it fails it says how to see it again.
 fn run(mut world: World, play: fn(&mut World), seed: u64) {
     let passed = catch_unwind(AssertUnwindSafe(|| play(&mut world))).is_ok();
+    say_unless(passed, &world, seed);
+}
+
+fn say_unless(passed: bool, world: &World, seed: u64) {
     if !passed {
         let from = world
             .log

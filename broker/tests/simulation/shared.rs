@@ -46,7 +46,7 @@ fn window(world: &World, at: usize) -> u64 {
     u64::from(plan.receive_maximum.min(world.config.limits.max_inflight))
 }
 
-fn publish_to_own(world: &World) {
+pub(crate) fn publish_to_own(world: &World) {
     // For one member alone: it ends with its session, and is for nobody else.
     let broker = world.broker();
     for client in world.clients.iter().filter(|c| !c.plan.filters.is_empty()) {

@@ -14,10 +14,10 @@ use forebay::message::Time;
 use forebay::store::memory::{Failure, MemoryStore};
 use forebay::store::{Ledger, Store};
 use forebay_wire::types::Version;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::runtime::Runtime;
 
-use crate::client::{Client, Plan};
+use crate::client::{Client, Plan, Taken};
 
 /// A generator of choices (splitmix64): the same seed is the same run.
 pub struct Seed(pub u64);
@@ -56,6 +56,8 @@ pub struct World {
     pub config: Arc<Config>,
     pub crashes: u32,
     pub clients: Vec<Client>,
+    /// What clients have taken, in the order in which it came to them, by the broker's lives.
+    pub arrivals: Vec<Vec<(usize, Taken)>>,
     pub log: Vec<String>,
 }
 
@@ -89,6 +91,18 @@ impl World {
         world
     }
 
+    /// So many retained messages find room; there are no clients.
+    pub fn retaining(number: u64, retained_max: usize) -> Self {
+        let mut world = Self::empty(Seed(number), QueuePolicy::Reject);
+        let mut config = (*world.config).clone();
+        config.limits.max_retained_messages = retained_max;
+        // No window holds a subscriber up: what it is sent is in the order in which it was routed, at whatever QoS.
+        config.limits.max_inflight = 0;
+        world.config = Arc::new(config);
+        world.start();
+        world
+    }
+
     /// A shared subscription; the sessions of its members end now and then, but for the first member's.
     pub fn with_group(number: u64) -> Self {
         let mut world = Self::empty(Seed(number), QueuePolicy::Reject);
@@ -105,6 +119,41 @@ impl World {
         world
     }
 
+    /// A declared queue and a stream; members of the queue, and one reader of the stream.
+    pub fn with_queues(number: u64) -> Self {
+        let mut world = Self::empty(Seed(number), QueuePolicy::Reject);
+        let declared = crate::declared::declared();
+        world.config =
+            Arc::new(Config { queues: declared.queues, streams: declared.streams, ..(*world.config).clone() });
+        for member in 0..1 + world.seed.below(3) {
+            let name = format!("m{member}");
+            let filters = vec![("$queue/work".to_owned(), 1), (format!("own/{name}"), 2)];
+            world.client(name, filters, true);
+        }
+        world.client("reader".to_owned(), vec![("$stream/log/@earliest".to_owned(), 1)], true);
+        for publisher in 0..1 + world.seed.below(2) {
+            world.client(format!("p{publisher}"), Vec::new(), true);
+        }
+        world.start();
+        world
+    }
+
+    /// A subscriber for what schedules publish; beside it, clients as in any world.
+    pub fn with_schedules(number: u64) -> Self {
+        let mut world = Self::empty(Seed(number), QueuePolicy::Reject);
+        let (name, filters) = ("watcher".to_owned(), vec![("s".to_owned(), 2)]);
+        world.clients.push(Client::new(Plan {
+            name,
+            version: Version::V5,
+            receive_maximum: 3,
+            filters,
+            lasting: true,
+        }));
+        world.client("p".to_owned(), Vec::new(), true);
+        world.start();
+        world
+    }
+
     fn empty(mut seed: Seed, policy: QueuePolicy) -> Self {
         let config = Arc::new(config(&mut seed, policy));
         Self {
@@ -117,6 +166,7 @@ impl World {
             config,
             crashes: 0,
             clients: Vec::new(),
+            arrivals: vec![Vec::new()],
             log: Vec::new(),
         }
     }
@@ -138,10 +188,12 @@ impl World {
             let stored = self.disk.crash().sessions.iter().map(|s| dropped(&s.state.ledger)).sum::<u64>();
             self.forgotten += dropped(&ledger).saturating_sub(stored);
             drop(life.runtime);
+            life.broker.close_queues();
         }
         for client in &mut self.clients {
             client.cut();
         }
+        self.arrivals.push(Vec::new());
         self.start();
     }
 
@@ -151,6 +203,8 @@ impl World {
         let recovered = self.disk.crash();
         let clock = Clock::by_hand(recovered.clock);
         let broker = Broker::with_clock(self.config.clone(), recovered, pager, Mechanisms::default(), None, clock);
+        broker.read_keyed_from(self.disk.reader());
+        broker.open_queues();
         let shared = Shared::new(&broker, self.config.listeners[0].clone(), None);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.spawn(drive());
@@ -172,11 +226,17 @@ impl World {
     /// A new connection of a client; one that it has is left half open now and then, so that it is taken over.
     pub fn connect(&mut self, at: usize) {
         let room = usize::try_from(32 + self.seed.below(2000)).unwrap();
-        let (near, far) = tokio::io::duplex(room);
         self.note(format!("{} connects", self.clients[at].plan.name));
+        let near = self.dial(room);
         self.clients[at].connect(near);
+    }
+
+    /// A network connection that holds so many bytes in each direction.
+    pub fn dial(&self, room: usize) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(room);
         let shared = self.life().shared.clone();
         self.life().runtime.spawn(async move { serve_stream(far, &shared).await });
+        near
     }
 
     /// One more task beside the broker's connections.
@@ -191,20 +251,29 @@ impl World {
                 tokio::task::yield_now().await;
             }
         });
+        self.broker().serve_queues();
     }
 
     /// One commit, which may fail: then false.
     pub fn commit(&mut self, may_fail: bool) -> bool {
+        let mut failure = Failure::None;
         if may_fail && self.seed.one_in(20) {
-            let failure =
-                [Failure::Lost, Failure::Unknown, Failure::Full][usize::try_from(self.seed.below(3)).unwrap()];
+            failure = [Failure::Lost, Failure::Unknown, Failure::Full][usize::try_from(self.seed.below(3)).unwrap()];
+        }
+        let wait = self.seed.below(20);
+        self.commit_of(may_fail.then_some(wait), failure)
+    }
+
+    /// One commit that fails as it is told to. With `wait`, messages that are not so many milliseconds old may be left for
+    /// the next.
+    pub fn commit_of(&mut self, wait: Option<u64>, failure: Failure) -> bool {
+        if failure != Failure::None {
             self.note(format!("commit fails: {failure:?}"));
             self.disk.fail(failure);
         }
         let broker = self.broker();
-        let wait = self.seed.below(20);
-        let cutoff = if may_fail { Time(broker.clock.now().0.saturating_sub(wait)) } else { Time(u64::MAX) };
-        let done = broker.writer.round(&broker, &mut self.disk.clone(), cutoff);
+        let cutoff = wait.map_or(u64::MAX, |wait| broker.clock.now().0.saturating_sub(wait));
+        let done = broker.writer.round(&broker, &mut self.disk.clone(), Time(cutoff));
         self.note("commit");
         self.disk.fail(Failure::None);
         done
@@ -245,14 +314,19 @@ impl World {
             Poll::Ready(Err(_)) => return client.cut(),
             Poll::Pending => {}
         }
+        let before = client.taken.len();
         client.handle();
+        let came = client.taken.iter().skip(before).map(|taken| (at, taken.clone()));
+        self.arrivals.last_mut().unwrap().extend(came);
         self.log.append(&mut client.log);
     }
 
-    /// The ledger's sum, of every session and of all together.
+    /// The ledger's sum, of every session and of all together, and what every session must be after every step.
     pub fn check_ledger(&self) {
         for slot in self.broker().all_slots() {
             let (ledger, queued) = slot.look(|session| session.ledger());
+            let checked = slot.look(|session| session.check().map_err(|what| (session.client_id().clone(), what)));
+            assert_eq!(checked, Ok(()));
             assert_sum(&ledger, queued);
         }
         let (ledger, queued) = self.broker().ledger();

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::naive::{Random, beginnings, matches};
-use crate::router::{Full, Limits, Retained};
+use crate::router::{Full, Go, Limits, Place, Retained};
 
-const ROOMY: Limits = Limits { messages_max: usize::MAX, bytes_max: usize::MAX };
+const ROOMY: Limits = Limits { messages_max: usize::MAX, bytes_max: usize::MAX, nodes_max: usize::MAX };
 
 fn found(retained: &Retained<u64>, filter: &str) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
@@ -40,7 +40,7 @@ fn a_topic_has_one_message() {
 
 #[test]
 fn limits_refuse_and_keep_what_is_there() {
-    let mut retained = Retained::new(Limits { messages_max: 2, bytes_max: 100 });
+    let mut retained = Retained::new(Limits { messages_max: 2, bytes_max: 100, nodes_max: usize::MAX });
     retained.set("a", 1, 40).unwrap();
     assert_eq!(retained.set("b/c", 2, 61), Err(Full::Bytes));
     assert_eq!((retained.len(), retained.bytes(), retained.nodes()), (1, 40, 1), "nothing is left of a refusal");
@@ -74,7 +74,7 @@ fn retained_messages_agree_with_the_naive_matcher() {
     for seed in 100..124 {
         let mut random = Random(seed);
         let wide = seed % 2 == 1;
-        let limits = Limits { messages_max: 300, bytes_max: 20_000 };
+        let limits = Limits { messages_max: 300, bytes_max: 20_000, nodes_max: usize::MAX };
         let mut retained = Retained::new(limits);
         let mut model: BTreeMap<String, (u64, usize)> = BTreeMap::new();
         for round in 0..2_000 {
@@ -122,4 +122,109 @@ fn check(retained: &Retained<u64>, model: &BTreeMap<String, (u64, usize)>, rando
         let topic = random.topic(wide);
         assert_eq!(retained.get(&topic), model.get(&topic).map(|(message, _)| message), "seed {seed}, {topic:?}");
     }
+}
+
+/// A look in pieces, with something changed before each of them.
+fn in_pieces(
+    retained: &mut Retained<u64>,
+    filter: &str,
+    random: &mut Random,
+    mut change: impl FnMut(&mut Retained<u64>, &mut Random),
+) -> Vec<String> {
+    let (mut place, mut topics) = (Place::default(), Vec::new());
+    loop {
+        let (levels_max, mut wanted) = (1 + random.below(5) as usize, 1 + random.below(3));
+        let looked = retained.look(filter, &mut place, levels_max, &mut |topic, _| {
+            topics.push(topic.to_owned());
+            wanted -= 1;
+            if wanted == 0 { Go::Stop } else { Go::On }
+        });
+        assert!(looked.levels <= levels_max);
+        if looked.end {
+            return topics;
+        }
+        change(retained, random);
+    }
+}
+
+#[test]
+fn a_look_in_pieces_shows_what_is_there_all_the_time_once() {
+    for seed in 200..260 {
+        let mut random = Random(seed);
+        let wide = seed % 2 == 1;
+        let mut retained = Retained::new(ROOMY);
+        let mut staying = Vec::new();
+        for _ in 0..random.below(400) {
+            let topic = random.topic(wide);
+            if retained.set(&topic, 1, 1).unwrap().is_none() {
+                staying.push(topic);
+            }
+        }
+        let stays = staying.clone();
+        let change = |retained: &mut Retained<u64>, random: &mut Random| {
+            for _ in 0..random.below(4) {
+                let topic = random.topic(wide);
+                if stays.contains(&topic) {
+                    continue;
+                }
+                if random.one_in(2) {
+                    retained.set(&topic, 2, 1).unwrap();
+                } else {
+                    retained.remove(&topic);
+                }
+            }
+        };
+        let filter = random.filter(wide);
+        let mut shown = in_pieces(&mut retained, &filter, &mut random, change);
+        let missing = staying.iter().find(|topic| matches(&filter, topic) && !shown.contains(topic));
+        assert_eq!(missing, None, "seed {seed}, {filter:?}");
+        assert!(shown.iter().all(|topic| matches(&filter, topic)), "seed {seed}, {filter:?}");
+        let count = shown.len();
+        shown.sort_unstable();
+        shown.dedup();
+        assert_eq!(shown.len(), count, "seed {seed}, {filter:?}: nothing twice");
+    }
+}
+
+#[test]
+fn a_place_behind_a_message_goes_on_after_it() {
+    let mut retained = Retained::new(ROOMY);
+    for topic in ["", "/", "/a", "a", "a/", "a/b", "a/b/c", "b", "$x/a"] {
+        retained.set(topic, 1, 1).unwrap();
+    }
+    for (filter, behind, rest) in [
+        ("#", "", vec!["/", "/a", "a", "a/", "a/b", "a/b/c", "b"]),
+        ("#", "a/b", vec!["a/b/c", "b"]),
+        // It has gone, and so has all below it.
+        ("#", "a/a/x", vec!["a/b", "a/b/c", "b"]),
+        ("a/#", "a", vec!["a/", "a/b", "a/b/c"]),
+        ("+/b", "a/b", vec![]),
+        ("+", "a", vec!["b"]),
+        ("a", "a", vec![]),
+        ("$x/#", "$x", vec!["$x/a"]),
+    ] {
+        let mut shown = Vec::new();
+        let looked = retained.look(filter, &mut Place::behind(behind), usize::MAX, &mut |topic, _| {
+            shown.push(topic.to_owned());
+            Go::On
+        });
+        assert!(looked.end);
+        assert_eq!(shown, rest, "{filter} behind {behind:?}");
+    }
+}
+
+#[test]
+fn levels_are_bounded() {
+    let mut retained = Retained::new(Limits { messages_max: 100, bytes_max: 100, nodes_max: 5 });
+    assert_eq!(retained.set("a/b/c", 1, 1), Ok(None));
+    assert_eq!(retained.set("x/y/z", 2, 1), Err(Full::Levels));
+    assert_eq!((retained.len(), retained.bytes(), retained.nodes()), (1, 1, 3));
+    // What is there counts once.
+    assert_eq!(retained.set("a/b/d", 3, 1), Ok(None));
+    assert_eq!(retained.set("a/e", 4, 1), Ok(None));
+    assert_eq!(retained.set("a/b", 5, 1), Ok(None));
+    assert_eq!(retained.set("a/f", 6, 1), Err(Full::Levels));
+    assert_eq!(retained.set("a/e", 7, 1), Ok(Some(4)));
+    assert_eq!(retained.remove("a/b/d"), Some(3));
+    assert_eq!(retained.set("a/f", 8, 1), Ok(None));
 }

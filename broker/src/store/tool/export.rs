@@ -6,14 +6,15 @@ use std::path::Path;
 use ::redb::Database;
 
 use super::lines::{
-    EXPORT_VERSION, End, Head, Line, MessageLine, QueuedLine, SessionLine, StateLine, StoreLine, SubscriptionLine,
+    EXPORT_VERSION, End, Head, KeyedLine, Line, MessageLine, QueuedLine, SessionLine, StateLine, StoreLine,
+    SubscriptionLine,
 };
 use super::{Counts, ToolError, error, lock, open_untouched};
-use crate::store::page::{Limit, page_of};
+use crate::store::page::{Limit, keyed_of, page_of};
 use crate::store::recover::{Found, load};
 use crate::store::redb::{Fault, Inner, contain};
 use crate::store::rows::Damage;
-use crate::store::{QueueEntry, QueueState, RecoveredSession};
+use crate::store::{Keyed, QueueEntry, QueueState, RecoveredSession};
 
 /// Entries that are read at once.
 pub(super) const PAGE: Limit = Limit { messages: 4096, bytes: 1 << 20 };
@@ -24,7 +25,10 @@ pub(super) const PAGE: Limit = Limit { messages: 4096, bytes: 1 << 20 };
 /// There is no store, a broker holds it, it is damaged, or `out` cannot be written.
 pub fn export(dir: &Path, out: &mut dyn Write) -> Result<Counts, ToolError> {
     let inner = lock(dir)?;
-    let database = open_untouched(&inner).map_err(|fault| error(&inner, fault))?;
+    let (database, wrong) = open_untouched(&inner).map_err(|fault| error(&inner, fault))?;
+    if let Some(detail) = wrong.into_iter().next() {
+        return Err(ToolError::Damaged { path: inner.medium.name(), detail });
+    }
     let exported = export_all(&inner, &database, out);
     // redb works on its pages once more when it is closed, in memory here, and panics over a damaged one. Every row that was
     // exported has been checked by itself: `verify` is for the rest.
@@ -74,8 +78,32 @@ impl Exporter<'_> {
         for session in found.sessions.values() {
             self.session(session)?;
         }
-        let Counts { sessions, subscriptions, queued, retained, .. } = self.counts;
-        self.line(&Line::End(End { sessions, subscriptions, queued, retained }))
+        for of in Keyed::ALL {
+            self.keyed(of)?;
+        }
+        let Counts { sessions, subscriptions, queued, retained, keyed, .. } = self.counts;
+        self.line(&Line::End(End { sessions, subscriptions, queued, retained, keyed }))
+    }
+
+    fn keyed(&mut self, of: Keyed) -> Result<(), ToolError> {
+        let mut from = Vec::new();
+        loop {
+            let read = contain(|| {
+                let page = keyed_of(self.database, (of as u8, &from), PAGE)?;
+                match page.damaged.first() {
+                    Some((_, damage)) => Err(Fault::Row(*damage)),
+                    None => Ok(page.rows),
+                }
+            });
+            let rows = read.map_err(|fault| error(self.inner, fault))?;
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            // The next key there can be.
+            from = [last.as_slice(), &[0]].concat();
+            for row in &rows {
+                self.line(&Line::Keyed(KeyedLine::new(of, row)))?;
+                self.counts.keyed += 1;
+            }
+        }
     }
 
     fn session(&mut self, session: &RecoveredSession) -> Result<(), ToolError> {
@@ -119,5 +147,5 @@ impl Exporter<'_> {
 
 /// Whether the entry is still wanted: those that are done stay in their row until all of it is.
 pub(super) fn is_queued(state: &QueueState, entry: &QueueEntry) -> bool {
-    entry.seq >= state.floor && !state.done.iter().any(|(from, to)| (*from..*to).contains(&entry.seq))
+    !state.is_done(entry.seq)
 }

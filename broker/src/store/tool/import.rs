@@ -9,11 +9,13 @@ use ::redb::{Durability, WriteTransaction};
 use super::lines::{EXPORT_VERSION, End, Line, QueuedLine, StoreLine};
 use super::{Counts, ToolError, error, lock, open_untouched, options};
 use crate::store::apply::apply;
+use crate::store::clean::Backlog;
 use crate::store::medium::Folder;
+use crate::store::page::{Limit, keyed_of};
 use crate::store::recover::{self, load};
 use crate::store::redb::{Fault, Inner, contain};
 use crate::store::rows::Mark;
-use crate::store::{Batch, Ledger, QueueState, RetainedChange, SessionDelta, SessionNo};
+use crate::store::{Batch, Keyed, Ledger, QueueState, RetainedChange, SessionDelta, SessionNo};
 
 /// Bytes of lines that are given to the transaction at once.
 const PIECE_BYTES: usize = 1024 * 1024;
@@ -41,6 +43,8 @@ pub fn import(dir: &Path, input: &mut dyn BufRead) -> Result<Counts, ToolError> 
     importer.everything(input)?;
     let counts = importer.counts;
     contain(|| Ok(txn.commit()?)).map_err(|fault| error(&inner, fault))?;
+    // Its commits are counted anew, whatever was there before it.
+    inner.medium.set_generation(0)?;
     Ok(counts)
 }
 
@@ -54,8 +58,16 @@ fn parse(text: &[u8]) -> Result<Line, String> {
 }
 
 fn must_be_empty(inner: &Inner) -> Result<(), ToolError> {
-    let found = open_untouched(inner).and_then(|database| load(&database)).map_err(|fault| error(inner, fault))?;
-    if found.sessions.is_empty() && found.retained.is_empty() && found.damaged.is_empty() {
+    let one = Limit { messages: 1, bytes: 1 };
+    let read = open_untouched(inner).and_then(|(database, _)| {
+        let mut keyed = 0;
+        for of in Keyed::ALL {
+            keyed += keyed_of(&database, (of as u8, &[]), one)?.rows.len();
+        }
+        Ok((load(&database)?, keyed))
+    });
+    let (found, keyed) = read.map_err(|fault| error(inner, fault))?;
+    if found.sessions.is_empty() && found.retained.is_empty() && found.damaged.is_empty() && keyed == 0 {
         return Ok(());
     }
     let counts = Counts {
@@ -64,6 +76,7 @@ fn must_be_empty(inner: &Inner) -> Result<(), ToolError> {
         queued: found.sessions.values().map(|session| session.state.queued).sum(),
         queued_bytes: found.sessions.values().map(|session| session.state.queued_bytes).sum(),
         retained: found.retained.len() as u64,
+        keyed: keyed as u64,
     };
     Err(ToolError::NotEmpty { path: inner.medium.name(), found: counts })
 }
@@ -153,7 +166,7 @@ impl<'a> Importer<'a> {
         let mut batch = std::mem::take(&mut self.batch);
         batch.clock = self.mark.clock;
         self.mark.commit += 1;
-        let applied = contain(|| apply(self.txn, &batch, self.mark, false));
+        let applied = contain(|| apply(self.txn, &batch, self.mark, false, &Backlog::default()));
         self.mark = applied.map_err(|fault: Fault| error(self.inner, fault))?.mark;
         self.bytes = 0;
         Ok(())
@@ -217,11 +230,17 @@ impl<'a> Importer<'a> {
                     return Err(format!("a second state of session {}", line.session));
                 }
                 open.next = state.floor;
+                // What is done has no entry here: nothing of it is kept.
                 open.delta.state = Some(state.clone());
                 open.state = Some(state);
                 Ok(())
             }
             Line::Queued(line) => self.queued(&line),
+            Line::Keyed(line) => {
+                self.batch.keyed.push(line.change()?);
+                self.counts.keyed += 1;
+                Ok(())
+            }
             Line::End(end) => self.end(&end),
         }
     }
@@ -288,8 +307,8 @@ impl<'a> Importer<'a> {
 
     fn end(&mut self, end: &End) -> Result<(), String> {
         self.close()?;
-        let Counts { sessions, subscriptions, queued, retained, .. } = self.counts;
-        let come = End { sessions, subscriptions, queued, retained };
+        let Counts { sessions, subscriptions, queued, retained, keyed, .. } = self.counts;
+        let come = End { sessions, subscriptions, queued, retained, keyed };
         if *end != come {
             return Err(format!("the end says {end:?}, and {come:?} came"));
         }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::{Message, Parts, Time};
 use crate::store::{
-    ClockMark, DropReason, Ledger, QueueEntry, QueueState, SessionNo, SessionRecord, StoredSubscription, StoredWill,
+    ClockMark, DropReason, KEY_MAX, Keyed, KeyedChange, KeyedRow, Ledger, QueueEntry, QueueState, SessionNo,
+    SessionRecord, StoredSubscription, StoredWill,
 };
 
 /// The version of the lines.
@@ -24,6 +25,7 @@ pub(super) enum Line {
     /// The second line.
     Store(StoreLine),
     Retained(MessageLine),
+    Keyed(KeyedLine),
     /// Of a session come, in this order: this, its subscriptions, its state, its queue.
     Session(SessionLine),
     Subscription(SubscriptionLine),
@@ -40,6 +42,7 @@ impl Line {
             Self::Export(_) => "export",
             Self::Store(_) => "store",
             Self::Retained(_) => "retained",
+            Self::Keyed(_) => "keyed",
             Self::Session(_) => "session",
             Self::Subscription(_) => "subscription",
             Self::State(_) => "state",
@@ -112,6 +115,32 @@ impl LedgerLine {
             *slot.ok_or_else(|| format!("unknown reason for a drop: {name}"))? = *count;
         }
         Ok(ledger)
+    }
+}
+
+/// A keyed row; key and value in base64.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyedLine {
+    of: String,
+    key: String,
+    value: String,
+}
+
+impl KeyedLine {
+    pub(super) fn new(of: Keyed, (key, value): &KeyedRow) -> Self {
+        Self { of: of.name().to_owned(), key: STANDARD.encode(key), value: STANDARD.encode(value) }
+    }
+
+    pub(super) fn change(&self) -> Result<KeyedChange, String> {
+        let of = Keyed::ALL.into_iter().find(|of| of.name() == self.of);
+        let of = of.ok_or_else(|| format!("unknown kind of keyed row: {}", self.of))?;
+        let decode = |name: &str, text: &str| STANDARD.decode(text).map_err(|why| format!("{name}: {why}"));
+        let key = decode("key", &self.key)?;
+        if key.len() > KEY_MAX {
+            return Err(format!("a key of {} bytes, at most {KEY_MAX} are allowed", key.len()));
+        }
+        Ok(KeyedChange { of, key, value: Some(decode("value", &self.value)?) })
     }
 }
 
@@ -287,8 +316,8 @@ pub(super) struct StateLine {
     pub(super) session: u64,
     next_seq: u64,
     floor: u64,
-    /// Pairs: from, to (the first that is not).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Pairs: from, to (the first that is not). Read only: older programs wrote it, and nothing of it has an entry.
+    #[serde(default, skip_serializing)]
     done: Vec<(u64, u64)>,
     sent: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -306,7 +335,7 @@ impl StateLine {
             session: session.0,
             next_seq: state.next_seq,
             floor: state.floor,
-            done: state.done.clone(),
+            done: Vec::new(),
             sent: state.sent,
             released: state.released.clone(),
             inbound: state.inbound.clone(),
@@ -389,4 +418,10 @@ pub(super) struct End {
     pub(super) subscriptions: u64,
     pub(super) queued: u64,
     pub(super) retained: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(super) keyed: u64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }

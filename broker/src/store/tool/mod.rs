@@ -12,11 +12,15 @@ use std::path::Path;
 
 use ::redb::{Builder, Database};
 
+use super::apply::apply;
+use super::clean::Backlog;
 use super::medium::{Backend, FILE_NAME, Folder, RECOVERING_NAME};
 use super::redb::{Fault, Inner, StoreOptions, contain, open_database};
-use super::{StoreError, rebuild, recover};
-use untouched::Untouched;
+use super::rows::Mark;
+use super::{StoreError, journal, rebuild, recover};
+pub(super) use untouched::Untouched;
 
+pub use super::upkeep::Compacted;
 pub use export::export;
 pub use import::import;
 pub use verify::{Verdict, verify};
@@ -76,26 +80,20 @@ pub struct Counts {
     pub queued_bytes: u64,
     /// Retained messages.
     pub retained: u64,
+    /// Keyed rows: what belongs neither to a session nor to a retained topic.
+    pub keyed: u64,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sessions, subscriptions, queued, queued_bytes, retained } = self;
+        let Self { sessions, subscriptions, queued, queued_bytes, retained, keyed } = self;
         write!(
             f,
             "{sessions} sessions, {subscriptions} subscriptions, {queued} queued messages of {queued_bytes} bytes, \
              {retained} retained messages"
-        )
+        )?;
+        if *keyed > 0 { write!(f, ", {keyed} keyed rows") } else { Ok(()) }
     }
-}
-
-/// Sizes of the file in bytes, before and after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compacted {
-    /// Before.
-    pub before: u64,
-    /// After.
-    pub after: u64,
 }
 
 fn options() -> StoreOptions {
@@ -123,13 +121,31 @@ fn error(inner: &Inner, fault: Fault) -> ToolError {
     inner.error(fault).into()
 }
 
-/// Opens the store to look at it: its file stays as it is.
-fn open_untouched(inner: &Inner) -> Result<Database, Fault> {
+/// Opens the store to look at it, with what its journal has over it: its files stay as they are. Also what is wrong with the
+/// journal.
+fn open_untouched(inner: &Inner) -> Result<(Database, Vec<String>), Fault> {
     contain(|| {
         let backend = Backend::new(Untouched::new(inner.medium.open()?)?);
         recover::clear_unfinished(&backend)?;
-        Ok(Builder::new().set_cache_size(inner.options.cache_bytes).create_with_backend(backend)?)
+        let database = Builder::new().set_cache_size(inner.options.cache_bytes).create_with_backend(backend)?;
+        let wrong = fold_journal(inner, &database)?;
+        Ok((database, wrong))
     })
+}
+
+/// Brings what the journal has into the store.
+fn fold_journal(inner: &Inner, database: &Database) -> Result<Vec<String>, Fault> {
+    let mark = recover::read_mark(database)?;
+    let (batch, last, wrong) = journal::pending_batch(inner.medium.as_ref(), &mark);
+    if let Some(batch) = batch {
+        // What is done of states of an older format must be known before a later state takes their place.
+        recover::migrate(database)?;
+        let mark = Mark { commit: mark.commit + 1, folded: last, ..mark };
+        let txn = database.begin_write()?;
+        apply(&txn, &batch, mark, false, &Backlog::default())?;
+        txn.commit()?;
+    }
+    Ok(wrong)
 }
 
 /// Gives room that the file does not need any more back to the file system.
@@ -146,6 +162,10 @@ pub fn compact(dir: &Path) -> Result<Compacted, ToolError> {
         let found = recover::load(&database)?;
         if let Some(row) = found.damaged.first() {
             return Err(row.damage.into());
+        }
+        let wrong = fold_journal(&inner, &database)?;
+        if let Some(line) = wrong.into_iter().next() {
+            return Err(Fault::Io(io::Error::other(line)));
         }
         let txn = database.begin_write()?;
         rebuild::recount(&mut super::apply::Tables::open(&txn)?)?;

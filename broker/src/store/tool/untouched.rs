@@ -14,7 +14,7 @@ const PAGE: u64 = 4096;
 
 /// The file, and over it what was written.
 #[derive(Debug)]
-pub(super) struct Untouched {
+pub(in crate::store) struct Untouched {
     file: Backend,
     over: Mutex<Over>,
 }
@@ -29,7 +29,7 @@ struct Over {
 }
 
 impl Untouched {
-    pub(super) fn new(file: Backend) -> io::Result<Self> {
+    pub(in crate::store) fn new(file: Backend) -> io::Result<Self> {
         let len = file.len()?;
         Ok(Self { file, over: Mutex::new(Over { len, file_len: len, pages: BTreeMap::new() }) })
     }

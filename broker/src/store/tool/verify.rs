@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ::redb::{Database, ReadableDatabase, ReadableTable};
+use ::redb::{Database, ReadableDatabase, ReadableTable, TableError};
 
 use super::export::{PAGE, is_queued};
 use super::{Counts, ToolError, error, lock, open_untouched};
-use crate::store::apply::{QUEUE, REFS, RETAINED, SHARED, charge};
+use crate::store::apply::{KEYED, QUEUE, REFS, RETAINED, SHARED, charge};
 use crate::store::page::{page_of, starts};
 use crate::store::recover::{Found, load};
 use crate::store::redb::{FORMAT_VERSION, Fault, contain};
@@ -35,7 +35,8 @@ pub fn verify(dir: &Path) -> Result<Verdict, ToolError> {
     let inner = lock(dir)?;
     let mut verdict = Verdict::default();
     let read = contain(|| {
-        let mut database = open_untouched(&inner)?;
+        let (mut database, wrong) = open_untouched(&inner)?;
+        verdict.wrong.extend(wrong);
         match database.check_integrity() {
             Ok(true) => {}
             Ok(false) => verdict.wrong.push("redb's own check found damage that it can repair".to_owned()),
@@ -44,7 +45,15 @@ pub fn verify(dir: &Path) -> Result<Verdict, ToolError> {
         look(&database, &mut verdict)
     });
     match read {
-        Ok(()) => Ok(verdict),
+        Ok(commit) => {
+            let had = inner.medium.generation().unwrap_or_default();
+            if commit < had {
+                verdict
+                    .wrong
+                    .push(format!("it is older than it was: its last commit is {commit}, and it had {had} or later"));
+            }
+            Ok(verdict)
+        }
         Err(fault) if fault.is_damage() => {
             verdict.wrong.push(format!("it cannot be read: {fault}"));
             Ok(verdict)
@@ -53,7 +62,8 @@ pub fn verify(dir: &Path) -> Result<Verdict, ToolError> {
     }
 }
 
-fn look(database: &Database, verdict: &mut Verdict) -> Result<(), Fault> {
+/// Gives the number of the last commit.
+fn look(database: &Database, verdict: &mut Verdict) -> Result<u64, Fault> {
     let found = load(database)?;
     let mark = found.mark.unwrap_or_default();
     verdict.format = found.format.unwrap_or(FORMAT_VERSION);
@@ -73,7 +83,10 @@ fn look(database: &Database, verdict: &mut Verdict) -> Result<(), Fault> {
     {
         verdict.wrong.push(format!("session {no} is above {}, the last that was given", mark.last_session));
     }
-    if found.format.is_some() { rows_sound(database, &found, verdict) } else { Ok(()) }
+    if found.format.is_some() {
+        rows_sound(database, &found, verdict)?;
+    }
+    Ok(mark.commit)
 }
 
 /// All of one session: its queue can be read and is what its state says, and its ledger adds up.
@@ -138,6 +151,23 @@ fn rows_sound(database: &Database, found: &Found, verdict: &mut Verdict) -> Resu
     }
     for row in txn.open_table(RETAINED)?.iter()? {
         live_bytes += charge(row?.1.value().len());
+    }
+    match txn.open_table(KEYED) {
+        // Made when it is first needed.
+        Err(TableError::TableDoesNotExist(_)) => {}
+        table => {
+            for row in table?.iter()? {
+                let (key, row) = row?;
+                let (key, row) = (key.value(), row.value());
+                live_bytes += charge(row.len());
+                match rows::read_keyed(key, row) {
+                    Ok(_) => verdict.counts.keyed += 1,
+                    Err(damage) => {
+                        verdict.wrong.push(format!("table keyed, row {}/{}: {damage}", key.0, key.1.escape_ascii()));
+                    }
+                }
+            }
+        }
     }
     for row in txn.open_table(SHARED)?.iter()? {
         let (key, row) = row?;

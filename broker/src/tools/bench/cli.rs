@@ -6,11 +6,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use forebay_client::Url;
 
 use super::target;
-use crate::tools::exit;
+use crate::tools::{WIDTH, exit};
 
-/// Load for any MQTT broker: what gets through, how fast, how late, and what was lost, repeated or out of order.
+/// Put load on any MQTT broker: what gets through, how fast, how late, and what was lost, repeated or out of order.
 #[derive(Debug, Parser)]
-#[command(name = "forebay bench", bin_name = "forebay bench", about, after_help = exit::HELP)]
+#[command(name = "forebay bench", bin_name = "forebay bench", after_help = exit::HELP, max_term_width = WIDTH)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct BenchCli {
     /// Without one it is `run`

@@ -14,6 +14,7 @@ use super::publisher::Schedule;
 use super::target::Endpoint;
 use super::wire;
 use crate::tools::exit::{Exit, Failure};
+use crate::tools::stop;
 
 /// Connections that are being made at once.
 const HANDSHAKES_MAX: usize = 256;
@@ -45,6 +46,8 @@ pub struct Load<'a> {
     pub written_off: u64,
     /// Whether a refusal means that the load could not begin.
     opening: bool,
+    /// The run is over, and its sessions are being removed.
+    closing: bool,
     moved: Instant,
     pinged: Instant,
 }
@@ -73,6 +76,7 @@ impl<'a> Load<'a> {
             issued: 0,
             written_off: 0,
             opening: true,
+            closing: false,
             moved: Instant::now(),
             pinged: Instant::now(),
         })
@@ -236,6 +240,9 @@ impl<'a> Load<'a> {
     /// # Errors
     /// A connection has ended.
     pub fn turn(&mut self, wait: Duration) -> Result<(), Failure> {
+        if !self.closing {
+            stop::check()?;
+        }
         // A server that sets its own keep alive wants to hear from subscribers [MQTT5-3.2.2-21].
         if ping_due(self.clients.keep_alive_s, &mut self.pinged) {
             for number in 0..self.peers.len() {
@@ -318,6 +325,7 @@ impl<'a> Load<'a> {
 
     /// Disconnects; with `forget`, sessions that outlive their connections are removed.
     pub fn close(&mut self, who: Range<usize>, forget: bool) {
+        self.closing |= forget;
         for number in who.clone() {
             let Some(mut peer) = self.peers.get_mut(number).and_then(Option::take) else { continue };
             wire::disconnect(&mut peer.output, self.plan.version, forget);
@@ -333,6 +341,15 @@ impl<'a> Load<'a> {
             if self.open(subscribers.clone(), &mut Progress::silent()).is_ok() {
                 self.close(subscribers, false);
             }
+        }
+    }
+}
+
+/// A run that ends early leaves no session behind either.
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        if !self.closing && self.clients.greeted {
+            self.close(0..self.peers.len(), true);
         }
     }
 }

@@ -31,11 +31,15 @@ use progress::Progress;
 
 use super::exit::{self, Exit, Failure};
 use super::rest::Rest;
+use super::stop;
 
 /// Does what the command line says.
 #[must_use]
 pub fn main(rest: &Rest) -> ExitCode {
     let cli: BenchCli = rest.parse("forebay bench");
+    if let Err(failure) = stop::listen_beside() {
+        return exit::of("forebay bench", Err(failure));
+    }
     let done = match cli.command {
         None => one(&cli.run),
         Some(Command::Run(args)) => one(&args),

@@ -13,6 +13,7 @@ use super::progress::Progress;
 use super::target::Endpoint;
 use super::wire;
 use crate::tools::exit::{Exit, Failure};
+use crate::tools::stop;
 
 /// Connections that are being made at once.
 const HANDSHAKES_MAX: usize = 256;
@@ -221,6 +222,9 @@ impl<'a> Storm<'a> {
     }
 
     fn turn(&mut self, wait: Duration, again: bool) -> Result<(), Failure> {
+        if !self.removing {
+            stop::check()?;
+        }
         let Some(mut events) = poll_for(&mut self.poll, &mut self.events, wait)? else { return Ok(()) };
         let mut done = Ok(());
         for event in &events {
@@ -331,5 +335,14 @@ impl<'a> Storm<'a> {
             (self.counts, self.handshakes) = (counts, handshakes);
         }
         (0..self.plan.subscribers).for_each(|number| self.end(number));
+    }
+}
+
+/// A run that ends early leaves no session behind either.
+impl Drop for Storm<'_> {
+    fn drop(&mut self) {
+        if !self.removing && self.greeted {
+            self.close();
+        }
     }
 }

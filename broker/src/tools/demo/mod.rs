@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Parser};
 use tokio::time::sleep;
 
+use super::WIDTH;
 use super::exit::{self, Exit, Failure};
 use super::rest::Rest;
+use super::stop::Stop;
 use broker::Broker;
 use devices::Devices;
 use screen::{Figures, Screen};
@@ -26,12 +28,15 @@ use upstream::Upstream;
 /// How long the backlog may take to drain at the end without any message moving, before that counts as lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The whole story on one screen in about a minute: a broker with its store in a temporary folder, devices that publish
+/// Show in a minute what this broker is for.
+///
+/// One screen tells the story: a broker with its store in a temporary folder, devices that publish
 /// real temperatures over TLS at QoS 1 and 2, an upstream that slows down and goes away, a burst of ten times the normal
 /// rate, a `kill -9` of the broker, and at the end an account of every message. The exit code is 1 if one was lost, or one
 /// of QoS 2 came twice, or one came out of order.
 #[derive(Debug, Parser)]
-#[command(name = "forebay demo", bin_name = "forebay demo", about, after_help = exit::HELP, disable_help_flag = true)]
+#[command(name = "forebay demo", bin_name = "forebay demo", after_help = exit::HELP, disable_help_flag = true)]
+#[command(max_term_width = WIDTH)]
 pub struct DemoCli {
     /// Devices
     #[arg(long, value_name = "DEVICES", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=5_000))]
@@ -57,7 +62,16 @@ pub fn main(rest: &Rest) -> ExitCode {
     super::exit::of("forebay demo", super::block_on(run(cli)))
 }
 
+/// A signal ends it early: what it started and its folder are gone then, too.
 async fn run(cli: DemoCli) -> Result<Exit, Failure> {
+    let mut stop = Stop::listen()?;
+    tokio::select! {
+        done = story(cli) => done,
+        () = stop.wanted() => Err(Failure::failed("stopped by a signal; its broker and its folder are removed")),
+    }
+}
+
+async fn story(cli: DemoCli) -> Result<Exit, Failure> {
     let mut screen = Screen::new();
     let mut broker = Broker::start()?;
     screen.say(&format!("a broker on {}, its store in {}", broker.url(), broker.folder().display()));

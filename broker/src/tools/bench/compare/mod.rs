@@ -14,6 +14,7 @@ use super::progress::Progress;
 use super::report::Report;
 use super::run;
 use crate::tools::exit::Failure;
+use crate::tools::stop;
 use brokers::Program;
 use footprint::Footprint;
 use loads::Load;
@@ -97,7 +98,7 @@ pub fn compare(args: &CompareArgs) -> Result<Comparison, Failure> {
     }
     let mut rows = Vec::new();
     for load in chosen {
-        rows.extend(rows_of(load, &programs, args));
+        rows.extend(rows_of(load, &programs, args)?);
     }
     Ok(Comparison {
         tool: concat!("forebay bench compare ", env!("CARGO_PKG_VERSION")),
@@ -111,11 +112,12 @@ pub fn compare(args: &CompareArgs) -> Result<Comparison, Failure> {
 }
 
 /// The brokers take turns, so that what else the machine does meets all of them.
-fn rows_of(load: &Load, programs: &[Program], args: &CompareArgs) -> Vec<Row> {
+fn rows_of(load: &Load, programs: &[Program], args: &CompareArgs) -> Result<Vec<Row>, Failure> {
     let programs: Vec<&Program> = programs.iter().filter(|program| load.fits(program.kind)).collect();
     let mut reports: Vec<Vec<Result<Report, String>>> = programs.iter().map(|_| Vec::new()).collect();
     for round in 1..=args.rounds {
         for (program, reports) in programs.iter().zip(&mut reports) {
+            stop::check()?;
             // One that cannot will not.
             if !reports.iter().any(Result::is_err) {
                 let mut progress =
@@ -130,7 +132,7 @@ fn rows_of(load: &Load, programs: &[Program], args: &CompareArgs) -> Vec<Row> {
         let times_first = figures.as_ref().ok().and_then(cost).zip(first).map(|(cost, first)| cost / first);
         Row { load: load.name, what: load.what, broker: program.name, times_first, figures }
     });
-    rows.collect()
+    Ok(rows.collect())
 }
 
 /// One load on one broker, freshly started.

@@ -1,0 +1,200 @@
+//! `forebay passwd` and `forebay acl test`: what they do, without the terminal.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::acl::Answer;
+use super::password::{self, Passwords, Stored};
+use super::reload::text_of;
+use super::rules::Ask;
+use super::{AclFile, Principal, destination};
+
+/// What is done with a password file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PasswdCommand {
+    /// A user who is not there yet.
+    Add(String, Vec<u8>),
+    /// Another password for one who is.
+    Change(String, Vec<u8>),
+    /// The user goes.
+    Delete(String),
+    /// The names, one a line.
+    List,
+}
+
+/// How a new password is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HashForm {
+    /// For all that give the password itself.
+    #[default]
+    Argon2id,
+    /// For SCRAM-SHA-256 as well.
+    Scram,
+}
+
+/// Why it was not done. The file is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is wrong, or the user is not what the command takes it for.
+    #[error("{}: {why}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Changes or lists a password file; returns what is to be printed. A file that is not there is made by `Add`, readable for
+/// its owner only.
+///
+/// # Errors
+/// The file is as it was.
+pub fn passwd(path: &Path, command: &PasswdCommand, form: HashForm) -> Result<String, CommandError> {
+    let refused = |why: String| CommandError::Refused { path: path.to_owned(), why };
+    let failed = |source| CommandError::Io { path: path.to_owned(), source };
+    let text = match text_of(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(command, PasswdCommand::Add(..)) => {
+            String::new()
+        }
+        other => other.map_err(failed)?,
+    };
+    let passwords = Passwords::parse(&text).map_err(|error| refused(error.to_string()))?;
+    let (PasswdCommand::Add(name, _) | PasswdCommand::Change(name, _) | PasswdCommand::Delete(name)) = command else {
+        let mut names: Vec<&str> = passwords.names().collect();
+        names.sort_unstable();
+        return Ok(names.iter().map(|name| format!("{name}\n")).collect());
+    };
+    let there = passwords.get(name).is_some();
+    let text = match command {
+        PasswdCommand::Add(..) if there => {
+            return Err(refused(format!("there is a user {name:?} already; use `change`")));
+        }
+        PasswdCommand::Change(..) | PasswdCommand::Delete(_) if !there => {
+            return Err(refused(format!("there is no user {name:?}")));
+        }
+        PasswdCommand::Add(_, password) | PasswdCommand::Change(_, password) => {
+            password::check_name(name).map_err(|why| refused(why.to_owned()))?;
+            if password.is_empty() {
+                return Err(refused("the password is empty".to_owned()));
+            }
+            let stored = match form {
+                HashForm::Argon2id => Stored::of(password),
+                HashForm::Scram => Stored::scram_of(password),
+            };
+            let stored = stored.map_err(|error| refused(error.to_string()))?;
+            password::with_user(&text, name, &stored)
+        }
+        PasswdCommand::Delete(_) | PasswdCommand::List => password::without_user(&text, name).unwrap_or(text),
+    };
+    replace(path, &text).map_err(failed)?;
+    Ok(String::new())
+}
+
+/// The whole file or the one before, whatever happens meanwhile; owner and mode stay. Links are followed.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = path.with_file_name(name);
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&new)?;
+    let written = keep_owner(path, &file)
+        .and_then(|()| file.write_all(text.as_bytes()))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+#[cfg(unix)]
+fn keep_owner(path: &Path, file: &fs::File) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    let Ok(before) = fs::metadata(path) else { return Ok(()) };
+    let made = file.metadata()?;
+    if (before.uid(), before.gid()) != (made.uid(), made.gid()) {
+        fchown(file, Some(before.uid()), Some(before.gid()))?;
+    }
+    file.set_permissions(before.permissions())
+}
+
+#[cfg(not(unix))]
+fn keep_owner(_: &Path, _: &fs::File) -> io::Result<()> {
+    Ok(())
+}
+
+/// A question to an ACL.
+#[derive(Clone, Debug)]
+pub struct AclTest<'a> {
+    /// Who asks.
+    pub who: Principal,
+    /// What it wants to do.
+    pub ask: AclAsk<'a>,
+}
+
+/// What a client wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclAsk<'a> {
+    /// To connect.
+    Connect,
+    /// To publish on a topic: with this QoS, and retained or not.
+    Publish(&'a str, u8, bool),
+    /// To subscribe to a filter.
+    Subscribe(&'a str),
+    /// To get a message with this topic.
+    Receive(&'a str),
+}
+
+/// Whether the file allows it, and a line to print: the answer, and the line of the file that gave it.
+///
+/// # Errors
+/// The file cannot be read, or is wrong.
+pub fn acl_test(path: Option<&Path>, test: &AclTest<'_>) -> Result<(bool, String), CommandError> {
+    let Some(path) = path else {
+        return Ok((true, "allowed: no acl_file is configured".to_owned()));
+    };
+    let text = text_of(path).map_err(|source| CommandError::Io { path: path.to_owned(), source })?;
+    let acl = AclFile::parse(path, &text)
+        .map_err(|error| CommandError::Refused { path: path.to_owned(), why: error.to_string() })?;
+    let ask = match test.ask {
+        AclAsk::Connect => Ask::Connect,
+        AclAsk::Publish(topic, qos, retain) => Ask::Publish { topic: destination(topic), qos, retain },
+        AclAsk::Receive(topic) => Ask::Receive { topic },
+        AclAsk::Subscribe(filter) => {
+            let shared = forebay_wire::topic::split_share(filter);
+            let plain = shared.map_or(filter, |shared| shared.filter);
+            // Without wildcards in it the line that lets the messages through says more.
+            match (&acl, plain.contains(['+', '#'])) {
+                (AclFile::Mosquitto(_), false) => Ask::Receive { topic: plain },
+                _ => Ask::Subscribe { filter: plain, shared: shared.is_some() },
+            }
+        }
+    };
+    let answer = acl.check(&test.who, ask);
+    Ok((answer.allowed, show(path, &text, answer)))
+}
+
+fn show(path: &Path, text: &str, answer: Answer) -> String {
+    let verdict = if answer.allowed { "allowed" } else { "denied" };
+    let Some(number) = answer.line else {
+        let why = if answer.allowed { "says otherwise" } else { "allows it" };
+        return format!("{verdict}: no line of {} {why}", path.display());
+    };
+    let line = text.lines().nth(number as usize - 1).unwrap_or_default().trim();
+    format!("{verdict}: {}:{number}: {line}", path.display())
+}

@@ -1,0 +1,210 @@
+//! The way down: what the upstream publishes, into the broker. It is acknowledged there when it is safe here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use forebay_client::{Client, QoS, Received, RetainHandling, Subscribe, SubscribeError, Subscription};
+use forebay_wire::property::id;
+use forebay_wire::topic;
+use tokio::sync::Notify;
+
+use super::outward::{HOPS_MAX, VIA};
+use super::template::{Fill, Rule};
+use super::upstream::InFigures;
+use crate::broker::{Batch, Broker, Slot, Staged, Verdict};
+use crate::message::{Message, Origin, Parts};
+use crate::router::RouteCache;
+use crate::session::Durability;
+
+/// Messages that are published here and not safe yet; further ones wait at the upstream.
+const PENDING_MAX: usize = 1_000;
+/// After the upstream refused a subscription.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(10);
+/// After a queue here had no room.
+const ROOM_AGAIN: Duration = Duration::from_millis(100);
+const CACHE_ENTRIES: usize = 64;
+
+/// The broker, for one bridge.
+pub struct Inward {
+    /// The broker.
+    pub broker: Arc<Broker>,
+    /// The bridge's name.
+    pub name: Arc<str>,
+    /// This gateway, in the user property `via`.
+    pub gateway: Arc<str>,
+    /// The bridge's queue: what it brings down does not go up again by itself.
+    pub slot: Arc<Slot>,
+    /// What has happened.
+    pub figures: Arc<InFigures>,
+}
+
+struct Safe(Arc<Notify>);
+
+impl Origin for Safe {
+    fn message_safe(&self) {
+        self.0.notify_one();
+    }
+
+    fn message_refused(&self, _: &Message) -> bool {
+        // The upstream keeps it until it is safe.
+        false
+    }
+}
+
+impl Inward {
+    /// Subscribes, and publishes what comes, until the client ends.
+    pub async fn run(self: Arc<Self>, client: Client, rule: Rule) {
+        while let Some(subscription) = self.subscribe(&client, &rule).await {
+            if self.receive(&client, &rule, subscription).await.is_none() {
+                return;
+            }
+            tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+        }
+    }
+
+    async fn subscribe(&self, client: &Client, rule: &Rule) -> Option<Subscription> {
+        let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].get(usize::from(rule.qos)).copied();
+        let what = Subscribe::to(rule.filter.as_str()).qos(qos.unwrap_or(QoS::ExactlyOnce)).no_local();
+        let what = what.retain_as_published().retain_handling(RetainHandling::OnNewSubscribe).manual_ack();
+        loop {
+            match client.subscribe(what.clone()).await {
+                Ok(subscription) => return Some(subscription),
+                Err(SubscribeError::Ended(_)) => return None,
+                Err(why) => {
+                    tracing::warn!(bridge = &*self.name, filter = rule.filter, "cannot subscribe: {why}");
+                    tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// `None`: the client has ended.
+    async fn receive(&self, client: &Client, rule: &Rule, mut subscription: Subscription) -> Option<()> {
+        let safe = Arc::new(Notify::new());
+        let mut cache = RouteCache::new(CACHE_ENTRIES);
+        let mut pending: VecDeque<(Received, Option<Arc<Message>>)> = VecDeque::new();
+        loop {
+            while let Some((received, message)) = pending.front()
+                && message.as_ref().is_none_or(|message| message.is_safe())
+            {
+                client.ack(received);
+                pending.pop_front();
+            }
+            tokio::select! {
+                received = subscription.recv(), if pending.len() < PENDING_MAX => {
+                    let Some(received) = received else { break };
+                    let message = self.publish(&mut cache, rule, &received, &safe).await;
+                    pending.push_back((received, message));
+                }
+                () = safe.notified(), if !pending.is_empty() => {}
+            }
+        }
+        match subscription.ended() {
+            Some(SubscribeError::Ended(_)) | None => None,
+            Some(why) => {
+                tracing::warn!(bridge = &*self.name, filter = rule.filter, "the subscription is over: {why}");
+                Some(())
+            }
+        }
+    }
+
+    /// The message that must be safe before it is acknowledged; `None`: at once.
+    async fn publish(
+        &self,
+        cache: &mut RouteCache<Arc<Slot>>,
+        rule: &Rule,
+        received: &Received,
+        safe: &Arc<Notify>,
+    ) -> Option<Arc<Message>> {
+        let mut properties = received.properties();
+        let via: Vec<String> = properties
+            .user
+            .iter()
+            .filter(|(name, _)| name == VIA)
+            .flat_map(|(_, value)| value.split(',').map(str::to_owned))
+            .collect();
+        if via.len() >= HOPS_MAX || via.iter().any(|gateway| **gateway == *self.gateway) {
+            self.figures.looped.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        // Who is a gateway to us may carry it on: what it came through is to be known there.
+        let via = via.iter().map(String::as_str).chain([&*self.gateway]).collect::<Vec<_>>().join(",");
+        properties.user.retain(|(name, _)| name != VIA);
+        properties.user.push((VIA.to_owned(), via));
+        let encoded = encode(&properties);
+        let fill =
+            Fill { bridge: &self.name, topic: received.topic(), properties: &encoded, payload: received.payload() };
+        let limits = &self.broker.config.limits;
+        let topic = rule.topic.fill(fill).map_err(|missing| missing.to_string()).and_then(|topic| {
+            let own = topic.starts_with("$SYS/") || topic.starts_with("$share/");
+            let checked = topic::check_name(&topic, limits.max_topic_levels).map_err(|why| why.to_string());
+            checked.and(if own { Err("it is the broker's own".to_owned()) } else { Ok(topic) })
+        });
+        let topic = match topic {
+            Ok(topic) => topic,
+            Err(why) => {
+                self.figures.unfit.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(bridge = &*self.name, topic = received.topic(), "not published here: {why}");
+                return None;
+            }
+        };
+        let now = self.broker.clock.now();
+        let parts = Parts {
+            topic: &topic,
+            properties: &encoded,
+            payload: received.payload(),
+            qos: received.qos() as u8,
+            retain: received.retain(),
+            expires_at: received.expiry_s().map(|left| now.plus_s(left)),
+            accepted_at: now,
+        };
+        let message = Arc::new(Message::new(&parts, Some(Arc::new(Safe(safe.clone())))));
+        loop {
+            let mut staged = Staged::of(&message, received.retain(), Durability::Commit);
+            let batch = Batch { origin: Some(&self.slot), ..Batch::OWN };
+            self.broker.fan_out(cache, batch, std::slice::from_mut(&mut staged));
+            if staged.verdict != Verdict::Full {
+                break;
+            }
+            tokio::time::sleep(ROOM_AGAIN).await;
+        }
+        self.figures.received.fetch_add(1, Ordering::Relaxed);
+        Some(message)
+    }
+}
+
+/// Properties as they are forwarded to subscribers.
+fn encode(from: &forebay_client::Properties) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let Some(text) = &from.content_type {
+        put(&mut out, id::CONTENT_TYPE, text.as_bytes());
+    }
+    if let Some(text) = &from.response_topic {
+        put(&mut out, id::RESPONSE_TOPIC, text.as_bytes());
+    }
+    if let Some(data) = &from.correlation_data {
+        put(&mut out, id::CORRELATION_DATA, data);
+    }
+    for (name, value) in &from.user {
+        put(&mut out, id::USER_PROPERTY, name.as_bytes());
+        put_data(&mut out, value.as_bytes());
+    }
+    if from.payload_is_utf8 {
+        out.extend_from_slice(&[id::PAYLOAD_FORMAT_INDICATOR, 1]);
+    }
+    out
+}
+
+fn put(out: &mut Vec<u8>, id: u8, data: &[u8]) {
+    out.push(id);
+    put_data(out, data);
+}
+
+/// What came over the wire is not longer than 65,535 bytes.
+fn put_data(out: &mut Vec<u8>, data: &[u8]) {
+    let length = u16::try_from(data.len()).unwrap_or(u16::MAX);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(data.get(..usize::from(length)).unwrap_or_default());
+}

@@ -1,0 +1,81 @@
+//! Bridges: a durable, paced way upstream, and a way down.
+//!
+//! A bridge has a queue of its own in the store ([`crate::broker::Taker`]); what is in it leaves it when the upstream has
+//! confirmed it. All bridges share one thread, which is none of the workers'.
+
+pub mod backoff;
+pub mod control;
+pub mod identity;
+#[cfg(feature = "bridge-mqtt")]
+pub mod inward;
+pub mod outward;
+pub mod pace;
+mod run;
+pub mod source;
+pub mod template;
+pub mod upstream;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+pub(crate) use run::Open;
+
+use crate::broker::Broker;
+use crate::config::Bridge;
+
+/// The thread of all bridges.
+pub struct Bridges {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Bridges {
+    /// Starts what the configuration names; `None`: no bridge. To be called before anybody can publish: from then on their
+    /// queues are open.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be made, or the data directory cannot be written.
+    pub fn start(broker: &Arc<Broker>) -> io::Result<Option<Self>> {
+        if broker.config.bridges.is_empty() {
+            return Ok(None);
+        }
+        let all = broker.config.bridges.iter();
+        Self::start_all(broker, all.filter_map(|bridge| Some((bridge, run::by_kind(bridge)?))).collect()).map(Some)
+    }
+
+    /// Starts this one alone, to an upstream that `open` makes: for a trial of its configuration.
+    ///
+    /// # Errors
+    /// As for [`Bridges::start`].
+    #[cfg(feature = "tools")]
+    pub(crate) fn start_one(broker: &Arc<Broker>, bridge: &Bridge, open: Open) -> io::Result<Self> {
+        Self::start_all(broker, vec![(bridge, open)])
+    }
+
+    fn start_all(broker: &Arc<Broker>, all: Vec<(&Bridge, Open)>) -> io::Result<Self> {
+        let gateway: Arc<str> = identity::gateway(&broker.config.data_dir)?.into();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = watch::channel(false);
+        let prepared: Vec<_> = all.into_iter().map(|(bridge, open)| (run::prepare(broker, bridge), open)).collect();
+        let broker = broker.clone();
+        let thread = std::thread::Builder::new().name("bridges".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let mut all = tokio::task::JoinSet::new();
+                for (bridge, open) in prepared {
+                    all.spawn(run::run(broker.clone(), bridge, gateway.clone(), open, stopped.clone()));
+                }
+                while all.join_next().await.is_some() {}
+            });
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends all bridges. What is not confirmed stays in the queues.
+    pub fn stop(self) {
+        let _ = self.stop.send(true);
+        let _ = self.thread.join();
+    }
+}

@@ -1,0 +1,537 @@
+//! One bridge's way up, without sockets and without a clock: takes from the queue, gives to the upstream, and removes from the
+//! queue what the upstream confirmed. [`Outward::turn`] is called when something woke it, or when it is time.
+//!
+//! ```text
+//!            it is time             Connected
+//!   Down ───────────────▶ Connecting ────────▶ Up ◀──── Connected ──── Offline
+//!    ▲                        │  │              │ │                      ▲ │
+//!    └── Lost, or no answer ──┘  └── Offline ───┼─┴────── Offline ───────┘ │
+//!    └──────────────────────── Lost ────────────┴──────────────────────────┘
+//! ```
+//!
+//! `Lost`: all that is not settled is taken from the queue again, in order, and marked as repeated. `Offline`: the upstream's
+//! module keeps what it has and connects again by itself. `Retry`: nothing more is sent until all that is in flight is settled;
+//! what was not taken is then taken from the queue again, in order, after a wait.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use forebay_wire::topic;
+
+use super::backoff::Backoff;
+use super::pace::Pace;
+use super::source::{Source, Taken};
+use super::template::{Fill, Missing, Rule, Template};
+use super::upstream::{Event, Outcome, Outgoing, Upstream};
+use crate::message::{Message, Time};
+use crate::properties::user_property;
+use crate::store::DropReason;
+
+/// The user property that lists the gateways a message came through.
+pub const VIA: &str = "via";
+/// Gateways that a message may have come through.
+pub const HOPS_MAX: usize = 8;
+/// How long an upstream may take to answer before its connection is given up.
+const CONNECT_MS: u64 = 60_000;
+/// After an upstream had no room.
+const ROOM_MS: u64 = 20;
+/// What is taken at once.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 256 << 10;
+
+/// What a bridge obeys.
+pub struct Terms {
+    /// The bridge's name.
+    pub name: Arc<str>,
+    /// This gateway, in [`VIA`].
+    pub gateway: Arc<str>,
+    /// The first that matches holds.
+    pub rules: Vec<Rule>,
+    /// Messages that are sent and not settled.
+    pub window: usize,
+    /// Without a confirmation for this long the state is `blocked`.
+    pub stalled_ms: u64,
+    /// How quickly it sends.
+    pub pace: Pace,
+    /// What the waits are drawn from.
+    pub seed: u64,
+}
+
+/// Keeps what the upstream will never take.
+pub trait DeadLetters: Send {
+    /// `message` is about to leave the queue for this reason.
+    fn put(&mut self, message: &Message, reason: &str);
+}
+
+/// How the way up is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The first attempt is under way.
+    Connecting,
+    /// It answers, and confirms what it is sent.
+    Connected,
+    /// It cannot be reached, for this reason.
+    BackingOff(String),
+    /// It answers, and does not take what it is sent, for this reason.
+    Blocked(String),
+    /// It is sent nothing, because an operator says so.
+    Paused,
+}
+
+impl State {
+    /// As it is published.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Connecting => "connecting".to_owned(),
+            Self::Connected => "connected".to_owned(),
+            Self::BackingOff(reason) => format!("backing off: {reason}"),
+            Self::Blocked(reason) => format!("blocked: {reason}"),
+            Self::Paused => "paused".to_owned(),
+        }
+    }
+}
+
+/// What has happened since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Connections that were made.
+    pub connects: u64,
+    /// Messages given to the upstream, repetitions among them.
+    pub sent: u64,
+    /// Of those, messages that may have been sent before.
+    pub repeated: u64,
+    /// Messages that the upstream confirmed.
+    pub delivered: u64,
+    /// Messages that went to the dead letters.
+    pub dead: u64,
+    /// Messages whose time was over before they were sent.
+    pub expired: u64,
+    /// Messages that had come through too many gateways, or through this one before.
+    pub looped: u64,
+    /// Messages that the upstream's module had on disk already at a start.
+    pub found_stored: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down { until_ms: u64 },
+    Connecting { since_ms: u64 },
+    Offline,
+    Up,
+}
+
+struct Flight {
+    message: Arc<Message>,
+    /// It has left the queue.
+    stored: bool,
+    /// The upstream did not take it now.
+    again: bool,
+}
+
+/// Nothing is sent before then, and while something is in flight.
+struct Wait {
+    until_ms: u64,
+    reason: String,
+}
+
+/// One bridge's way up.
+pub struct Outward<S, U, D> {
+    terms: Terms,
+    source: S,
+    upstream: U,
+    dead: D,
+    link: Link,
+    backoff: Backoff,
+    attempt: u32,
+    stored_up_to: Option<u64>,
+    flights: BTreeMap<u64, Flight>,
+    /// Taken, and not given to the upstream yet.
+    held: VecDeque<Outgoing>,
+    /// Nothing was taken since the connection was made: until then the queue keeps no QoS 0 messages, as for a client that is
+    /// away.
+    unattended: bool,
+    /// When something was confirmed last, or the first of those in flight was sent.
+    moved_ms: u64,
+    /// Why there is no connection.
+    reason: Option<String>,
+    /// Why the last message that was settled was refused.
+    refusal: Option<String>,
+    /// Since a message was not taken.
+    wait: Option<Wait>,
+    /// How long such waits are.
+    patience: Backoff,
+    /// Why the upstream wants nothing at present.
+    blocked: Option<String>,
+    /// An operator wants nothing to be sent.
+    paused: bool,
+    figures: Figures,
+}
+
+impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
+    /// It connects in its first turn.
+    pub fn new(terms: Terms, source: S, upstream: U, dead: D) -> Self {
+        let backoff = Backoff::new(terms.seed);
+        let patience = Backoff::new(terms.seed.rotate_left(32));
+        Self {
+            terms,
+            source,
+            upstream,
+            dead,
+            link: Link::Down { until_ms: 0 },
+            backoff,
+            attempt: 0,
+            stored_up_to: None,
+            flights: BTreeMap::new(),
+            held: VecDeque::new(),
+            unattended: true,
+            moved_ms: 0,
+            reason: None,
+            refusal: None,
+            wait: None,
+            patience,
+            blocked: None,
+            paused: false,
+            figures: Figures::default(),
+        }
+    }
+
+    /// Sends nothing more while it is paused: what is in flight is settled, the rest waits in the queue. The connection stays.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Does what can be done; returns when to call it again, whatever happens. `now` is the broker's clock, for expiry.
+    pub fn turn(&mut self, now_ms: u64, now: Time, cx: &mut Context<'_>) -> Option<u64> {
+        loop {
+            while let Poll::Ready(event) = self.upstream.poll_event(cx) {
+                self.happened(event, now_ms);
+            }
+            match self.link {
+                Link::Down { until_ms } if until_ms <= now_ms => {
+                    self.link = Link::Connecting { since_ms: now_ms };
+                    self.upstream.connect(self.attempt);
+                    self.attempt = self.attempt.wrapping_add(1);
+                }
+                Link::Connecting { since_ms } if now_ms.saturating_sub(since_ms) >= CONNECT_MS => {
+                    self.lost(format!("no answer in {} s", CONNECT_MS / 1_000), now_ms);
+                }
+                Link::Up => match self.send(now_ms, now, cx) {
+                    // What was sent is to be asked after.
+                    Sent::Some => {}
+                    Sent::Nothing(again) => return again.into_iter().chain(self.stalls_at(now_ms)).min(),
+                },
+                Link::Down { until_ms } => return Some(until_ms),
+                Link::Connecting { since_ms } => return Some(since_ms + CONNECT_MS),
+                Link::Offline => return None,
+            }
+        }
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn state(&self, now_ms: u64) -> State {
+        let no_reason = || "not connected".to_owned();
+        match self.link {
+            _ if self.paused => State::Paused,
+            Link::Connecting { .. } | Link::Down { .. } if self.reason.is_none() => State::Connecting,
+            Link::Connecting { .. } | Link::Down { .. } | Link::Offline => {
+                State::BackingOff(self.reason.clone().unwrap_or_else(no_reason))
+            }
+            Link::Up if !self.flights.is_empty() && self.silent_ms(now_ms) >= self.terms.stalled_ms => {
+                State::Blocked(format!(
+                    "nothing was confirmed for {} s, {} in flight",
+                    self.terms.stalled_ms / 1_000,
+                    self.flights.len()
+                ))
+            }
+            Link::Up => match (&self.blocked, &self.wait, &self.refusal) {
+                (Some(reason), ..) => State::Blocked(reason.clone()),
+                (None, Some(wait), _) => State::Blocked(format!("not taken for now: {}", wait.reason)),
+                (None, None, Some(reason)) => State::Blocked(format!("the last message was refused: {reason}")),
+                (None, None, None) => State::Connected,
+            },
+        }
+    }
+
+    /// What has happened.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// Messages that are sent and not settled.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// The queue.
+    #[must_use]
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// The upstream.
+    pub fn upstream(&mut self) -> &mut U {
+        &mut self.upstream
+    }
+
+    fn silent_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.moved_ms)
+    }
+
+    /// When a window that does not move becomes an alarm.
+    fn stalls_at(&self, now_ms: u64) -> Option<u64> {
+        let at = self.moved_ms.saturating_add(self.terms.stalled_ms);
+        (!self.flights.is_empty() && at > now_ms).then_some(at)
+    }
+
+    fn happened(&mut self, event: Event, now_ms: u64) {
+        match event {
+            Event::Connected => {
+                if matches!(self.link, Link::Connecting { .. }) {
+                    self.stored_up_to = self.upstream.stored_up_to();
+                }
+                (self.link, self.reason) = (Link::Up, None);
+                self.moved_ms = now_ms;
+                self.figures.connects += 1;
+                self.backoff.connected(now_ms);
+            }
+            Event::Offline(reason) => {
+                self.reason = Some(reason);
+                self.link = Link::Offline;
+            }
+            Event::Lost(reason) => self.lost(reason, now_ms),
+            Event::Blocked(reason) => self.blocked = reason,
+            Event::Settled(place, outcome) => self.settled(place, outcome, now_ms),
+        }
+    }
+
+    fn lost(&mut self, reason: String, now_ms: u64) {
+        self.upstream.close();
+        self.take_again();
+        (self.wait, self.blocked) = (None, None);
+        self.reason = Some(reason);
+        self.link = Link::Down { until_ms: now_ms + self.backoff.wait_ms(now_ms) };
+    }
+
+    /// All that is not settled goes back to the queue.
+    fn take_again(&mut self) {
+        self.flights.clear();
+        self.held.clear();
+        if !std::mem::replace(&mut self.unattended, true) {
+            self.source.give_back();
+        }
+    }
+
+    /// A message was not taken now.
+    fn retry(&mut self, place: u64, reason: String, now_ms: u64) {
+        let Some(flight) = self.flights.get_mut(&place).filter(|flight| !flight.stored) else { return };
+        flight.again = true;
+        self.moved_ms = now_ms;
+        match &mut self.wait {
+            Some(wait) => wait.reason = reason,
+            None => self.wait = Some(Wait { until_ms: now_ms + self.patience.wait_ms(now_ms), reason }),
+        }
+    }
+
+    /// `Some`: nothing may be sent, and when to ask again if that is known.
+    fn must_wait(&mut self, now_ms: u64) -> Option<Sent> {
+        if self.paused && self.flights.is_empty() {
+            // Nobody takes from the queue: it waits on disk.
+            self.take_again();
+        }
+        if self.paused || self.blocked.is_some() {
+            return Some(Sent::Nothing(None));
+        }
+        let wait = self.wait.as_ref()?;
+        if self.flights.values().any(|flight| !flight.again) {
+            return Some(Sent::Nothing(None));
+        }
+        let until_ms = wait.until_ms;
+        if !self.flights.is_empty() {
+            self.take_again();
+        }
+        if until_ms > now_ms {
+            return Some(Sent::Nothing(Some(until_ms)));
+        }
+        self.wait = None;
+        None
+    }
+
+    /// What is not in flight (any more) was settled before, or its connection was lost and it is taken again.
+    fn settled(&mut self, place: u64, outcome: Outcome, now_ms: u64) {
+        if let Outcome::Retry(reason) = outcome {
+            return self.retry(place, reason, now_ms);
+        }
+        let Some(flight) = self.flights.get_mut(&place) else { return };
+        let was_stored = std::mem::replace(&mut flight.stored, true);
+        if outcome == Outcome::Stored {
+            if !was_stored {
+                self.source.confirm(place);
+            }
+            return;
+        }
+        let Some(flight) = self.flights.remove(&place) else { return };
+        self.moved_ms = now_ms;
+        self.refusal = None;
+        let dropped = match outcome {
+            Outcome::Stored | Outcome::Retry(_) => return,
+            Outcome::Delivered => {
+                self.figures.delivered += 1;
+                if self.wait.is_none() {
+                    self.patience.taken();
+                }
+                None
+            }
+            Outcome::Expired => {
+                self.figures.expired += 1;
+                Some(DropReason::Refused)
+            }
+            Outcome::Refused(reason, why) => {
+                self.bury(&flight.message, &reason);
+                self.refusal = Some(reason);
+                Some(why)
+            }
+        };
+        match dropped {
+            _ if was_stored => {}
+            None => self.source.confirm(place),
+            Some(why) => self.source.refuse(place, why),
+        }
+    }
+
+    fn bury(&mut self, message: &Message, reason: &str) {
+        self.figures.dead += 1;
+        self.dead.put(message, reason);
+    }
+
+    fn send(&mut self, now_ms: u64, now: Time, cx: &mut Context<'_>) -> Sent {
+        if let Some(waits) = self.must_wait(now_ms) {
+            return waits;
+        }
+        let mut sent = false;
+        let again = loop {
+            if self.held.is_empty() && !self.take(now, cx) {
+                break None;
+            }
+            let Some(next) = self.held.front() else { continue };
+            let size = next.message.size() as u64;
+            let wait_ms = self.terms.pace.wait_ms(size, now_ms);
+            if wait_ms > 0 {
+                break Some(now_ms + wait_ms);
+            }
+            let Some(next) = self.held.pop_front() else { continue };
+            let (place, repeated, message) = (next.place, next.repeated, next.message.clone());
+            if let Err(back) = self.upstream.send(next) {
+                self.held.push_front(*back);
+                break Some(now_ms + ROOM_MS);
+            }
+            if self.flights.is_empty() {
+                self.moved_ms = now_ms;
+            }
+            self.terms.pace.sent(size);
+            self.figures.sent += 1;
+            self.figures.repeated += u64::from(repeated);
+            self.flights.insert(place, Flight { message, stored: false, again: false });
+            sent = true;
+        };
+        if sent { Sent::Some } else { Sent::Nothing(again) }
+    }
+
+    /// False: there is nothing to take, or no room in the window.
+    fn take(&mut self, now: Time, cx: &mut Context<'_>) -> bool {
+        let room = self.terms.window.saturating_sub(self.flights.len()).min(BATCH);
+        if room == 0 || self.source.poll_ready(cx).is_pending() && !self.unattended {
+            return false;
+        }
+        self.unattended = false;
+        let taken = self.source.take(room, BATCH_BYTES);
+        let some = !taken.is_empty();
+        for taken in taken {
+            self.prepare(taken, now);
+        }
+        some
+    }
+
+    fn prepare(&mut self, taken: Taken, now: Time) {
+        let Taken { place, repeated, entry } = taken;
+        let message = entry.message;
+        if self.stored_up_to.is_some_and(|last| place <= last) {
+            self.figures.found_stored += 1;
+            self.source.confirm(place);
+            return;
+        }
+        let before = user_property(message.properties(), VIA).unwrap_or_default();
+        // The last one may be this gateway: one of its bridges brought the message down. Anywhere else it has been here before.
+        let (earlier, _) = before.rsplit_once(',').unwrap_or_default();
+        let loops = earlier.split(',').any(|gateway| gateway == &*self.terms.gateway);
+        if loops || before.split(',').count() >= HOPS_MAX {
+            self.figures.looped += 1;
+            self.source.refuse(place, DropReason::Refused);
+            return;
+        }
+        let via =
+            if before.is_empty() { self.terms.gateway.to_string() } else { format!("{before},{}", self.terms.gateway) };
+        match self.address(&message) {
+            Ok((rule, address)) => self.held.push_back(Outgoing {
+                place,
+                repeated,
+                topic: address.topic,
+                key: address.key,
+                partition: address.partition,
+                exchange: address.exchange,
+                tag: address.tag,
+                delay_s: address.delay_s,
+                qos: entry.qos.min(rule),
+                retain: entry.retain,
+                expiry_s: message.remaining_s(now),
+                via,
+                message,
+            }),
+            Err(reason) => {
+                self.bury(&message, &reason);
+                self.source.refuse(place, DropReason::Refused);
+            }
+        }
+    }
+
+    /// Where a message goes, and its highest QoS there; or what it lacks.
+    fn address(&self, message: &Message) -> Result<(u8, Address), String> {
+        let rule = self.terms.rules.iter().find(|rule| topic::matches(&rule.filter, message.topic()));
+        let rule = rule.ok_or("no filter of the bridge matches it any more")?;
+        let from = Fill::of(&self.terms.name, message);
+        let fill = |template: &Option<Template>| template.as_ref().map(|template| template.fill(from)).transpose();
+        let address = || {
+            Ok(Address {
+                topic: self.upstream.destination(&rule.topic, from)?,
+                key: fill(&rule.key)?,
+                partition: fill(&rule.partition)?,
+                exchange: fill(&rule.exchange)?,
+                tag: fill(&rule.tag)?,
+                delay_s: fill(&rule.delay_s)?,
+            })
+        };
+        address().map(|address| (rule.qos, address)).map_err(|missing: Missing| missing.to_string())
+    }
+}
+
+struct Address {
+    topic: String,
+    key: Option<String>,
+    partition: Option<String>,
+    exchange: Option<String>,
+    tag: Option<String>,
+    delay_s: Option<String>,
+}
+
+enum Sent {
+    Some,
+    /// When to try again, if that is known.
+    Nothing(Option<u64>),
+}

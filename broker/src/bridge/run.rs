@@ -1,0 +1,249 @@
+//! One bridge at work: its queue, its upstream, and what it says of itself.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use super::control::Control;
+use super::identity::{self, Epoch};
+use super::outward;
+use super::outward::{DeadLetters, Outward, State, Terms};
+use super::pace::Pace;
+use super::source::{Source, Taken};
+use super::upstream::{InFigures, Kind, Setup, Upstream};
+use crate::broker::{Broker, TAKER_PREFIX, Taker, TakerFilter, TakerOptions, queue_limits};
+use crate::config::{self, Bridge};
+use crate::message::{Message, Parts};
+use crate::observe::{OpenBridge, Said};
+use crate::session::Durability;
+use crate::store::DropReason;
+
+/// Where dead letters are published; they wait there in a queue of their own.
+pub const DEAD_PREFIX: &str = "$dead/";
+/// Bytes of dead letters.
+const DEAD_BYTES: u64 = 64 << 20;
+/// A bridge that cannot begin (its files cannot be written) tries again.
+const BEGIN_AGAIN: Duration = Duration::from_secs(5);
+/// How long the end waits for a connection to be closed.
+const CLOSE: Duration = Duration::from_secs(6);
+
+/// The broker's queue, for the machine.
+struct Queue(Arc<Taker>);
+
+impl Source for Queue {
+    fn take(&mut self, messages_max: usize, bytes_max: usize) -> Vec<Taken> {
+        let taken = self.0.take(messages_max, bytes_max);
+        let taken = taken.into_iter();
+        taken.map(|one| Taken { place: one.place, repeated: one.repeated, entry: one.entry }).collect()
+    }
+
+    fn confirm(&mut self, place: u64) {
+        self.0.confirm(&[place]);
+    }
+
+    fn refuse(&mut self, place: u64, reason: DropReason) {
+        self.0.refuse(place, reason);
+    }
+
+    fn give_back(&mut self) {
+        self.0.give_back();
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_ready(cx)
+    }
+}
+
+/// Publishes dead letters to `$dead/NAME/TOPIC`, where a queue of the broker's own keeps the last of them.
+struct Dead {
+    broker: Arc<Broker>,
+    name: Arc<str>,
+}
+
+impl DeadLetters for Dead {
+    fn put(&mut self, message: &Message, reason: &str) {
+        tracing::warn!(bridge = &*self.name, topic = message.topic(), "a message will not be taken: {reason}");
+        let topic = format!("{DEAD_PREFIX}{}/{}", self.name, message.topic());
+        let mut properties = message.properties().to_vec();
+        crate::properties::put_user(&mut properties, "reason", reason);
+        let parts = Parts {
+            topic: &topic,
+            properties: &properties,
+            payload: message.payload(),
+            qos: message.qos.max(1),
+            retain: false,
+            expires_at: None,
+            accepted_at: message.accepted_at,
+        };
+        self.broker.publish(&Arc::new(Message::new(&parts, None)), false, Durability::Commit, None);
+    }
+}
+
+/// A bridge whose queues are open: whatever is published from now on is kept for it.
+pub(super) struct Prepared {
+    bridge: Bridge,
+    name: Arc<str>,
+    queue_is_new: bool,
+    epoch: io::Result<Epoch>,
+    taker: Arc<Taker>,
+    dead: Arc<Taker>,
+}
+
+/// Opens the queues; to be called before anybody can publish.
+pub(super) fn prepare(broker: &Arc<Broker>, bridge: &Bridge) -> Prepared {
+    let name: Arc<str> = bridge.name.as_str().into();
+    // Opening makes it.
+    let queue_is_new = !broker.has_session(&format!("{TAKER_PREFIX}{name}"));
+    let epoch = identity::epoch(&broker.config.data_dir, &name, queue_is_new);
+    let limits = &broker.config.limits;
+    let taker = broker.open_taker(&name, &options(bridge, limits));
+    let dead = broker.open_taker(&format!("{name}/dead"), &dead_options(bridge, limits));
+    Prepared { bridge: bridge.clone(), name, queue_is_new, epoch, taker, dead }
+}
+
+/// Makes a bridge's upstream.
+pub(crate) type Open = Arc<dyn Fn(Setup<'_>) -> Box<dyn Upstream> + Send + Sync>;
+
+/// By the kind of its first address; `None`, which is said: this program has none of it.
+pub(super) fn by_kind(bridge: &Bridge) -> Option<Open> {
+    let kind = bridge.urls.first().and_then(|url| Kind::of(url));
+    if kind.is_none() {
+        tracing::error!(bridge = bridge.name, "this program has no upstream of its kind");
+    }
+    kind.map(|kind| Arc::new(kind.open) as Open)
+}
+
+/// Runs one bridge until it is told to stop.
+pub(super) async fn run(
+    broker: Arc<Broker>,
+    prepared: Prepared,
+    gateway: Arc<str>,
+    open: Open,
+    mut stop: watch::Receiver<bool>,
+) {
+    let Prepared { bridge, name, queue_is_new, mut epoch, taker, dead: _dead } = prepared;
+    let epoch = loop {
+        match epoch {
+            Ok(epoch) => break epoch,
+            Err(error) => tracing::error!(bridge = &*name, "cannot begin: {error}"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BEGIN_AGAIN) => {}
+            _ = stop.changed() => return,
+        }
+        epoch = identity::epoch(&broker.config.data_dir, &name, queue_is_new);
+    };
+    let figures = Arc::new(InFigures::default());
+    let setup = Setup { bridge: &bridge, gateway: &gateway, epoch, broker: &broker, taker: &taker, figures: &figures };
+    let upstream = open(setup);
+    let dead = Dead { broker: broker.clone(), name: name.clone() };
+    let outward = Outward::new(terms(&bridge, &name, &gateway), Queue(taker.clone()), upstream, dead);
+    let control = Control::of(&broker.config.data_dir, &name);
+    let open = Arc::new(OpenBridge::new(name.clone(), figures, control));
+    broker.observed.bridge(&open, &taker);
+    let report = Report { broker, name, open, said: None };
+    work(outward, report, stop).await;
+}
+
+async fn work(
+    mut outward: Outward<Queue, Box<dyn Upstream>, Dead>,
+    mut report: Report,
+    mut stop: watch::Receiver<bool>,
+) {
+    let begun = Instant::now();
+    let mut sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
+    let working = poll_fn(|cx| {
+        loop {
+            outward.set_paused(report.open.control().poll_paused(cx));
+            let now_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let again = outward.turn(now_ms, report.broker.clock.now(), cx);
+            report.tell(outward.state(now_ms), &outward.figures(), outward.in_flight());
+            let again = again.map(|at_ms| begun + Duration::from_millis(at_ms));
+            if !is_due(&mut sleep, again, cx) {
+                return Poll::<()>::Pending;
+            }
+        }
+    });
+    tokio::select! {
+        () = working => {}
+        _ = stop.changed() => {}
+    }
+    outward.upstream().close();
+    let closed = poll_fn(|cx| outward.upstream().poll_closed(cx));
+    let _ = tokio::time::timeout(CLOSE, closed).await;
+}
+
+/// Sleeps until then; true: it is time already.
+fn is_due(sleep: &mut Pin<Box<Sleep>>, wake: Option<Instant>, cx: &mut Context<'_>) -> bool {
+    let Some(at) = wake else { return false };
+    sleep.as_mut().reset(at);
+    sleep.as_mut().poll(cx).is_ready()
+}
+
+/// Says how a bridge is: its state under `$SYS/broker/bridge/NAME/` at once, its figures to whoever looks.
+struct Report {
+    broker: Arc<Broker>,
+    name: Arc<str>,
+    open: Arc<OpenBridge>,
+    said: Option<State>,
+}
+
+impl Report {
+    fn tell(&mut self, state: State, out: &outward::Figures, in_flight: usize) {
+        if self.said.as_ref() != Some(&state) {
+            tracing::info!(bridge = &*self.name, "{}", state.text());
+            self.say("state", &state.text());
+            self.said = Some(state.clone());
+        }
+        self.open.say(Said { state, out: *out, in_flight });
+    }
+
+    fn say(&self, what: &str, value: &str) {
+        self.broker.say(&format!("bridge/{}/{what}", self.name), value);
+    }
+}
+
+fn terms(bridge: &Bridge, name: &Arc<str>, gateway: &Arc<str>) -> Terms {
+    let rate = bridge.rate;
+    Terms {
+        name: name.clone(),
+        gateway: gateway.clone(),
+        rules: bridge.outs.clone(),
+        window: usize::from(bridge.window),
+        stalled_ms: u64::try_from(bridge.stalled_after.as_millis()).unwrap_or(u64::MAX),
+        pace: Pace::new(rate.and_then(|rate| rate.messages_per_s), rate.and_then(|rate| rate.bytes_per_s), 0),
+        seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &*bridge.name),
+    }
+}
+
+fn options(bridge: &Bridge, of_broker: &config::Limits) -> TakerOptions {
+    let filters =
+        bridge.outs.iter().map(|rule| TakerFilter { filter: rule.filter.clone(), qos: rule.qos, no_local: true });
+    TakerOptions {
+        filters: filters.collect(),
+        limits: queue_limits(&bridge.queue, of_broker),
+        window: bridge.window,
+        committed_only: false,
+    }
+}
+
+/// The newest dead letters are kept: the oldest make room.
+fn dead_options(bridge: &Bridge, of_broker: &config::Limits) -> TakerOptions {
+    let queue = config::QueueLimits {
+        max_messages: bridge.dead_letters,
+        max_bytes: DEAD_BYTES,
+        max_age: None,
+        policy: config::QueuePolicy::DropOldest,
+        stall_limit: None,
+        stall_limit_transient: None,
+        queue_qos0: true,
+    };
+    let filter = TakerFilter { filter: format!("{DEAD_PREFIX}{}/#", bridge.name), qos: 1, no_local: false };
+    TakerOptions { filters: vec![filter], limits: queue_limits(&queue, of_broker), window: 1, committed_only: false }
+}

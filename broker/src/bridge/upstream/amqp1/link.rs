@@ -1,0 +1,201 @@
+//! A link for each address. The server gives credit to each by itself, so that one that is full holds up no other.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use fe2o3_amqp::Sender;
+use fe2o3_amqp::link::delivery::DeliveryFut;
+use fe2o3_amqp::link::{SendError, SenderAttachError};
+use fe2o3_amqp::session::SessionHandle;
+use fe2o3_amqp::types::definitions::SenderSettleMode;
+use fe2o3_amqp::types::messaging::{Outcome as Disposition, Target};
+use fe2o3_amqp::types::primitives::{Array, Symbol};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::{CLOSE, CONNECT, Outcome, Outgoing, message, outcome, refusal};
+use crate::bridge::upstream::marks::Marks;
+use crate::bridge::upstream::remote::Remote;
+use crate::store::DropReason;
+
+/// Addresses that have a link; at the limit all links are closed, and made anew as they are needed.
+const LINKS_MAX: usize = 256;
+/// How long a message waits for the server to give its link credit. A server may give none any more after it has rejected a
+/// message, until the link is made anew.
+const CREDIT: Duration = Duration::from_secs(10);
+/// A node of that kind is made where there is none. Without it Artemis makes an address without a queue, and accepts what it
+/// then drops.
+const QUEUE: &str = "queue";
+
+/// What became of the message at a place.
+type Settled = mpsc::Sender<(u64, Outcome)>;
+
+/// The links of a connection.
+pub(super) struct Links {
+    remote: Remote,
+    settled: Settled,
+    known: HashMap<String, mpsc::Sender<Outgoing>>,
+    tasks: JoinSet<()>,
+}
+
+impl Links {
+    pub(super) fn new(remote: Remote, settled: Settled) -> Self {
+        Self { remote, settled, known: HashMap::new(), tasks: JoinSet::new() }
+    }
+
+    /// Gives a message to the link of its address. Some: it was not sent. Err: of the connection.
+    pub(super) async fn send(
+        &mut self,
+        session: &mut SessionHandle<()>,
+        mut out: Outgoing,
+    ) -> Result<Option<Outcome>, String> {
+        while self.tasks.try_join_next().is_some() {}
+        if let Some(link) = self.known.get(&out.topic) {
+            // It has room for the whole window, so that there is an error only when it has ended.
+            match link.try_send(out) {
+                Ok(()) => return Ok(None),
+                Err(back) => out = back.into_inner(),
+            }
+            self.known.remove(&out.topic);
+        }
+        if self.known.len() >= LINKS_MAX {
+            self.close(session).await?;
+        }
+        let attached = timeout(CONNECT, attach(session, &out.topic)).await;
+        let sender = match attached.map_err(|_| format!("no answer in {} s", CONNECT.as_secs()))? {
+            Ok(sender) => sender,
+            Err(SenderAttachError::RemoteClosedWithError(error)) => return Ok(Some(refusal(&error))),
+            Err(error @ (SenderAttachError::SessionStopped(_) | SenderAttachError::SessionNotMapped)) => {
+                return Err(error.to_string());
+            }
+            Err(error) => return Ok(Some(Outcome::Retry(error.to_string()))),
+        };
+        let (to_link, messages) = mpsc::channel(self.remote.window);
+        let link = Link { marks: self.remote.marks.clone(), settled: self.settled.clone(), flights: VecDeque::new() };
+        self.tasks.spawn(link.run(sender, messages));
+        let (address, place) = (out.topic.clone(), out.place);
+        if to_link.try_send(out).is_err() {
+            let _ = self.settled.send((place, Outcome::Retry("the link has ended".to_owned()))).await;
+        }
+        self.known.insert(address, to_link);
+        Ok(None)
+    }
+
+    /// Closes all links, once what they have is settled: what comes later must not overtake it.
+    async fn close(&mut self, session: &mut SessionHandle<()>) -> Result<(), String> {
+        self.known.clear();
+        let tasks = &mut self.tasks;
+        tokio::select! {
+            () = async { while tasks.join_next().await.is_some() {} } => Ok(()),
+            _ = session.on_end() => Err("the connection is lost".to_owned()),
+        }
+    }
+}
+
+async fn attach(session: &mut SessionHandle<()>, address: &str) -> Result<Sender, SenderAttachError> {
+    let target = Target::builder().address(address).capabilities(Array::from(vec![Symbol::from(QUEUE)])).build();
+    Sender::builder().name(address).sender_settle_mode(SenderSettleMode::Unsettled).target(target).attach(session).await
+}
+
+type Answer = Result<Disposition, SendError>;
+
+/// One link at work.
+struct Link {
+    marks: Marks,
+    settled: Settled,
+    /// What is sent and has no disposition yet.
+    flights: VecDeque<(u64, DeliveryFut<Answer>)>,
+}
+
+impl Link {
+    async fn run(mut self, mut sender: Sender, mut messages: mpsc::Receiver<Outgoing>) {
+        let mut is_fed = true;
+        let why = loop {
+            tokio::select! {
+                out = messages.recv(), if is_fed => {
+                    let Some(out) = out else { is_fed = false; continue };
+                    let Err(outcome) = self.send(&mut sender, &out).await else { continue };
+                    let ends = if let Outcome::Retry(why) = &outcome { Some(why.clone()) } else { None };
+                    self.settle(out.place, outcome).await;
+                    if ends.is_some() {
+                        break ends;
+                    }
+                }
+                (place, answer) = first(&mut self.flights), if !self.flights.is_empty() => {
+                    if let Some(why) = self.answered(place, answer).await { break Some(why) }
+                }
+                else => break None,
+            }
+        };
+        if let Some(why) = why {
+            messages.close();
+            while let Some(out) = messages.recv().await {
+                self.settle(out.place, Outcome::Retry(why.clone())).await;
+            }
+        }
+        let _ = timeout(CLOSE, sender.close()).await;
+        // Now that the sender is gone, what has had no answer gets none any more.
+        while !self.flights.is_empty() {
+            let (place, answer) = first(&mut self.flights).await;
+            self.answered(place, answer).await;
+        }
+    }
+
+    /// Sends a message as soon as there is credit; what was sent before is settled meanwhile.
+    async fn send(&mut self, sender: &mut Sender, out: &Outgoing) -> Result<(), Outcome> {
+        let mut sending = pin!(timeout(CREDIT, sender.send_batchable(message(&self.marks, out))));
+        let sent = loop {
+            tokio::select! {
+                sent = &mut sending => break sent,
+                (place, answer) = first(&mut self.flights) => {
+                    let (flights, settled) = (&mut self.flights, &self.settled);
+                    flights.pop_front();
+                    let _ = settled.send((place, judge(answer))).await;
+                }
+            }
+        };
+        let no_credit = |_| Outcome::Retry(format!("{} gives no credit for {} s", out.topic, CREDIT.as_secs()));
+        match sent.map_err(no_credit)? {
+            Ok(flight) => {
+                self.flights.push_back((out.place, flight));
+                Ok(())
+            }
+            Err(error) => Err(judge(Err(error))),
+        }
+    }
+
+    /// Says what became of the message that was sent first; Some: the link has ended, for this reason.
+    async fn answered(&mut self, place: u64, answer: Answer) -> Option<String> {
+        self.flights.pop_front();
+        let why = answer.as_ref().err().map(ToString::to_string);
+        self.settle(place, judge(answer)).await;
+        why
+    }
+
+    async fn settle(&self, place: u64, outcome: Outcome) {
+        let _ = self.settled.send((place, outcome)).await;
+    }
+}
+
+/// What the server says of the message that was sent first; for ever, when nothing was.
+async fn first(flights: &mut VecDeque<(u64, DeliveryFut<Answer>)>) -> (u64, Answer) {
+    poll_fn(|cx| match flights.front_mut() {
+        Some((place, flight)) => Pin::new(flight).poll(cx).map(|answer| (*place, answer)),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+fn judge(answer: Answer) -> Outcome {
+    match answer {
+        Ok(disposition) => outcome(disposition),
+        Err(error @ SendError::MessageSizeExceeded(_)) => Outcome::Refused(error.to_string(), DropReason::TooLarge),
+        Err(error @ SendError::MessageEncodeError) => Outcome::Refused(error.to_string(), DropReason::Refused),
+        // It may have arrived. What is repeated has the same marks.
+        Err(error) => Outcome::Retry(error.to_string()),
+    }
+}

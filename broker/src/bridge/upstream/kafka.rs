@@ -1,0 +1,313 @@
+//! Kafka. At least once: an idempotent producer, `acks=all`. Exactly once: transactions.
+
+mod transactions;
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use krafka::auth::{AuthConfig, TlsConfig};
+use krafka::error::{ErrorCode, KrafkaError};
+use krafka::producer::{Acks, DeliveryHandle, Producer, ProducerBuilder, RecordMetadata};
+
+use krafka::{Compression as Codec, Kafka, Record};
+
+use super::marks::Marks;
+use super::piped::{Connection, Pipe, Piped};
+use super::remote::Remote;
+use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
+use crate::config::{Compression, Sasl};
+use crate::store::DropReason;
+
+/// See [`super::KINDS`].
+pub const KIND: Kind = Kind {
+    schemes: &[("kafka", false), ("kafkas", true)],
+    keys: &["username", "compression", "message_key", "partition", "exactly-once", "sasl", "progress_topic"],
+    topics: Topics::Names,
+    check_url: |url| host(url).map(drop),
+    open: |setup| Box::new(open(setup)),
+};
+
+const CONNECT: Duration = Duration::from_secs(10);
+const REQUEST: Duration = Duration::from_secs(10);
+/// The client sends a record again for this long; then the connection is given up, and the bridge repeats.
+const DELIVERY: Duration = Duration::from_secs(60);
+/// How long records wait for others to go with them.
+const LINGER: Duration = Duration::from_millis(5);
+/// How long a topic that nobody knows is asked for.
+const TOPIC: Duration = Duration::from_secs(5);
+/// How long it counts as missing without being asked for again.
+const MISSING: Duration = Duration::from_secs(30);
+/// Topics that are known to be missing.
+const MISSING_MAX: usize = 1_000;
+
+struct Options {
+    remote: Remote,
+    servers: String,
+    sasl: Sasl,
+    tls: bool,
+    compression: Codec,
+    exactly_once: bool,
+    progress_topic: String,
+}
+
+fn open(setup: Setup<'_>) -> impl Upstream + 'static {
+    let bridge = setup.bridge;
+    let hosts: Vec<&str> = bridge.urls.iter().filter_map(|url| host(url).ok()).collect();
+    let options = Arc::new(Options {
+        remote: Remote::of(setup),
+        servers: hosts.join(","),
+        sasl: bridge.sasl,
+        tls: bridge.urls.first().is_some_and(|url| url.starts_with("kafkas:")),
+        compression: match bridge.compression {
+            Compression::None => Codec::None,
+            Compression::Gzip => Codec::Gzip,
+            Compression::Snappy => Codec::Snappy,
+            Compression::Lz4 => Codec::Lz4,
+        },
+        exactly_once: bridge.exactly_once,
+        progress_topic: bridge.progress_topic.clone(),
+    });
+    Piped::new(bridge.window, move |_, pipe| -> Connection {
+        let options = options.clone();
+        Box::pin(async move { run(&options, pipe).await.err().unwrap_or_default() })
+    })
+}
+
+async fn run(options: &Options, pipe: Pipe) -> Result<(), String> {
+    let kafka = connect(options).await?;
+    match options.exactly_once {
+        true => transactions::run(options, &kafka, pipe).await,
+        false => idempotent(options, &kafka, pipe).await,
+    }
+}
+
+/// `host:port` of an address; the cluster's other servers are learnt from it.
+fn host(url: &str) -> Result<&str, String> {
+    let host = url.split_once("://").map_or("", |(_, host)| host.trim_end_matches('/'));
+    let port =
+        host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    if host.contains(['/', '?', '@', ',']) || port.is_none() {
+        return Err(format!("\"{url}\" is not kafka://HOST:PORT; several servers are several `urls`"));
+    }
+    Ok(host)
+}
+
+async fn connect(options: &Options) -> Result<Kafka, String> {
+    let mut how = match (&options.remote.username, options.remote.password()?) {
+        (Some(name), password) => {
+            let password = password.unwrap_or_default();
+            match options.sasl {
+                Sasl::Plain => AuthConfig::sasl_plain(name, password),
+                Sasl::ScramSha256 => AuthConfig::sasl_scram_sha256(name, password),
+                Sasl::ScramSha512 => AuthConfig::sasl_scram_sha512(name, password),
+            }
+        }
+        (None, _) => AuthConfig::plaintext(),
+    };
+    if options.tls {
+        let mut tls = TlsConfig::new();
+        if let Some(file) = &options.remote.ca_file {
+            tls = tls.with_ca_cert(file.display().to_string());
+        }
+        if let Some(files) = &options.remote.identity {
+            tls = tls.with_client_cert(files.certificate.display().to_string(), files.key.display().to_string());
+        }
+        how = match options.remote.username {
+            Some(_) => how.with_tls(tls),
+            None => AuthConfig::ssl(tls),
+        };
+    }
+    let kafka = Kafka::builder(options.servers.as_str())
+        .client_id(options.remote.name.as_str())
+        .security(how)
+        .connect_timeout(CONNECT)
+        .request_timeout(REQUEST)
+        .allow_auto_create_topics(false);
+    kafka.connect().await.map_err(|error| error.to_string())
+}
+
+fn producer(options: &Options, kafka: &Kafka) -> ProducerBuilder {
+    kafka
+        .producer()
+        .acks(Acks::All)
+        .idempotent(true)
+        .compression(options.compression)
+        .linger(LINGER)
+        .delivery_timeout(DELIVERY)
+        .max_block(TOPIC)
+}
+
+async fn idempotent(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Result<(), String> {
+    let producer = producer(options, kafka).build().await.map_err(|error| error.to_string())?;
+    pipe.say(Event::Connected).await;
+    let mut missing = Missing::default();
+    let mut flights: VecDeque<(u64, DeliveryHandle)> = VecDeque::new();
+    loop {
+        tokio::select! {
+            out = pipe.messages.recv() => {
+                let Some(out) = out else { return Ok(()) };
+                match enqueue(options, &producer, &mut missing, &out).await? {
+                    Ok(handle) => flights.push_back((out.place, handle)),
+                    Err(refused) => pipe.settled(out.place, refused).await,
+                }
+            }
+            (place, delivered) = first(&mut flights) => {
+                flights.pop_front();
+                let outcome = match delivered {
+                    Ok(_) => Outcome::Delivered,
+                    Err(error) => refusal(&error).ok_or_else(|| error.to_string())?,
+                };
+                pipe.settled(place, outcome).await;
+            }
+        }
+    }
+}
+
+async fn first(flights: &mut VecDeque<(u64, DeliveryHandle)>) -> (u64, krafka::Result<RecordMetadata>) {
+    poll_fn(|cx| match flights.front_mut() {
+        Some((place, handle)) => Pin::new(handle).poll(cx).map(|delivered| (*place, delivered)),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+/// Err: of the connection. The inner one: what becomes of a message that cannot be sent.
+async fn enqueue(
+    options: &Options,
+    producer: &Producer,
+    missing: &mut Missing,
+    out: &Outgoing,
+) -> Result<Result<DeliveryHandle, Outcome>, String> {
+    let record = match record(&options.remote.marks, out) {
+        Ok(record) => record,
+        Err(why) => return Ok(Err(Outcome::Refused(why, DropReason::Refused))),
+    };
+    if let Some(refused) = missing.known(&out.topic) {
+        return Ok(Err(refused));
+    }
+    match producer.enqueue(record).await {
+        Ok(handle) => Ok(Ok(handle)),
+        Err(error) => missing.note(&out.topic, &error).map(Err).ok_or_else(|| error.to_string()),
+    }
+}
+
+/// Topics that nobody knows: each would hold up what is behind it until the client gives it up.
+#[derive(Default)]
+struct Missing(HashMap<String, (Instant, String)>);
+
+impl Missing {
+    fn known(&mut self, topic: &str) -> Option<Outcome> {
+        let (since, why) = self.0.get(topic)?;
+        if since.elapsed() > MISSING {
+            self.0.remove(topic);
+            return None;
+        }
+        Some(Outcome::Refused(why.clone(), DropReason::Refused))
+    }
+
+    /// What becomes of a message that could not be sent; `None`: the connection is to blame.
+    fn note(&mut self, topic: &str, error: &KrafkaError) -> Option<Outcome> {
+        let refused = refusal(error)?;
+        if let Outcome::Refused(why, DropReason::Refused) = &refused {
+            if self.0.len() >= MISSING_MAX {
+                self.0.clear();
+            }
+            self.0.insert(topic.to_owned(), (Instant::now(), why.clone()));
+        }
+        Some(refused)
+    }
+}
+
+/// What an error makes of one message; `None`: it can pass, or is of more than this message. The table is in docs/bridges.md.
+fn refusal(error: &KrafkaError) -> Option<Outcome> {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "whatever comes new is tried again until it is looked at")]
+    let why = match error {
+        KrafkaError::UnknownTopic { .. } => DropReason::Refused,
+        KrafkaError::Broker { code, .. } => match code {
+            ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge => DropReason::TooLarge,
+            ErrorCode::UnknownTopicOrPartition
+            | ErrorCode::InvalidTopic
+            | ErrorCode::TopicAuthorizationFailed
+            | ErrorCode::InvalidRecord => DropReason::Refused,
+            _ => return None,
+        },
+        KrafkaError::Config { .. } | KrafkaError::Serialization { .. } => DropReason::Refused,
+        _ => return None,
+    };
+    Some(Outcome::Refused(error.to_string(), why))
+}
+
+fn record(marks: &Marks, out: &Outgoing) -> Result<Record, String> {
+    let payload = Bytes::copy_from_slice(out.message.payload());
+    // The removal of a retained message is what compaction calls a tombstone.
+    let mut record = match &out.key {
+        Some(key) if out.retain && payload.is_empty() => Record::tombstone(out.topic.as_str(), key.clone()),
+        Some(key) => Record::new(out.topic.as_str(), payload).key(key.clone()),
+        None => Record::new(out.topic.as_str(), payload),
+    };
+    if let Some(text) = &out.partition {
+        let partition = text.parse().ok().filter(|n: &i32| *n >= 0);
+        record = record.partition(partition.ok_or_else(|| format!("\"{text}\" is not the number of a partition"))?);
+    }
+    let headers = marks.headers(out);
+    let standard = [("content-type", headers.content_type), ("response-topic", headers.response_topic)];
+    let standard = standard.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    for (name, value) in headers.all.into_iter().chain(standard) {
+        record = record.header(name, value);
+    }
+    if let Some(data) = headers.correlation {
+        record = record.header("correlation-data", data);
+    }
+    record.validate().map_err(|error| error.to_string())?;
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::marks::outgoing;
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        assert_eq!(host("kafka://a.example:9092"), Ok("a.example:9092"));
+        for wrong in ["kafka://a.example", "kafka://:9092", "kafka://a:9,b:9", "kafka://a:9092/topic", "kafka://"] {
+            assert!(host(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn errors_are_classed() {
+        let broker = |code| refusal(&KrafkaError::Broker { code, message: String::new() });
+        assert!(matches!(broker(ErrorCode::MessageTooLarge), Some(Outcome::Refused(_, DropReason::TooLarge))));
+        assert!(matches!(broker(ErrorCode::UnknownTopicOrPartition), Some(Outcome::Refused(_, DropReason::Refused))));
+        assert_eq!(broker(ErrorCode::NotLeaderForPartition), None);
+        assert_eq!(refusal(&KrafkaError::Timeout { operation: String::new() }), None);
+    }
+
+    #[test]
+    fn a_message_is_a_record() {
+        let marks = Marks { origin: "g.up".into(), epoch: 3 };
+        let mut out = outgoing("readings", &[]);
+        (out.key, out.partition) = (Some("k".to_owned()), Some("2".to_owned()));
+        let made = record(&marks, &out).unwrap();
+        assert_eq!((made.key_str(), made.partition, made.value_str()), (Some("k"), Some(2), Some("x")));
+        assert!(made.headers.iter().any(|(name, value)| name == "seq" && value.as_deref() == Some(b"7")));
+        out.partition = Some("-1".to_owned());
+        assert!(record(&marks, &out).is_err());
+    }
+
+    #[test]
+    fn a_topic_that_is_missing_is_not_asked_for_each_time() {
+        let mut missing = Missing::default();
+        assert_eq!(missing.known("t"), None);
+        let error = KrafkaError::UnknownTopic { topic: "t".to_owned() };
+        assert!(missing.note("t", &error).is_some() && missing.known("t").is_some());
+        assert_eq!(missing.note("u", &KrafkaError::Timeout { operation: String::new() }), None);
+        assert_eq!(missing.known("u"), None);
+    }
+}

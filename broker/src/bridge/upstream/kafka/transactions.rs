@@ -1,0 +1,182 @@
+//! Exactly once for whoever reads `read_committed`. A transaction carries messages and, as the offset of a consumer group of the
+//! bridge's own, the place behind the last of them: both are there or neither is. At a start the offset is read back, and what
+//! is below it leaves the queue without being sent. An open transaction of an earlier run is ended by the new producer, which has
+//! the same transactional id.
+
+use std::time::Duration;
+
+use krafka::consumer::{AutoOffsetReset, Consumer, ConsumerGroupMetadata};
+use krafka::error::KrafkaError;
+use krafka::producer::{DeliveryHandle, TopicPartitionOffset, TransactionalProducer};
+use krafka::{Kafka, Record};
+use tokio::time::{Instant, timeout};
+
+use super::{Missing, Options, producer, record, refusal};
+use crate::bridge::upstream::piped::Pipe;
+use crate::bridge::upstream::{Event, Outcome, Outgoing};
+use crate::store::DropReason;
+
+/// Messages of one transaction.
+const BATCH: usize = 1_000;
+/// How long the members of the group may take to agree.
+const JOIN: Duration = Duration::from_secs(45);
+/// Between two looks whether the group has agreed.
+const LOOK: Duration = Duration::from_millis(200);
+/// The server ends a transaction that is open for so long.
+const TRANSACTION: Duration = Duration::from_secs(90);
+/// How long the group keeps a member that is silent: a bridge that is back earlier has its place at once.
+const SESSION: Duration = Duration::from_secs(30);
+
+/// What was said of a record before its transaction failed is known by then.
+const SAID: Duration = Duration::from_millis(10);
+
+pub(super) async fn run(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Result<(), String> {
+    let group = format!("{}-{}", options.remote.name, options.remote.marks.epoch);
+    let text = |error: KrafkaError| error.to_string();
+    let consumer = kafka
+        .consumer(group.as_str())
+        .group_instance_id(options.remote.name.as_str())
+        .session_timeout(SESSION)
+        .auto_offset_reset(AutoOffsetReset::Latest)
+        .enable_auto_commit(false)
+        .build()
+        .await
+        .map_err(text)?;
+    join(&consumer, &options.progress_topic).await?;
+    let build =
+        producer(options, kafka).transaction_timeout(TRANSACTION).build_transactional(options.remote.name.as_str());
+    let producer = build.await.map_err(text)?;
+    // Only now: what an earlier run left open has been ended by now.
+    let committed = consumer.committed(&[(&options.progress_topic, 0)]).await.map_err(text)?;
+    let reached = committed.values().map(|position| position.offset).max();
+    pipe.resume_at(reached.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0));
+    pipe.say(Event::Connected).await;
+    let mut missing = Missing::default();
+    let mut batch = Vec::new();
+    while pipe.messages.recv_many(&mut batch, options.remote.window.min(BATCH)).await > 0 {
+        let settled = transaction(options, &consumer, &producer, &mut missing, &batch).await;
+        let (settled, failed) = match settled {
+            Ok(settled) => (settled, None),
+            Err(Failed { why, refused }) => (refused, Some(why)),
+        };
+        for (place, outcome) in settled {
+            pipe.settled(place, outcome).await;
+        }
+        if let Some(why) = failed {
+            return Err(why);
+        }
+        batch.clear();
+    }
+    let _ = consumer.close().await;
+    Ok(())
+}
+
+/// Becomes a member of the group: without one the offsets of a transaction could be another's.
+async fn join(consumer: &Consumer, topic: &str) -> Result<(), String> {
+    consumer.subscribe([topic]).await.map_err(|error| error.to_string())?;
+    let begun = Instant::now();
+    while member(consumer).await.is_none() {
+        consumer.poll(LOOK).await.map_err(|error| format!("the topic {topic}, where progress is kept: {error}"))?;
+        if begun.elapsed() > JOIN {
+            return Err(format!("its consumer group did not form in {} s; is there a topic {topic}?", JOIN.as_secs()));
+        }
+    }
+    Ok(())
+}
+
+async fn member(consumer: &Consumer) -> Option<ConsumerGroupMetadata> {
+    consumer.group_metadata().await.filter(ConsumerGroupMetadata::is_fenceable)
+}
+
+/// Nothing of the transaction is there; all of it is to be sent again, but what was refused.
+struct Failed {
+    why: String,
+    refused: Vec<(u64, Outcome)>,
+}
+
+impl From<KrafkaError> for Failed {
+    fn from(error: KrafkaError) -> Self {
+        Self { why: error.to_string(), refused: Vec::new() }
+    }
+}
+
+/// Sends a batch, and commits it with the place behind it.
+async fn transaction(
+    options: &Options,
+    consumer: &Consumer,
+    producer: &TransactionalProducer,
+    missing: &mut Missing,
+    batch: &[Outgoing],
+) -> Result<Vec<(u64, Outcome)>, Failed> {
+    producer.begin()?;
+    let mut settled = Vec::with_capacity(batch.len());
+    let mut handles = Vec::with_capacity(batch.len());
+    for out in batch {
+        match prepare(options, producer, missing, out).await? {
+            Ok(record) => {
+                let handle = producer.enqueue(record).await.map_err(|error| {
+                    let refused = refusal(&error).map(|refused| (out.place, refused)).into_iter().collect();
+                    Failed { why: error.to_string(), refused }
+                })?;
+                handles.push((out.place, handle));
+                settled.push((out.place, Outcome::Delivered));
+            }
+            Err(refused) => settled.push((out.place, refused)),
+        }
+    }
+    if handles.is_empty() {
+        producer.abort().await?;
+        return Ok(settled);
+    }
+    let place = batch.last().map_or(0, |out| out.place + 1);
+    match commit(options, consumer, producer, place).await {
+        Ok(()) => Ok(settled),
+        Err(why) => Err(Failed { why: why.to_string(), refused: refused(handles).await }),
+    }
+}
+
+/// The record, or what becomes of a message that is none. A send that fails costs the transaction: whether its topic is there
+/// is asked before.
+async fn prepare(
+    options: &Options,
+    producer: &TransactionalProducer,
+    missing: &mut Missing,
+    out: &Outgoing,
+) -> Result<Result<Record, Outcome>, KrafkaError> {
+    let record = match record(&options.remote.marks, out) {
+        Ok(record) => record,
+        Err(why) => return Ok(Err(Outcome::Refused(why, DropReason::Refused))),
+    };
+    if let Some(refused) = missing.known(&out.topic) {
+        return Ok(Err(refused));
+    }
+    match producer.partitions_for(&out.topic).await {
+        Ok(_) => Ok(Ok(record)),
+        Err(error) => missing.note(&out.topic, &error).map(Err).ok_or(error),
+    }
+}
+
+async fn commit(
+    options: &Options,
+    consumer: &Consumer,
+    producer: &TransactionalProducer,
+    place: u64,
+) -> Result<(), KrafkaError> {
+    let offset = i64::try_from(place).map_err(|_| KrafkaError::illegal_state("the place is no offset"))?;
+    let offsets = [TopicPartitionOffset::new(options.progress_topic.as_str(), 0, offset)];
+    let member = member(consumer).await.ok_or_else(|| KrafkaError::illegal_state("it is no member of its group"))?;
+    producer.send_offsets(&offsets, &member).await?;
+    let ended = timeout(TRANSACTION, producer.commit()).await;
+    ended.map_err(|_| KrafkaError::timeout("the end of a transaction"))?
+}
+
+/// Which messages have made a transaction fail, and always will.
+async fn refused(handles: Vec<(u64, DeliveryHandle)>) -> Vec<(u64, Outcome)> {
+    let mut all = Vec::new();
+    for (place, handle) in handles {
+        if let Ok(Err(error)) = timeout(SAID, handle).await {
+            all.extend(refusal(&error).map(|refused| (place, refused)));
+        }
+    }
+    all
+}

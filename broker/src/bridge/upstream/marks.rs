@@ -1,0 +1,152 @@
+//! What a message says of itself on its way up, for upstreams that have headers: what its publisher said, and where it comes
+//! from.
+
+use std::sync::Arc;
+
+use forebay_wire::property::{Place, Properties, Property};
+
+use super::Outgoing;
+use crate::bridge::outward::VIA;
+use crate::message::Message;
+use crate::origins::{EPOCH, ORIGIN, SEQ};
+
+/// The header with the topic under which the message was published here.
+pub const TOPIC: &str = "mqtt-topic";
+
+/// Where the messages of a bridge come from.
+#[derive(Clone, Debug)]
+pub struct Marks {
+    /// The gateway and the bridge.
+    pub origin: Arc<str>,
+    /// Made anew with the queue: numbers of another epoch are other messages.
+    pub epoch: u64,
+}
+
+/// All that goes beside a payload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// MQTT's content type.
+    pub content_type: Option<String>,
+    /// MQTT's response topic.
+    pub response_topic: Option<String>,
+    /// MQTT's correlation data.
+    pub correlation: Option<Vec<u8>>,
+    /// User properties, then [`TOPIC`], origin, epoch, sequence number and the gateways.
+    pub all: Vec<(String, String)>,
+    /// The same for each repetition of a message, and never another's: origin, epoch and number, with dots.
+    pub id: String,
+}
+
+impl Marks {
+    /// The headers of a message.
+    #[must_use]
+    pub fn headers(&self, out: &Outgoing) -> Headers {
+        let mut headers = of_publisher(&out.message);
+        headers.all.retain(|(name, _)| name != VIA);
+        headers.all.push((TOPIC.to_owned(), out.message.topic().to_owned()));
+        // What says already which publication it is stays that one, all the way.
+        if headers.get(SEQ).is_none() {
+            headers.all.push((ORIGIN.to_owned(), self.origin.to_string()));
+            headers.all.push((EPOCH.to_owned(), self.epoch.to_string()));
+            headers.all.push((SEQ.to_owned(), out.place.to_string()));
+        }
+        headers.all.push((VIA.to_owned(), out.via.clone()));
+        headers.id = [ORIGIN, EPOCH, SEQ].map(|name| headers.get(name).unwrap_or_default()).join(".");
+        headers
+    }
+}
+
+impl Headers {
+    fn get(&self, wanted: &str) -> Option<&str> {
+        self.all.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    }
+}
+
+fn of_publisher(message: &Message) -> Headers {
+    let mut headers = Headers::default();
+    for spanned in Properties::new(message.properties(), Place::Publish).flatten() {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "the others are the connection's, or of no use without MQTT")]
+        match spanned.property {
+            Property::ContentType(text) => headers.content_type = Some(text.to_owned()),
+            Property::ResponseTopic(text) => headers.response_topic = Some(text.to_owned()),
+            Property::CorrelationData(data) => headers.correlation = Some(data.to_vec()),
+            Property::UserProperty(name, value) => headers.all.push((name.to_owned(), value.to_owned())),
+            _ => {}
+        }
+    }
+    headers
+}
+
+/// A message as the machine gives it, for tests.
+#[cfg(test)]
+pub(crate) fn outgoing(topic: &str, properties: &[u8]) -> Outgoing {
+    let parts = crate::message::Parts {
+        topic,
+        properties,
+        payload: b"x",
+        qos: 1,
+        retain: false,
+        expires_at: None,
+        accepted_at: crate::message::Time(0),
+    };
+    Outgoing {
+        place: 7,
+        repeated: false,
+        topic: topic.to_owned(),
+        key: None,
+        partition: None,
+        exchange: None,
+        tag: None,
+        delay_s: None,
+        qos: 1,
+        retain: false,
+        expiry_s: None,
+        via: "a,g".to_owned(),
+        message: Arc::new(Message::new(&parts, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(pairs: &[(&str, &str)]) -> Vec<u8> {
+        let mut encoded = Vec::new();
+        for (name, value) in pairs {
+            encoded.push(0x26);
+            for text in [name, value] {
+                encoded.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
+                encoded.extend_from_slice(text.as_bytes());
+            }
+        }
+        encoded
+    }
+
+    fn headers(properties: &[u8]) -> Headers {
+        Marks { origin: "g.up".into(), epoch: 5 }.headers(&outgoing("t/1", properties))
+    }
+
+    #[test]
+    fn a_message_says_where_it_comes_from() {
+        let mut properties = b"\x03\x00\x01j".to_vec();
+        properties.extend(user(&[("traceparent", "00-1"), ("via", "a")]));
+        let headers = headers(&properties);
+        let expected = [
+            ("traceparent", "00-1"),
+            ("mqtt-topic", "t/1"),
+            ("origin", "g.up"),
+            ("epoch", "5"),
+            ("seq", "7"),
+            ("via", "a,g"),
+        ];
+        assert_eq!(headers.all, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!((headers.id.as_str(), headers.content_type.as_deref()), ("g.up.5.7", Some("j")));
+    }
+
+    #[test]
+    fn a_message_that_is_numbered_keeps_its_number() {
+        let headers = headers(&user(&[("origin", "device"), ("epoch", "1"), ("seq", "42")]));
+        assert_eq!(headers.id, "device.1.42");
+        assert_eq!(headers.all.iter().filter(|(name, _)| name == "seq").count(), 1);
+    }
+}

@@ -1,0 +1,491 @@
+//! Brokers and clusters that speak MQTT, by this repository's own client. It connects again by itself, resumes its session
+//! and repeats under the same packet identifiers, so a lost connection loses and doubles nothing.
+//!
+//! Exactly once: messages move into the client's durable outbox, each marked with its place in the same commit, and leave the
+//! queue when they are on disk there. After a kill of either side each message is in one of the two, and goes on under its
+//! packet identifier.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_client::{
+    Client, ConnectError, Dropped, Event as ClientEvent, InvalidOptions, Message, Options, Outbox, Properties,
+    PublishError, QoS, Reconnect, Ticket, Tls, Version,
+};
+use forebay_wire::property::{Place, Properties as WireProperties, Property};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
+use crate::bridge::identity;
+use crate::bridge::inward::Inward;
+use crate::bridge::outward::VIA;
+use crate::origins::{EPOCH, ORIGIN, SEQ};
+use crate::properties::user_property;
+use crate::store::DropReason;
+
+/// Events of the client that may wait to be looked at.
+const EVENTS: usize = 64;
+/// Shortest and longest wait before connecting again.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
+/// Bytes of messages that are in flight, or in the durable outbox.
+const OUTBOX_BYTES: usize = 256 << 20;
+/// Commands for a gateway that is off are kept for as long as the upstream can.
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// See [`super::KINDS`].
+pub const KIND: Kind = Kind {
+    schemes: &[("mqtt", false), ("mqtts", true), ("ws", false), ("wss", true)],
+    keys: &["username", "version", "client_id", "keep_alive", "exactly-once", "in"],
+    topics: Topics::Levels,
+    check_url: |url| Options::new(url).map(drop).map_err(|error| error.to_string()),
+    open: |setup| Box::new(open(setup)),
+};
+
+fn open(setup: Setup<'_>) -> Mqtt {
+    let bridge = setup.bridge;
+    let inward = Arc::new(Inward {
+        broker: setup.broker.clone(),
+        name: bridge.name.as_str().into(),
+        gateway: setup.gateway.clone(),
+        slot: setup.taker.slot().clone(),
+        figures: setup.figures.clone(),
+    });
+    let rules = bridge.ins.clone();
+    let on_client = Box::new(move |client: &Client| {
+        for rule in &rules {
+            tokio::spawn(inward.clone().run(client.clone(), rule.clone()));
+        }
+    });
+    Mqtt::new(mqtt_options(setup), on_client)
+}
+
+fn mqtt_options(setup: Setup<'_>) -> MqttOptions {
+    let Setup { bridge, gateway, epoch, broker, .. } = setup;
+    let data_dir = &broker.config.data_dir;
+    let client_id = bridge.client_id.clone().unwrap_or_else(|| format!("forebay-{gateway}-{}", bridge.name));
+    MqttOptions {
+        urls: bridge.urls.clone(),
+        version: if bridge.mqtt5 { Version::V5 } else { Version::V311 },
+        client_id,
+        username: bridge.username.clone(),
+        password_file: bridge.password_file.clone(),
+        ca_file: bridge.ca_file.clone(),
+        identity: bridge.identity.as_ref().map(|files| (files.certificate.clone(), files.key.clone())),
+        keep_alive: bridge.keep_alive,
+        subscribes: !bridge.ins.is_empty(),
+        exactly_once: bridge.exactly_once,
+        window: bridge.window,
+        outbox: identity::folder(data_dir).join(format!("{}.outbox", bridge.name)),
+        origin: setup.origin().origin,
+        epoch: epoch.number,
+        unsettled: epoch.unsettled,
+        name: bridge.name.clone(),
+        data_dir: data_dir.clone(),
+    }
+}
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct MqttOptions {
+    /// Addresses with the same sessions, tried in turn.
+    pub urls: Vec<String>,
+    /// Protocol version.
+    pub version: Version,
+    /// Client identifier.
+    pub client_id: String,
+    /// User name.
+    pub username: Option<String>,
+    /// File with the password.
+    pub password_file: Option<PathBuf>,
+    /// Whom to trust; `None` for the platform's roots.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate chain and private key of this side.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// How long the connection may be silent.
+    pub keep_alive: Duration,
+    /// Whether the upstream keeps what comes while this side is away.
+    pub subscribes: bool,
+    /// A message leaves the queue when it is in the durable outbox. Otherwise when the upstream has acknowledged it: then what
+    /// was sent and not acknowledged when the gateway is killed comes again.
+    pub exactly_once: bool,
+    /// Messages in flight.
+    pub window: u16,
+    /// The durable outbox.
+    pub outbox: PathBuf,
+    /// What messages say of themselves: their origin, and its epoch.
+    pub origin: Arc<str>,
+    /// Made anew with the queue: places of another epoch are other messages.
+    pub epoch: u64,
+    /// The mark of the outbox is an earlier queue's.
+    pub unsettled: bool,
+    /// The bridge's name and the data directory, for [`identity::settle`].
+    pub name: String,
+    /// See `name`.
+    pub data_dir: PathBuf,
+}
+
+/// Is told the client when it is made: the way down is a task of its own.
+pub type OnClient = Box<dyn FnMut(&Client) + Send>;
+
+type Storing = Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send>>;
+
+/// The upstream.
+pub struct Mqtt {
+    options: MqttOptions,
+    on_client: OnClient,
+    client: Option<Client>,
+    /// As it was when the client was made: the place behind the last that the outbox has got.
+    mark: u64,
+    from_client: Option<mpsc::Receiver<ClientEvent>>,
+    events: VecDeque<Event>,
+    /// By QoS: acks of one QoS come in order.
+    tickets: [VecDeque<(u64, Ticket)>; 3],
+    /// Places that are being committed, and those that came since.
+    storing: Option<(Storing, Vec<u64>)>,
+    unstored: Vec<u64>,
+    /// The mark is being taken back: nothing is said before that is on disk.
+    resetting: Option<Storing>,
+    closing: Option<JoinHandle<()>>,
+}
+
+impl Mqtt {
+    /// Not connected yet.
+    #[must_use]
+    pub fn new(options: MqttOptions, on_client: OnClient) -> Self {
+        Self {
+            options,
+            on_client,
+            client: None,
+            mark: 0,
+            from_client: None,
+            events: VecDeque::new(),
+            tickets: Default::default(),
+            storing: None,
+            unstored: Vec::new(),
+            resetting: None,
+            closing: None,
+        }
+    }
+
+    fn start(&mut self) -> Result<(), String> {
+        let options = client_options(&self.options)?;
+        let client = match options.start() {
+            // Nothing was moved into it in this epoch: it was killed while it was made, or is an earlier queue's.
+            Err(ConnectError::Store(why)) if self.options.unsettled => {
+                let (file, aside) = (&self.options.outbox, self.options.outbox.with_extension("outbox.damaged"));
+                tracing::warn!("{why}; the file is set aside as {}", aside.display());
+                std::fs::rename(file, aside).map_err(|error| format!("{}: {error}", file.display()))?;
+                client_options(&self.options)?.start()
+            }
+            started => started,
+        };
+        let client = client.map_err(|error| error.to_string())?;
+        if self.options.unsettled && self.options.exactly_once {
+            client.set_mark(0);
+            self.resetting = Some(Box::pin(client.stored()));
+        }
+        self.mark = client.mark().unwrap_or(0);
+        let mut events = client.events();
+        let (to, from_client) = mpsc::channel(EVENTS);
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if to.send(event).await.is_err() {
+                    return;
+                }
+            }
+        });
+        self.from_client = Some(from_client);
+        (self.on_client)(&client);
+        self.client = Some(client);
+        Ok(())
+    }
+
+    fn message(&self, out: &Outgoing) -> Message {
+        let mut properties = client_properties(out.message.properties());
+        if self.options.version.is_v5() {
+            // What says already which publication it is stays that one, all the way.
+            if user_property(out.message.properties(), SEQ).is_none() {
+                for (name, value) in [
+                    (ORIGIN, self.options.origin.to_string()),
+                    (EPOCH, self.options.epoch.to_string()),
+                    (SEQ, out.place.to_string()),
+                ] {
+                    properties.user.push((name.to_owned(), value));
+                }
+            }
+            properties.user.retain(|(name, _)| name != VIA);
+            properties.user.push((VIA.to_owned(), out.via.clone()));
+        }
+        let payload = Bytes::copy_from_slice(out.message.payload());
+        let message = Message::new(out.topic.as_str(), payload).qos(qos(out.qos)).retain(out.retain);
+        let message = match out.expiry_s {
+            Some(left) => message.expires_after(Duration::from_secs(u64::from(left))),
+            None => message,
+        };
+        if properties == Properties::default() { message } else { message.properties(properties) }
+    }
+
+    fn poll_tickets(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        for tickets in &mut self.tickets {
+            let Some((place, ticket)) = tickets.front_mut() else { continue };
+            let Poll::Ready(outcome) = Pin::new(ticket).poll(cx) else { continue };
+            let place = *place;
+            tickets.pop_front();
+            if let Some(outcome) = settled(outcome.err()) {
+                return Poll::Ready(Event::Settled(place, outcome));
+            }
+            // The client has ended, and says so by itself.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    fn poll_stored(&mut self, cx: &mut Context<'_>) {
+        if self.storing.is_none()
+            && !self.unstored.is_empty()
+            && let Some(client) = &self.client
+        {
+            self.storing = Some((Box::pin(client.stored()), std::mem::take(&mut self.unstored)));
+        }
+        let Some((storing, _)) = &mut self.storing else { return };
+        if let Poll::Ready(stored) = storing.as_mut().poll(cx)
+            && let Some((_, places)) = self.storing.take()
+        {
+            // What came meanwhile is next.
+            cx.waker().wake_by_ref();
+            if stored.is_ok() {
+                self.events.extend(places.into_iter().map(|place| Event::Settled(place, Outcome::Stored)));
+            }
+        }
+    }
+
+    /// Ready: there is nothing to reset (any more).
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        let Some(resetting) = &mut self.resetting else { return Poll::Ready(Ok(())) };
+        let Poll::Ready(reset) = resetting.as_mut().poll(cx) else { return Poll::Pending };
+        self.resetting = None;
+        let options = &self.options;
+        let settle = || identity::settle(&options.data_dir, &options.name, options.epoch);
+        let settled = reset.map_err(|why| why.to_string()).and_then(|()| settle().map_err(|why| why.to_string()));
+        self.options.unsettled = settled.is_err();
+        Poll::Ready(settled)
+    }
+
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        while let Some(events) = &mut self.from_client {
+            let Poll::Ready(event) = events.poll_recv(cx) else { return Poll::Pending };
+            match event {
+                Some(ClientEvent::Connected(_)) => return Poll::Ready(Event::Connected),
+                Some(ClientEvent::Lost(why)) => return Poll::Ready(Event::Offline(why.to_string())),
+                Some(ClientEvent::Failed(why)) => return Poll::Ready(Event::Offline(why.to_string())),
+                Some(ClientEvent::Ended(why)) => return Poll::Ready(Event::Lost(why.to_string())),
+                Some(_) => {}
+                None => self.from_client = None,
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Upstream for Mqtt {
+    fn connect(&mut self, _attempt: u32) {
+        if let Err(reason) = self.start() {
+            self.events.push_back(Event::Lost(reason));
+        }
+    }
+
+    fn stored_up_to(&self) -> Option<u64> {
+        self.mark.checked_sub(1)
+    }
+
+    fn send(&mut self, out: Outgoing) -> Result<(), Box<Outgoing>> {
+        let Some(client) = &self.client else { return Err(Box::new(out)) };
+        let stores = self.options.exactly_once;
+        let message = self.message(&out);
+        let taken =
+            if stores { client.try_publish_marked(message, out.place + 1) } else { client.try_publish(message) };
+        let refused = match taken {
+            Ok(ticket) => {
+                if stores && out.qos > 0 {
+                    self.unstored.push(out.place);
+                }
+                if let Some(tickets) = self.tickets.get_mut(usize::from(out.qos)) {
+                    tickets.push_back((out.place, ticket));
+                }
+                return Ok(());
+            }
+            Err(PublishError::Invalid(why)) => Outcome::Refused(why.to_string(), DropReason::Refused),
+            Err(why @ PublishError::TooLarge { .. }) => Outcome::Refused(why.to_string(), DropReason::TooLarge),
+            Err(_) => return Err(Box::new(out)),
+        };
+        self.events.push_back(Event::Settled(out.place, refused));
+        Ok(())
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(event);
+        }
+        match self.poll_reset(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(why)) => return Poll::Ready(Event::Lost(why)),
+            Poll::Pending => return Poll::Pending,
+        }
+        if let Poll::Ready(event) = self.poll_client(cx) {
+            return Poll::Ready(event);
+        }
+        self.poll_stored(cx);
+        match self.events.pop_front() {
+            Some(event) => Poll::Ready(event),
+            None => self.poll_tickets(cx),
+        }
+    }
+
+    fn close(&mut self) {
+        self.from_client = None;
+        self.events.clear();
+        self.tickets = Default::default();
+        (self.storing, self.unstored, self.resetting) = (None, Vec::new(), None);
+        if let Some(client) = self.client.take() {
+            self.closing = Some(tokio::spawn(async move { client.close().await }));
+        }
+    }
+
+    /// Ready when the last client is gone, and its file with it.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.closing {
+            Some(closing) => Pin::new(closing).poll(cx).map(|_| self.closing = None),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+/// `None`: nothing is known, the client has ended.
+fn settled(dropped: Option<Dropped>) -> Option<Outcome> {
+    let Some(dropped) = dropped else { return Some(Outcome::Delivered) };
+    #[allow(clippy::wildcard_enum_match_arm, reason = "whatever comes new is a refusal until it is looked at")]
+    let why = match &dropped {
+        Dropped::Ended(_) => return None,
+        Dropped::Expired => return Some(Outcome::Expired),
+        Dropped::NotTaken(forebay_wire::ReasonCode::PacketTooLarge) => DropReason::TooLarge,
+        Dropped::ConnectionLost => DropReason::Qos0,
+        _ => DropReason::Refused,
+    };
+    Some(Outcome::Refused(dropped.to_string(), why))
+}
+
+fn qos(n: u8) -> QoS {
+    match n {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        _ => QoS::ExactlyOnce,
+    }
+}
+
+fn client_options(from: &MqttOptions) -> Result<Options, String> {
+    let text = |error: InvalidOptions| error.to_string();
+    let (first, others) = from.urls.split_first().ok_or("it has no address")?;
+    let mut options = Options::new(first).map_err(text)?;
+    for url in others {
+        options = options.also(url).map_err(text)?;
+    }
+    let (min, max) = RECONNECT;
+    let window = usize::from(from.window);
+    options = options
+        .version(from.version)
+        .client_id(from.client_id.as_str())
+        .clean_start(false)
+        .keep_alive(from.keep_alive)
+        .window(from.window)
+        .outbox(Outbox { max_messages: window * 2, max_bytes: OUTBOX_BYTES, ..Outbox::default() })
+        .reconnect(Reconnect { min, max, ..Reconnect::default() })
+        .tls(tls(from)?);
+    if from.subscribes {
+        options = options.session_expiry(NEVER);
+    }
+    // What an earlier run left in it goes on, whatever holds now.
+    if from.exactly_once || from.outbox.exists() {
+        options = options.durable(&from.outbox);
+    }
+    if let Some(name) = &from.username {
+        options = options.username(name.as_str());
+    }
+    if let Some(file) = &from.password_file {
+        let read = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        options = options.password(read.trim_ascii_end().to_vec());
+    }
+    Ok(options)
+}
+
+fn tls(from: &MqttOptions) -> Result<Tls, String> {
+    let text = |error: InvalidOptions| error.to_string();
+    let mut tls = Tls::new();
+    if let Some(file) = &from.ca_file {
+        tls = tls.ca_file(file).map_err(text)?;
+    }
+    if let Some((chain, key)) = &from.identity {
+        tls = tls.identity(chain, key).map_err(text)?;
+    }
+    Ok(tls)
+}
+
+fn client_properties(encoded: &[u8]) -> Properties {
+    let mut found = Properties::default();
+    for spanned in WireProperties::new(encoded, Place::Publish).flatten() {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "the others are the connection's")]
+        match spanned.property {
+            Property::PayloadFormatIndicator(format) => found.payload_is_utf8 = format == 1,
+            Property::ContentType(text) => found.content_type = Some(text.to_owned()),
+            Property::ResponseTopic(text) => found.response_topic = Some(text.to_owned()),
+            Property::CorrelationData(data) => found.correlation_data = Some(Bytes::copy_from_slice(data)),
+            Property::UserProperty(name, value) => found.user.push((name.to_owned(), value.to_owned())),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_client_says_is_classed() {
+        let refused = |why| Some(Outcome::Refused(String::new(), why));
+        let class = |dropped| match settled(Some(dropped)) {
+            Some(Outcome::Refused(_, why)) => refused(why),
+            other => other,
+        };
+        assert_eq!(settled(None), Some(Outcome::Delivered));
+        assert_eq!(class(Dropped::Expired), Some(Outcome::Expired));
+        assert_eq!(class(Dropped::Ended(forebay_client::EndReason::Dropped)), None);
+        assert_eq!(class(Dropped::ConnectionLost), refused(DropReason::Qos0));
+        assert_eq!(class(Dropped::NotTaken(forebay_wire::ReasonCode::PacketTooLarge)), refused(DropReason::TooLarge));
+        assert_eq!(class(Dropped::Refused(forebay_wire::ReasonCode::NotAuthorized)), refused(DropReason::Refused));
+        assert_eq!(class(Dropped::SetAside { connections: 5 }), refused(DropReason::Refused));
+    }
+
+    #[test]
+    fn properties_survive_the_way() {
+        let mut encoded = vec![0x01, 1];
+        for (id, text) in [(0x03, "text/plain"), (0x08, "answers/7"), (0x09, "\u{1}x")] {
+            encoded.push(id);
+            encoded.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
+            encoded.extend_from_slice(text.as_bytes());
+        }
+        encoded.extend_from_slice(b"\x26\x00\x01a\x00\x01b\x26\x00\x01a\x00\x01c");
+        let read = client_properties(&encoded);
+        assert!(read.payload_is_utf8);
+        assert_eq!(read.content_type.as_deref(), Some("text/plain"));
+        assert_eq!(read.response_topic.as_deref(), Some("answers/7"));
+        assert_eq!(read.correlation_data.as_deref(), Some(&b"\x01x"[..]));
+        assert_eq!(read.user, [("a".to_owned(), "b".to_owned()), ("a".to_owned(), "c".to_owned())]);
+    }
+}

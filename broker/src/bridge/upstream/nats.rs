@@ -1,0 +1,269 @@
+//! NATS JetStream: a message is there when the stream's leader has acknowledged it, and is known by its `Nats-Msg-Id` for as long
+//! as the stream's duplicate window.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
+use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::{self, Context, ErrorCode};
+use async_nats::{ConnectOptions, Event as Happening};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::marks::Headers;
+use super::piped::{Pipe, Piped};
+use super::remote::{Remote, because};
+use super::{Event, Kind, Outcome, Outgoing, Topics};
+use crate::store::DropReason;
+
+/// See [`super::KINDS`].
+pub const KIND: Kind = Kind {
+    schemes: &[("nats", false), ("tls", true)],
+    keys: &["username"],
+    topics: Topics::Levels,
+    check_url: |url| url.parse::<async_nats::ServerAddr>().map(drop).map_err(|error| error.to_string()),
+    open: |setup| Box::new(Piped::to(setup, run).writing(write)),
+};
+
+const CONNECT: Duration = Duration::from_secs(10);
+/// A server that is silent for two of these is given up.
+const PING: Duration = Duration::from_secs(10);
+/// An ack that does not come: a leader's death alone takes ten seconds.
+const ACK: Duration = Duration::from_secs(20);
+/// Things that happened to the connection and were not looked at yet.
+const HAPPENINGS: usize = 16;
+
+/// A topic as a subject, as nats-server's own MQTT has it, so that its MQTT clients see the topic that it was: `/` is `.`, an
+/// empty level is `/`, and `.` is `//`.
+fn write(value: &str, subject: &mut String) {
+    let start = subject.len();
+    let mut rest = value.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '/' if subject.len() == start || subject.ends_with('.') => subject.push_str("/."),
+            '/' if matches!(rest.peek(), None | Some('/')) => subject.push_str("./"),
+            '/' => subject.push('.'),
+            '.' => subject.push_str("//"),
+            other => subject.push(other),
+        }
+    }
+}
+
+type Acked = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
+
+/// What is sent and not acknowledged.
+struct Flight {
+    place: u64,
+    subject: String,
+    ack: Acked,
+}
+
+async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), String> {
+    let (happened, mut happenings) = mpsc::channel(HAPPENINGS);
+    let context = connect(&remote, attempt, happened).await?;
+    pipe.say(Event::Connected).await;
+    let mut flights: VecDeque<Flight> = VecDeque::new();
+    loop {
+        tokio::select! {
+            out = pipe.messages.recv() => {
+                let Some(out) = out else { return Ok(()) };
+                match publish(&remote, &context, &out).await {
+                    Ok(ack) => {
+                        let ack: Acked = Box::pin(ack.into_future());
+                        flights.push_back(Flight { place: out.place, subject: out.topic, ack });
+                    }
+                    Err(error) => pipe.settled(out.place, judge(&context, &out.topic, error).await?).await,
+                }
+            }
+            acked = first(&mut flights) => {
+                let Some(flight) = flights.pop_front() else { continue };
+                let outcome = match acked {
+                    Ok(_) => Outcome::Delivered,
+                    Err(error) => judge(&context, &flight.subject, error).await?,
+                };
+                pipe.settled(flight.place, outcome).await;
+            }
+            happening = happenings.recv() => return Err(happening.unwrap_or_default()),
+        }
+    }
+}
+
+async fn connect(remote: &Remote, attempt: u32, happened: mpsc::Sender<String>) -> Result<Context, String> {
+    let mut how = ConnectOptions::new()
+        .name(&remote.name)
+        .connection_timeout(CONNECT)
+        .ping_interval(PING)
+        // The bridge connects again by itself, and knows by then what is to be repeated.
+        .max_reconnects(1)
+        .ignore_discovered_servers()
+        .event_callback(move |event| {
+            let happened = happened.clone();
+            let why = match event {
+                Happening::Disconnected => Some("the connection is lost".to_owned()),
+                Happening::Closed => Some("the connection is closed".to_owned()),
+                Happening::LameDuckMode => Some("the server is about to end".to_owned()),
+                Happening::ServerError(error) => Some(format!("the server says: {error}")),
+                Happening::ClientError(error) => Some(error.to_string()),
+                Happening::Connected | Happening::Draining | Happening::SlowConsumer(_) => None,
+            };
+            async move {
+                if let Some(why) = why {
+                    let _ = happened.try_send(why);
+                }
+            }
+        });
+    if let Some(file) = &remote.ca_file {
+        how = how.add_root_certificates(file.clone());
+    }
+    if let Some(files) = &remote.identity {
+        how = how.add_client_certificate(files.certificate.clone(), files.key.clone());
+    }
+    if let Some(password) = remote.password()? {
+        how = match &remote.username {
+            Some(name) => how.user_and_password(name.clone(), password),
+            None => how.token(password),
+        };
+    }
+    let url = remote.address(attempt);
+    let client = how.connect(url).await.map_err(|error| because(&error))?;
+    let context = ContextBuilder::new().timeout(ACK).max_ack_inflight(remote.window.max(1) * 2).build(client);
+    // Somebody answers who has JetStream. What else older servers say differs from newer ones'.
+    let answer: serde_json::Value = context
+        .request("INFO", &())
+        .await
+        .map_err(|error| format!("JetStream does not answer: {}", because(&error)))?;
+    match answer.pointer("/error/description") {
+        Some(why) => Err(format!("JetStream: {why}")),
+        None => Ok(context),
+    }
+}
+
+async fn publish(remote: &Remote, context: &Context, out: &Outgoing) -> Result<PublishAckFuture, PublishError> {
+    let headers = remote.marks.headers(out);
+    let payload = Bytes::copy_from_slice(out.message.payload());
+    let message = PublishMessage::build().payload(payload).headers(encode(&headers)).message_id(&headers.id);
+    context.send_publish(out.topic.clone(), message).await
+}
+
+fn encode(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    let standard = [("content-type", &headers.content_type), ("response-topic", &headers.response_topic)];
+    let standard = standard.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+    let all = headers.all.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in all.chain(standard) {
+        // What would end a line is a space.
+        let clean = |text: &str| text.replace(['\r', '\n'], " ");
+        let name = clean(name).replace([':', ' '], "_");
+        let Ok(name) = name.parse::<HeaderName>() else { continue };
+        let Ok(value) = clean(value).parse::<HeaderValue>() else { continue };
+        map.append(name, value);
+    }
+    map
+}
+
+async fn first(flights: &mut VecDeque<Flight>) -> Result<PublishAck, PublishError> {
+    poll_fn(|cx| match flights.front_mut() {
+        Some(flight) => flight.ack.as_mut().poll(cx),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+/// What an error makes of a message. Err: of the connection.
+async fn judge(context: &Context, subject: &str, error: PublishError) -> Result<Outcome, String> {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => Ok(nobody(context, subject).await),
+        PublishErrorKind::MaxPayloadExceeded => Ok(Outcome::Refused(because(&error), DropReason::TooLarge)),
+        PublishErrorKind::MaxAckPending => Ok(Outcome::Retry(because(&error))),
+        // It may have arrived. What is repeated is known by its identifier.
+        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Err(because(&error)),
+        PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence | PublishErrorKind::Other => {
+            Ok(said(&error))
+        }
+    }
+}
+
+/// Nobody answers for the subject. It is final when JetStream says so: a stream that has no leader now, or a server that is
+/// starting, is there again later.
+async fn nobody(context: &Context, subject: &str) -> Outcome {
+    let why = format!("no stream has the subject {subject}");
+    match context.stream_by_subject(subject).await {
+        Err(error) if error.kind() == jetstream::context::GetStreamByNameErrorKind::NotFound => {
+            Outcome::Refused(why, DropReason::Refused)
+        }
+        _ => Outcome::Retry(why),
+    }
+}
+
+/// What the stream itself says: see the table in docs/bridges.md.
+fn said(error: &PublishError) -> Outcome {
+    let reason = because(error);
+    let source = std::error::Error::source(error);
+    if let Some(from_stream) = source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+        return match from_stream.error_code() {
+            ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => {
+                Outcome::Refused(reason, DropReason::TooLarge)
+            }
+            ErrorCode::BAD_REQUEST | ErrorCode::STREAM_NOT_MATCH | ErrorCode::STREAM_SEALED => {
+                Outcome::Refused(reason, DropReason::Refused)
+            }
+            _ => Outcome::Retry(reason),
+        };
+    }
+    // A subject that is none.
+    match source {
+        Some(source) if source.to_string().contains("subject") => Outcome::Refused(reason, DropReason::Refused),
+        _ => Outcome::Retry(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_become_subjects_as_the_server_has_them() {
+        for (topic, subject) in [
+            ("a/b", "a.b"),
+            ("/a", "/.a"),
+            ("a/", "a./"),
+            ("a//b", "a./.b"),
+            ("a///b", "a././.b"),
+            ("v1.2/x", "v1//2.x"),
+            ("/", "/."),
+        ] {
+            let mut written = "up.".to_owned();
+            let start = written.len();
+            write(topic, &mut written);
+            assert_eq!(written.get(start..), Some(subject), "{topic}");
+        }
+    }
+
+    #[test]
+    fn headers_are_lines() {
+        let headers = Headers {
+            all: vec![("a b".to_owned(), "x\r\ny: z".to_owned()), ("seq".to_owned(), "7".to_owned())],
+            content_type: Some("j".to_owned()),
+            ..Headers::default()
+        };
+        let map = encode(&headers);
+        let get = |name: &str| map.get(name).map(|value| value.as_str().to_owned());
+        assert_eq!(get("a_b").as_deref(), Some("x  y: z"));
+        assert_eq!((get("seq").as_deref(), get("content-type").as_deref()), (Some("7"), Some("j")));
+    }
+
+    #[test]
+    fn what_the_client_says_is_classed() {
+        let error = PublishError::with_source(PublishErrorKind::Other, std::io::Error::other("invalid subject"));
+        assert!(matches!(said(&error), Outcome::Refused(..)));
+        let error = PublishError::new(PublishErrorKind::Other);
+        assert!(matches!(said(&error), Outcome::Retry(_)));
+    }
+}

@@ -1,0 +1,163 @@
+//! The servers of an upstream, and who this gateway is there: what the configuration says in the same words for every kind.
+
+use std::path::PathBuf;
+
+use hyper::Uri;
+
+use super::marks::Marks;
+use super::{Setup, address};
+use crate::config::TlsFiles;
+
+/// What a connection needs to know, whatever the kind of upstream.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// Addresses; at least one.
+    pub urls: Vec<String>,
+    /// User name.
+    pub username: Option<String>,
+    /// Read at each connection: it may change while the gateway runs.
+    password_file: Option<PathBuf>,
+    /// Whom to trust; `None` for the platform's roots.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that this side shows.
+    pub identity: Option<TlsFiles>,
+    /// What this gateway's bridge is called there.
+    pub name: String,
+    /// Messages in flight.
+    pub window: usize,
+    /// What messages say of where they come from.
+    pub marks: Marks,
+}
+
+impl Remote {
+    /// From the configuration of a bridge.
+    #[must_use]
+    pub fn of(setup: Setup<'_>) -> Self {
+        let bridge = setup.bridge;
+        Self {
+            urls: bridge.urls.clone(),
+            username: bridge.username.clone(),
+            password_file: bridge.password_file.clone(),
+            ca_file: bridge.ca_file.clone(),
+            identity: bridge.identity.clone(),
+            name: format!("forebay-{}-{}", setup.gateway, bridge.name),
+            window: usize::from(bridge.window),
+            marks: setup.origin(),
+        }
+    }
+
+    /// The address of an attempt: all are tried in turn.
+    #[must_use]
+    pub fn address(&self, attempt: u32) -> &str {
+        address(&self.urls, attempt)
+    }
+
+    /// The password, without its last line break.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not UTF-8.
+    pub fn password(&self) -> Result<Option<String>, String> {
+        super::password(self.password_file.as_deref())
+    }
+}
+
+/// An error and what it came from, without a colon for those who say nothing.
+#[must_use]
+pub fn because(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = source.source();
+    }
+    text
+}
+
+/// Host and port of an address that says nothing else.
+///
+/// # Errors
+/// It says something else, or has no host.
+pub fn host_and_port(url: &str, port: u16) -> Result<(String, u16), String> {
+    let wrong = || {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        format!("\"{url}\" is not {scheme}://HOST or {scheme}://HOST:PORT")
+    };
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    if host.is_empty() || has_user || uri.query().is_some() || !matches!(uri.path(), "" | "/") {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), uri.port_u16().unwrap_or(port)))
+}
+
+#[cfg(any(feature = "amqp1", feature = "rocketmq"))]
+pub use stream::{Stream, connect};
+
+#[cfg(any(feature = "amqp1", feature = "rocketmq"))]
+mod stream {
+    use std::fmt::Debug;
+    use std::sync::Arc;
+
+    use forebay_client::{InvalidOptions, Tls};
+    use rustls::ClientConfig;
+    use rustls::pki_types::ServerName;
+    use tokio::io::{AsyncRead, AsyncWrite};
+    use tokio::net::TcpStream;
+    use tokio_rustls::TlsConnector;
+
+    use super::Remote;
+
+    /// What bytes go through.
+    pub trait Io: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
+
+    impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Io for T {}
+
+    /// TCP, or TLS over it.
+    pub type Stream = Box<dyn Io>;
+
+    /// Connects to a host, with TLS when its protocol inside of TLS is named (`Some(&[])` for none in particular).
+    ///
+    /// # Errors
+    /// There is no connection, a file of the configuration cannot be read, or TLS refuses.
+    pub async fn connect(remote: &Remote, (host, port): (&str, u16), tls: Option<&[&[u8]]>) -> Result<Stream, String> {
+        let text = |error: std::io::Error| format!("{host}:{port}: {error}");
+        let socket = TcpStream::connect((host, port)).await.map_err(text)?;
+        socket.set_nodelay(true).map_err(text)?;
+        let Some(protocols) = tls else { return Ok(Box::new(socket)) };
+        let mut config = config(remote).map_err(|error| error.to_string())?;
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| format!("\"{host}\" is neither a DNS name nor an address"))?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(text)?;
+        Ok(Box::new(stream))
+    }
+
+    fn config(remote: &Remote) -> Result<ClientConfig, InvalidOptions> {
+        let mut tls = Tls::new();
+        if let Some(file) = &remote.ca_file {
+            tls = tls.ca_file(file)?;
+        }
+        if let Some(files) = &remote.identity {
+            tls = tls.identity(&files.certificate, &files.key)?;
+        }
+        tls.client_config()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_perhaps_a_port() {
+        assert_eq!(host_and_port("amqp1://a.example", 5672), Ok(("a.example".to_owned(), 5672)));
+        assert_eq!(host_and_port("amqp1s://[::1]:1/", 5671), Ok(("::1".to_owned(), 1)));
+        for wrong in ["amqp1://", "amqp1://u:p@h", "amqp1://h/queue", "amqp1://h?x=1", "amqp1://:5"] {
+            assert!(host_and_port(wrong, 1).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Delayed messages and what surrounds them: publishers, the clock, the store.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use forebay_wire::reason::ReasonCode;
+use parking_lot::Mutex;
+
+use super::Broker;
+use super::fanout::{Batch, Source, Staged, Verdict};
+use crate::delayed::{self, Collected, Gone, Index, Key, Line, Totals, When};
+use crate::message::{Message, Origin, Parts};
+use crate::session::{Cx, Durability, Refused, Urgency};
+use crate::store::{Keyed, KeyedChange, Reader, StoreError, message_of, message_value};
+
+/// The key of the totals: behind those of all messages.
+const TOTALS: [u8; 1] = [0xff];
+/// Messages that are sent in one go, before whoever else needs the writer's gate has a turn.
+const SENT_AT_ONCE: usize = 64;
+
+/// The delayed messages of a broker.
+pub struct DelayedMessages {
+    index: Mutex<Index>,
+    reader: OnceLock<Arc<dyn Reader>>,
+    /// What the store has of them is known. Until then nothing is taken: there is no room.
+    loaded: AtomicBool,
+}
+
+/// A message that waits for its time.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Its name, for [`Broker::cancel_delayed`].
+    pub key: Key,
+    /// The message.
+    pub message: Arc<Message>,
+}
+
+impl DelayedMessages {
+    pub(crate) fn new() -> Self {
+        let nothing = delayed::Limits { max_messages: 0, max_bytes: 0 };
+        let index = Mutex::new(Index::new(nothing, Totals::default()));
+        Self { index, reader: OnceLock::new(), loaded: AtomicBool::new(false) }
+    }
+
+    /// What there is.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.index.lock().totals()
+    }
+
+    fn read(&self, from: Key, (rows, bytes): (usize, usize)) -> Result<Vec<(Key, Arc<Message>)>, StoreError> {
+        let Some(reader) = self.reader.get() else { return Ok(Vec::new()) };
+        let rows = reader.keyed(Keyed::Delayed, &from.encode(), rows, bytes)?;
+        let message = |(key, value): (Vec<u8>, Vec<u8>)| Some((Key::decode(&key)?, message_of(&value)?));
+        Ok(rows.into_iter().filter_map(message).collect())
+    }
+}
+
+impl DelayedMessages {
+    fn read_one(&self, key: Key) -> Result<Option<Arc<Message>>, StoreError> {
+        let found = self.read(key, (1, 1))?.into_iter().find(|(found, _)| *found == key);
+        Ok(found.map(|(_, message)| message))
+    }
+}
+
+/// What a commit has of delayed messages.
+pub(crate) struct DelayedWork(Collected);
+
+impl DelayedWork {
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &Arc<Message>> {
+        self.0.set.iter().map(|(_, message)| message)
+    }
+}
+
+impl Broker {
+    /// From where keyed rows are read: delayed messages when there are more than fit into memory, windows of origins at the
+    /// start. To be called once. Until the store has been read, both are refused as if there were no room; a store that
+    /// cannot be read is tried again.
+    pub fn read_keyed_from(&self, reader: Arc<dyn Reader>) {
+        self.streams.read_from(reader.clone());
+        let _ = self.delayed.reader.set(reader);
+        self.load_delayed();
+    }
+
+    fn load_delayed(&self) -> bool {
+        let Some(reader) = self.delayed.reader.get() else { return false };
+        if self.delayed.loaded.load(Ordering::Acquire) {
+            return true;
+        }
+        if !self.load_origins(&**reader) || !self.load_schedules(&**reader) {
+            return false;
+        }
+        let found = match reader.keyed(Keyed::Delayed, &TOTALS, 1, 1) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!("delayed messages cannot be read; it is tried again: {error}");
+                return false;
+            }
+        };
+        let totals = found.first().map(|(_, value)| Totals::decode(value)).unwrap_or_default();
+        let limits = &self.config.limits;
+        let limits = delayed::Limits { max_messages: limits.max_delayed_messages, max_bytes: limits.max_delayed_bytes };
+        *self.delayed.index.lock() = Index::new(limits, totals);
+        self.delayed.loaded.store(true, Ordering::Release);
+        self.unpark();
+        true
+    }
+
+    /// A publication that may want to be delayed. False: it is for now.
+    pub(super) fn delay(&self, batch: Batch<'_>, staged: &mut Staged<'_>, cx: Cx<'_>) -> bool {
+        let delayed = match delayed::read(staged.source.topic, staged.source.properties) {
+            Ok(None) => return false,
+            Ok(Some(delayed)) => delayed,
+            Err(wrong) => {
+                tracing::warn!(topic = staged.source.topic, "a delayed message is refused: {wrong}");
+                staged.verdict = Verdict::Refused(ReasonCode::TopicNameInvalid);
+                return true;
+            }
+        };
+        if staged.verdict == Verdict::Full {
+            return true;
+        }
+        let Source { properties, payload, qos, retain, expires_at, .. } = staged.source;
+        let properties = delayed.properties.as_deref().unwrap_or(properties);
+        let size = delayed.topic.len() + properties.len() + payload.len();
+        let awaited = qos > 0 && staged.durability == Durability::Commit;
+        let mut index = self.delayed.index.lock();
+        if !index.has_room(size) || awaited && self.store_failing() {
+            drop(index);
+            // At QoS 0 nobody can be told.
+            if qos == 0 {
+                self.counters.delayed_refused.add(1);
+            }
+            staged.verdict = Verdict::Full;
+            return true;
+        }
+        let topic = delayed.topic;
+        let parts = Parts { topic, properties, payload, qos, retain, expires_at, accepted_at: cx.now };
+        let origin = batch.origin.map(|slot| slot.clone() as Arc<dyn Origin>);
+        let message = Arc::new(Message::new(&parts, origin));
+        let (line, due_ms) = match delayed.when {
+            When::AfterS(seconds) => (Line::Own, cx.now.0.saturating_add(seconds.saturating_mul(1000))),
+            When::AtMs(ms) => (Line::Wall, ms),
+        };
+        index.insert(line, due_ms, message.clone(), awaited);
+        drop(index);
+        self.writer.mark_retained(if awaited { Urgency::Now } else { Urgency::Lazy });
+        staged.message = Some(message);
+        staged.waits = awaited;
+        staged.verdict = Verdict::Taken;
+        true
+    }
+
+    /// Sends what is due.
+    pub(super) fn send_delayed(&self) {
+        if !self.load_delayed() {
+            return;
+        }
+        for line in Line::ALL {
+            self.refill_delayed(line);
+            let now_ms = match line {
+                Line::Own => self.clock.now().0,
+                Line::Wall => self.clock.wall_ms(),
+            };
+            let mut blocked: Vec<String> = Vec::new();
+            loop {
+                let due = self.delayed.index.lock().due(line, now_ms, SENT_AT_ONCE + blocked.len());
+                let sent = due.into_iter().filter(|(key, message)| self.send_one(*key, message, &mut blocked)).count();
+                if sent == 0 {
+                    break;
+                }
+                self.refill_delayed(line);
+            }
+        }
+    }
+
+    /// True: it has left. A message that finds no room waits, and those behind it with the same topic.
+    fn send_one(&self, key: Key, message: &Arc<Message>, blocked: &mut Vec<String>) -> bool {
+        if blocked.iter().any(|topic| topic == message.topic()) {
+            return false;
+        }
+        // The message enters the queues and leaves here in one commit.
+        let gate = self.writer.gate();
+        let now = self.clock.now();
+        let gone = if message.expired(now) { Gone::Expired } else { Gone::Sent };
+        if gone == Gone::Sent {
+            let source = Source {
+                topic: message.topic(),
+                properties: message.properties(),
+                payload: message.payload(),
+                qos: message.qos,
+                retain: message.retain,
+                expires_at: message.expires_at,
+            };
+            let mut staged = Staged::new(source, Durability::Moved);
+            self.publish_if_room(&mut staged);
+            if staged.verdict == Verdict::Full {
+                if blocked.len() < SENT_AT_ONCE {
+                    blocked.push(message.topic().to_owned());
+                }
+                return false;
+            }
+        }
+        let removed = self.delayed.index.lock().remove(key, message.size(), gone);
+        drop(gate);
+        self.writer.mark_retained(Urgency::Now);
+        self.unpark();
+        removed
+    }
+
+    fn refill_delayed(&self, line: Line) {
+        let Some(from) = self.delayed.index.lock().refill(line) else { return };
+        let page = self.delayed.read(from, Index::page_limits());
+        let page = page.inspect_err(|error| tracing::error!("delayed messages cannot be read now: {error}")).ok();
+        self.delayed.index.lock().refilled(line, from, page);
+    }
+
+    /// Messages that wait for their time, in order, from a key on; those of the broker's own clock first. What has not been
+    /// committed yet is not among them.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn delayed_from(&self, from: Option<Key>, most: usize) -> Result<Vec<Pending>, StoreError> {
+        let from = from.unwrap_or(Key { line: Line::Own, due_ms: 0, arrival: 0 });
+        let rows = self.delayed.read(from, (most, usize::MAX))?;
+        let index = self.delayed.index.lock();
+        let there = rows.into_iter().filter(|(key, _)| !index.is_removed(key));
+        Ok(there.map(|(key, message)| Pending { key, message }).collect())
+    }
+
+    /// Cancels one. False: there is none, or not any more.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn cancel_delayed(&self, key: Key) -> Result<bool, StoreError> {
+        let _gate = self.writer.gate();
+        // Read under the lock: what the store shows now, and is not leaving, is there.
+        let mut index = self.delayed.index.lock();
+        let Some(message) = self.delayed.read_one(key)? else { return Ok(false) };
+        let cancelled = index.remove(key, message.size(), Gone::Cancelled);
+        drop(index);
+        self.writer.mark_retained(Urgency::Now);
+        self.unpark();
+        Ok(cancelled)
+    }
+
+    /// Gives one another time; it stays one message, in one commit. The new key, or `None`: there is no such message.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn move_delayed(&self, key: Key, line: Line, due_ms: u64) -> Result<Option<Key>, StoreError> {
+        let _gate = self.writer.gate();
+        let mut index = self.delayed.index.lock();
+        let Some(message) = self.delayed.read_one(key)? else { return Ok(None) };
+        let moved = index.reschedule(key, line, due_ms, message);
+        drop(index);
+        self.writer.mark_retained(Urgency::Now);
+        Ok(moved)
+    }
+
+    pub(super) fn collect_delayed(&self, changes: &mut Vec<KeyedChange>) -> DelayedWork {
+        let collected = self.delayed.index.lock().collect();
+        if !collected.is_empty() {
+            let of = Keyed::Delayed;
+            let set = collected.set.iter().map(|(key, m)| (key.encode(), Some(message_value(m))));
+            let removed = collected.removed.iter().map(|key| (key.encode(), None));
+            let totals = (TOTALS.to_vec(), Some(collected.totals.encode()));
+            // Removals first: a message that was taken back and one that is set never share a key.
+            let all = removed.chain(set).chain([totals]);
+            changes.extend(all.map(|(key, value)| KeyedChange { of, key, value }));
+        }
+        DelayedWork(collected)
+    }
+
+    pub(super) fn delayed_committed(&self, work: DelayedWork) {
+        self.delayed.index.lock().committed(work.0);
+    }
+
+    pub(super) fn delayed_not_committed(&self, work: DelayedWork, refused: &Refused) {
+        self.delayed.index.lock().not_committed(work.0, |message| refused.holds(message));
+    }
+
+    /// Milliseconds until a message is due: 0 when it is.
+    #[must_use]
+    pub fn delayed_due_in_ms(&self, key: Key) -> u64 {
+        let now_ms = match key.line {
+            Line::Own => self.clock.now().0,
+            Line::Wall => self.clock.wall_ms(),
+        };
+        key.due_ms.saturating_sub(now_ms)
+    }
+}

@@ -1,0 +1,173 @@
+//! Whether there is room for more: memory, sessions, wills, subscriptions. What exists goes on; what would add is refused.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use forebay_wire::reason::ReasonCode;
+
+use super::{Broker, Slot, Staged};
+use crate::memory::{self, Level};
+use crate::observe::MemoryPart;
+use crate::session::{Cx, Settings};
+
+/// Between two times that free memory is given back: it takes the allocator's locks for a while.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(5);
+/// The same when the last time was of little use.
+const GIVE_BACK_SELDOM: Duration = Duration::from_secs(60);
+/// So much must be free inside the allocator, and a fifth of what is used, for that to be worth it.
+const GIVE_BACK_BYTES: usize = 4 << 20;
+/// A part of a packet that may be kept when memory is short: most packets are smaller.
+const PART_WHEN_FULL: usize = 16 * 1024;
+/// Bytes in the queue of a client that keeps up.
+const QUEUED_WHEN_FULL: u64 = 64 * 1024;
+
+/// What the keeper remembers of the memory.
+pub(crate) struct Watch {
+    level: Level,
+    next_give_back: Instant,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { level: Level::Roomy, next_give_back: Instant::now() }
+    }
+}
+
+impl Watch {
+    /// Gives memory back that the allocator keeps for itself, if there is much of it.
+    fn give_back(&mut self, used: usize) {
+        let now = Instant::now();
+        let much = used + used / 5 + GIVE_BACK_BYTES;
+        let kept = |resident: Option<usize>| resident.is_some_and(|resident| resident > much);
+        if now < self.next_give_back || !kept(memory::resident()) {
+            return;
+        }
+        memory::give_back();
+        let helped = !kept(memory::resident());
+        self.next_give_back = now + if helped { GIVE_BACK_EVERY } else { GIVE_BACK_SELDOM };
+    }
+}
+
+/// What sessions obey while no memory is left, for small and for large messages.
+pub(super) struct ShortOfMemory {
+    small: Settings,
+    large: Settings,
+}
+
+impl ShortOfMemory {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let with = |outbound_buffer| Settings { outbound_buffer, ..settings.clone() };
+        Self { small: with(PART_WHEN_FULL.min(settings.outbound_buffer)), large: with(0) }
+    }
+}
+
+impl Broker {
+    /// How much of the memory that there may be is taken.
+    #[must_use]
+    pub fn memory_level(&self) -> Level {
+        Level::of(memory::used(), self.memory_limit)
+    }
+
+    /// For the snapshot.
+    pub(crate) fn memory_part(&self) -> MemoryPart {
+        let wills = self.will_bytes.load(Ordering::Relaxed) as u64;
+        MemoryPart { used: memory::used() as u64, limit: self.memory_limit as u64, wills }
+    }
+
+    pub(crate) fn memory_full(&self) -> bool {
+        self.memory_level() == Level::Full
+    }
+
+    /// Whether a client may connect; the reason if not.
+    pub(crate) fn admits(&self, client_id: &str, will_bytes: usize) -> Result<(), (ReasonCode, &'static str)> {
+        let live = self.live();
+        let limits = &live.limits;
+        let wills = self.will_bytes.load(Ordering::Relaxed);
+        if will_bytes > 0 && wills + will_bytes > limits.max_will_bytes {
+            return Err((ReasonCode::QuotaExceeded, "as many bytes of wills as there may be (limits.max_will_bytes)"));
+        }
+        // A client that comes back adds little.
+        if !self.has_session(client_id) {
+            if self.session_count() >= limits.max_sessions {
+                return Err((ReasonCode::QuotaExceeded, "as many sessions as there may be (limits.max_sessions)"));
+            }
+            if self.memory_full() {
+                return Err((ReasonCode::ServerBusy, "no memory is left for another client (limits.memory)"));
+            }
+        }
+        self.will_bytes.fetch_add(will_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether one more subscription finds room.
+    pub(crate) fn room_for_filter(&self, filter: &str) -> bool {
+        let (live, stats) = (self.live(), self.router.stats());
+        let limits = &live.limits;
+        let levels = 1 + filter.bytes().filter(|byte| *byte == b'/').count();
+        stats.subscriptions < limits.max_subscriptions
+            && stats.nodes + levels <= limits.max_filter_levels
+            && !self.memory_full()
+    }
+
+    /// Whether so much of a packet that is not complete may be kept: it has begun, so it may pass the limit by a sixth.
+    pub(crate) fn room_for_part(&self, bytes: usize) -> bool {
+        bytes <= PART_WHEN_FULL || memory::used() <= self.memory_limit.saturating_add(self.memory_limit / 6)
+    }
+
+    /// The limits for handing these messages to one subscriber: with no memory left, buffers of sockets take a little of
+    /// what is small and nothing of what is large, so that one publication is not encoded for a thousand slow readers.
+    pub(super) fn within_memory<'a>(&'a self, run: &[Staged<'_>], cx: Cx<'a>) -> Cx<'a> {
+        if !self.memory_full() {
+            return cx;
+        }
+        let large = run.iter().any(|staged| staged.source.payload.len() > PART_WHEN_FULL);
+        Cx { settings: if large { &self.short_of_memory.large } else { &self.short_of_memory.small }, ..cx }
+    }
+
+    /// The limits for encoding more of what a session has: with no memory left a little at a time, so that queues still
+    /// drain, and none a twentieth over the limit, until sockets have taken what was encoded.
+    pub(crate) fn may_encode(&self) -> Option<Cx<'_>> {
+        let (cx, used) = (self.cx(), memory::used());
+        match Level::of(used, self.memory_limit) {
+            Level::Roomy | Level::High => Some(cx),
+            Level::Full if used <= self.memory_limit.saturating_add(self.memory_limit / 20) => {
+                Some(Cx { settings: &self.short_of_memory.small, ..cx })
+            }
+            Level::Full => None,
+        }
+    }
+
+    /// Whether a message for this subscriber would stay in memory for a while.
+    pub(super) fn would_stay(slot: &Arc<Slot>) -> bool {
+        slot.look(|session| !session.connected() || session.fill().1 > QUEUED_WHEN_FULL)
+    }
+
+    /// Says when memory becomes short and when it is not any more, wakes who waits for it, and gives back what is free.
+    pub(super) fn watch_memory(&self, watch: &mut Watch) {
+        let used = memory::used();
+        let (level, before) = (Level::of(used, self.memory_limit), watch.level);
+        watch.level = level;
+        if level != before {
+            let (used, limit) = (used >> 20, self.memory_limit >> 20);
+            match level {
+                Level::Roomy => tracing::warn!("memory is not short any more: {used} of {limit} MiB"),
+                Level::High => tracing::warn!("memory becomes short: {used} of {limit} MiB (limits.memory)"),
+                Level::Full => {
+                    tracing::warn!("memory is short: {used} of {limit} MiB; what would add to it is refused")
+                }
+            }
+            if before == Level::Full {
+                self.unpark();
+                self.all_slots().iter().filter(|slot| slot.online()).for_each(|slot| slot.wake());
+            }
+        }
+        watch.give_back(used);
+    }
+
+    /// Counts the wills anew: sessions that have ended, and wills that were published, are not subtracted one by one.
+    pub(super) fn count_wills(&self) {
+        let of = |slot: Arc<Slot>| slot.look(|session| session.will().map_or(0, |will| will.message.size()));
+        self.will_bytes.store(self.all_slots().into_iter().map(of).sum(), Ordering::Relaxed);
+    }
+}

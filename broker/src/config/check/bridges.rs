@@ -1,0 +1,288 @@
+//! `[[bridges]]`.
+
+use super::super::checked::{Bridge, Compression, QueueLimits, Sasl};
+use super::super::listener::TlsFiles;
+use super::super::problem::no_such;
+use super::super::raw::{RawBridge, RawBridgeRule, RawQueue};
+use super::super::table::At;
+use super::{Checker, defaults, duration, number, topic_filter};
+use crate::bridge::template::{Rule, Template};
+use crate::bridge::upstream::{KINDS, Kind, Topics};
+
+/// Characters of a name.
+const NAME_MAX: usize = 64;
+
+impl Checker<'_> {
+    pub(super) fn bridges(&mut self, raw: Vec<At<RawBridge>>) -> Vec<Bridge> {
+        let mut bridges: Vec<Bridge> = Vec::with_capacity(raw.len());
+        for at in raw {
+            let name = at.value.name.clone();
+            let Some(bridge) = self.bridge(at) else { continue };
+            if let Some(name) = name.filter(|_| bridges.iter().any(|other| other.name == bridge.name)) {
+                self.wrong(&name, format!("there is a bridge \"{}\" already", bridge.name));
+            }
+            bridges.push(bridge);
+        }
+        bridges
+    }
+
+    fn bridge(&mut self, at: At<RawBridge>) -> Option<Bridge> {
+        let place = at.place();
+        if KINDS.is_empty() {
+            self.wrong(&place, "this program was built without bridges (cargo features such as `bridge-mqtt`)");
+            return None;
+        }
+        let raw = at.value;
+        let name = self.name(&place, raw.name.clone())?;
+        let (urls, tls) = self.urls(&place, raw.url.clone(), raw.urls.clone())?;
+        self.only_known(&raw, Kind::of(urls.first()?)?);
+        let mqtt5 = self.word(raw.version, "version", Bridge::VERSIONS, true);
+        let exactly_once = self.word(raw.delivery, "delivery", Bridge::DELIVERIES, false);
+        self.only_with_tls(tls, [&raw.ca_file, &raw.certificate, &raw.key]);
+        let identity = self.identity(raw.certificate, raw.key);
+        if let (Some(file), None, false) = (&raw.password_file, &raw.username, mqtt5) {
+            self.wrong(file, "MQTT 3.1.1 has a password only with a user name: set `username`");
+        }
+        let carries = [&raw.out, &raw.ins].into_iter().flatten().any(|rules| !rules.value.is_empty());
+        let outs = raw.out.map(|at| self.bridge_rules(at, exactly_once)).unwrap_or_default();
+        let ins = raw.ins.map(|at| self.bridge_rules(at, exactly_once)).unwrap_or_default();
+        if !carries {
+            self.wrong(&place, "carries nothing: it needs [[bridges.out]], [[bridges.in]] or both");
+        }
+        Some(Bridge {
+            name,
+            urls,
+            mqtt5,
+            client_id: raw.client_id.and_then(|at| self.not_empty(at)),
+            username: raw.username.map(|at| at.value),
+            password_file: self.path(raw.password_file),
+            ca_file: self.path(raw.ca_file),
+            identity,
+            keep_alive: duration(raw.keep_alive, defaults::BRIDGE_KEEP_ALIVE),
+            exactly_once,
+            compression: self.word(raw.compression, "compression", Compression::WORDS, Compression::None),
+            sasl: self.word(raw.sasl, "mechanism", Sasl::WORDS, Sasl::default()),
+            progress_topic: raw
+                .progress_topic
+                .and_then(|at| self.not_empty(at))
+                .unwrap_or_else(|| defaults::BRIDGE_PROGRESS_TOPIC.to_owned()),
+            window: number(raw.window, defaults::BRIDGE_WINDOW),
+            stalled_after: duration(raw.stalled_after, defaults::BRIDGE_STALLED_AFTER),
+            rate: raw.rate.and_then(|at| self.rate(at)),
+            queue: self.bridge_queue(raw.queue.map(|at| at.value)),
+            dead_letters: number(raw.dead_letters, defaults::BRIDGE_DEAD_LETTERS),
+            outs,
+            ins,
+        })
+    }
+
+    fn bridge_queue(&mut self, raw: Option<RawQueue>) -> QueueLimits {
+        let raw = raw.unwrap_or_default();
+        // An upstream that is away for long is what a bridge's queue is for: it drops nothing unless it is told to.
+        let holds = raw.stall_limit.is_none();
+        let mut queue = self.queue(raw);
+        if holds {
+            queue.stall_limit = None;
+        }
+        queue
+    }
+
+    pub(super) fn name(&mut self, place: &At<()>, name: Option<At<String>>) -> Option<String> {
+        let Some(name) = name else {
+            self.wrong(place, "needs `name`");
+            return None;
+        };
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.value.is_empty() || name.value.len() > NAME_MAX || !name.value.chars().all(fits) {
+            self.wrong(&name, format!("\"{}\" is not 1 to {NAME_MAX} letters, digits, - and _", name.value));
+            return None;
+        }
+        Some(name.value)
+    }
+
+    fn not_empty(&mut self, at: At<String>) -> Option<String> {
+        if at.value.is_empty() {
+            self.wrong(&at, "must not be empty");
+        }
+        Some(at.value)
+    }
+
+    /// The addresses, and whether one of them has TLS.
+    fn urls(
+        &mut self,
+        place: &At<()>,
+        url: Option<At<String>>,
+        urls: Option<At<Vec<At<String>>>>,
+    ) -> Option<(Vec<String>, bool)> {
+        let all = match (url, urls) {
+            (Some(url), None) => vec![url],
+            (None, Some(urls)) if urls.value.is_empty() => {
+                self.wrong(&urls, "must have one address at least");
+                return None;
+            }
+            (None, Some(urls)) => urls.value,
+            (Some(_), Some(urls)) => {
+                self.wrong(&urls, "there is `url` already; write all addresses here");
+                return None;
+            }
+            (None, None) => {
+                self.wrong(place, "needs `url`, such as \"mqtts://central.example:8883\", or `urls`");
+                return None;
+            }
+        };
+        let mut tls = false;
+        for url in &all {
+            match self.upstream_url(url) {
+                Ok(with_tls) => tls |= with_tls,
+                Err(why) => {
+                    self.wrong(url, why);
+                    return None;
+                }
+            }
+        }
+        let kind = |at: &At<String>| Kind::of(&at.value).map(|kind| kind.schemes);
+        for other in all.iter().skip(1).filter(|other| kind(other) != all.first().and_then(kind)) {
+            self.wrong(other, "is of another kind than the first address; a bridge has one kind of upstream");
+        }
+        Some((all.into_iter().map(|at| at.value).collect(), tls))
+    }
+
+    fn upstream_url(&self, url: &At<String>) -> Result<bool, String> {
+        let (scheme, _) = url.value.split_once("://").ok_or_else(|| {
+            format!("\"{}\" is not an address to connect to, such as \"mqtts://central.example:8883\"", url.value)
+        })?;
+        let schemes: Vec<&(&str, bool)> = KINDS.iter().flat_map(|kind| kind.schemes).collect();
+        let valid: Vec<&str> = schemes.iter().map(|(known, _)| *known).collect();
+        let (kind, (_, tls)) = Kind::of(&url.value)
+            .zip(schemes.iter().find(|(known, _)| *known == scheme))
+            .ok_or_else(|| format!("\"{scheme}\": {}", no_such("kind of upstream", scheme, &valid)))?;
+        (kind.check_url)(&url.value)?;
+        Ok(*tls)
+    }
+
+    /// What an upstream whose topics are names would refuse for each message, or would make slow for all.
+    fn named_topic(&mut self, rule: &At<RawBridgeRule>, kind: &Kind) {
+        let RawBridgeRule { topic, key, partition, delay_s, .. } = &rule.value;
+        if topic.is_none() {
+            self.wrong(&rule.place(), "needs `topic`, the name of a topic there, which has no `/`");
+        }
+        let is_constant = |at: &&At<String>| Template::parse(&at.value).is_ok_and(|template| template.is_constant());
+        if let Some(key) = key.as_ref().filter(is_constant)
+            && partition.is_none()
+        {
+            let or = if kind.has("partition") { ", or set `partition`" } else { "" };
+            let why =
+                "is the same for all messages, which all go to one partition; write a placeholder, such as {topic/2}";
+            self.wrong(key, format!("\"{}\" {why}{or}", key.value));
+        }
+        if let (Some(_), Some(delay)) = (key, delay_s) {
+            self.wrong(delay, "a message with a `key` is of a group and cannot be delayed; leave one of the two out");
+        }
+        let number = |at: &At<String>| at.value.parse::<u32>().is_ok();
+        if let Some(delay) = delay_s.as_ref().filter(is_constant).filter(|at| !number(at)) {
+            self.wrong(delay, format!("\"{}\" is no number of seconds", delay.value));
+        }
+    }
+
+    /// Keys that mean nothing to this kind of upstream are refused: whoever wrote one expects it to do something.
+    fn only_known(&mut self, raw: &RawBridge, kind: &Kind) {
+        let scheme = kind.schemes.first().map_or("", |(scheme, _)| scheme);
+        let mut refuse = |at: Option<At<()>>, key: &str| {
+            if let Some(at) = at.filter(|_| !kind.has(key)) {
+                self.wrong(&at, format!("means nothing to an upstream of the kind {scheme}://; leave it out"));
+            }
+        };
+        refuse(raw.version.as_ref().map(At::place), "version");
+        refuse(raw.client_id.as_ref().map(At::place), "client_id");
+        refuse(raw.keep_alive.as_ref().map(At::place), "keep_alive");
+        refuse(raw.username.as_ref().map(At::place), "username");
+        refuse(raw.password_file.as_ref().map(At::place), "username");
+        refuse(raw.compression.as_ref().map(At::place), "compression");
+        refuse(raw.sasl.as_ref().map(At::place), "sasl");
+        refuse(raw.progress_topic.as_ref().map(At::place), "progress_topic");
+        refuse(raw.delivery.as_ref().filter(|at| at.value == "exactly-once").map(At::place), "exactly-once");
+        refuse(raw.ins.as_ref().filter(|at| !at.value.is_empty()).map(At::place), "in");
+        for rule in [&raw.out, &raw.ins].into_iter().flatten().flat_map(|rules| &rules.value) {
+            refuse(rule.value.exchange.as_ref().map(At::place), "exchange");
+            refuse(rule.value.key.as_ref().map(At::place), "message_key");
+            refuse(rule.value.partition.as_ref().map(At::place), "partition");
+            refuse(rule.value.tag.as_ref().map(At::place), "tag");
+            refuse(rule.value.delay_s.as_ref().map(At::place), "delay_s");
+        }
+        for rule in raw.out.iter().flat_map(|rules| &rules.value).filter(|_| kind.topics == Topics::Names) {
+            self.named_topic(rule, kind);
+        }
+    }
+
+    fn only_with_tls(&mut self, tls: bool, files: [&Option<At<String>>; 3]) {
+        for at in files.into_iter().flatten().filter(|_| !tls) {
+            self.wrong(
+                at,
+                "no address of this bridge is encrypted; write one with TLS, such as mqtts://, or leave the key out",
+            );
+        }
+    }
+
+    fn identity(&mut self, certificate: Option<At<String>>, key: Option<At<String>>) -> Option<TlsFiles> {
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => {
+                let (certificate, key) = (self.path(Some(certificate))?, self.path(Some(key))?);
+                Some(TlsFiles { certificate, key })
+            }
+            (Some(certificate), None) => {
+                self.wrong(&certificate, "needs its private key: set `key`");
+                None
+            }
+            (None, Some(key)) => {
+                self.wrong(&key, "needs its certificate: set `certificate`");
+                None
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn bridge_rules(&mut self, raw: At<Vec<At<RawBridgeRule>>>, exactly_once: bool) -> Vec<Rule> {
+        let mut rules: Vec<Rule> = Vec::with_capacity(raw.value.len());
+        for at in raw.value {
+            let place = at.place();
+            let RawBridgeRule { filter, topic, qos, exchange, key, partition, tag, delay_s } = at.value;
+            let Some(filter) = filter else {
+                self.wrong(&place, "needs `filter`");
+                continue;
+            };
+            if let Err(why) = topic_filter(&filter.value) {
+                self.wrong(&filter, format!("\"{}\" {why}", filter.value));
+            }
+            if rules.iter().any(|rule| rule.filter == filter.value) {
+                self.wrong(&filter, format!("\"{}\" has a rule already; the first one holds", filter.value));
+            }
+            let parsed = match topic {
+                Some(topic) => self.template(topic),
+                None => Template::parse("{topic}").ok(),
+            };
+            if let Some(at) = qos.as_ref().filter(|at| exactly_once && at.value < 2) {
+                self.wrong(at, format!("must be 2 where the delivery is exactly-once, is {}", at.value));
+            }
+            let qos = number(qos, if exactly_once { 2 } else { 1 });
+            let mut optional = |at: Option<At<String>>| at.and_then(|at| self.template(at));
+            let (key, partition) = (optional(key), optional(partition));
+            let (tag, delay_s) = (optional(tag), optional(delay_s));
+            // The exchange without a name is one.
+            let exchange = match exchange {
+                Some(at) if at.value.is_empty() => Some(Template::default()),
+                other => optional(other),
+            };
+            let Some(topic) = parsed else { continue };
+            rules.push(Rule { filter: filter.value, topic, qos, key, partition, exchange, tag, delay_s });
+        }
+        rules
+    }
+
+    fn template(&mut self, at: At<String>) -> Option<Template> {
+        let parsed = Template::parse(&at.value);
+        if let Err(why) = &parsed {
+            self.wrong(&at, format!("\"{}\" {why}", at.value));
+        }
+        parsed.ok()
+    }
+}
