@@ -89,13 +89,29 @@ fn subscribe(plan: &Plan, number: usize, mut rng: Rng, expected: &std::sync::Onc
     }
 }
 
+/// As it is by default: a kill finds nearly everything in the journal.
 #[test]
 fn nothing_acknowledged_is_lost_by_a_kill() {
+    kill(25, "8MiB");
+}
+
+/// It is folded several times a second, and most kills find a fold under way.
+#[test]
+fn nothing_is_lost_by_a_kill_in_a_fold() {
+    kill(25, "64KiB");
+}
+
+#[test]
+fn nothing_is_lost_by_a_kill_without_a_journal() {
+    kill(15, "0B");
+}
+
+fn kill(kills: u64, journal: &str) {
     let seed = Rng::seed_from_environment();
-    let kills = std::env::var("FOREBAY_KILLS").map_or(50, |n| n.parse().expect("FOREBAY_KILLS is a number"));
-    eprintln!("{kills} kills, FOREBAY_SEED={seed}");
+    let kills = std::env::var("FOREBAY_KILLS").map_or(kills, |n| n.parse().expect("FOREBAY_KILLS is a number"));
+    eprintln!("{kills} kills, journal {journal}, FOREBAY_SEED={seed}");
     let mut rng = Rng::new(seed);
-    let mut broker = Broker::start();
+    let mut broker = Broker::with_config(&format!("[store]\njournal = \"{journal}\"\n"));
     let plan = Arc::new(Plan { port: broker.port(), more: AtomicBool::new(true), restless: AtomicBool::new(false) });
     let expected = Arc::new(std::sync::OnceLock::new());
     let subscribers: Vec<JoinHandle<Seen>> = (0..4)

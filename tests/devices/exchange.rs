@@ -29,7 +29,7 @@ type Plain<C> = Driver<'static, C, TcpStream>;
 
 fn driver(port: u16, options: &'static Options<'static>) -> Plain<impl FnMut() -> io::Result<TcpStream>> {
     let client = Client::new(options, vec![0; 128 * 1024].leak());
-    Driver::new(client, Input::new(vec![0; 4 * 1024].leak()), tcp(("127.0.0.1", port)))
+    Driver::new(client, Input::new(vec![0; 4 * 1024].leak()), tcp(("127.0.0.1", port), Duration::from_secs(30)))
 }
 
 /// What a device has seen.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use forebay_firmware::adapter::std::{Driver, tcp};
 use forebay_firmware::{Class, Client, Counters, Event, Input, Message, Options, Policy, QoS, Received};
-use forebay_tests::broker::{Broker, Kind};
+use forebay_tests::broker::{Broker, Kind, free_port};
+use forebay_tests::http::Api;
 use forebay_tests::link::Endpoint;
 use forebay_tests::packet::Version;
 use forebay_tests::peer::{Came, Connect, Peer, subscribe};
@@ -26,7 +27,7 @@ const DEVICES: u32 = 200;
 const RATE: u32 = 2;
 const TIMES: u32 = 10;
 
-const CONFIG: &str = "sys_interval = \"1s\"\n[queue]\nmax_messages = 600\npolicy = \"reject\"\n\
+const CONFIG: &str = "sys_interval = \"1s\"\n[admin]\nhttp = \"127.0.0.1:ADMIN\"\n[queue]\nmax_messages = 600\npolicy = \"reject\"\n\
     [[listeners]]\nurl = \"mqtt://127.0.0.1:PORT\"\nrate = { messages_per_s = 2 }\n\
     [[listeners]]\nurl = \"mqtt://127.0.0.1:TLS_PORT\"\n";
 
@@ -84,7 +85,7 @@ fn device(port: u16, device: u32) -> Report {
     });
     let version = if v5 { types::Version::V5 } else { types::Version::V311 };
     let log = Rc::new(RefCell::new(Log::new(version, NAMING)));
-    let mut open = tcp(("127.0.0.1", port));
+    let mut open = tcp(("127.0.0.1", port), Duration::from_secs(30));
     let connect = || Ok(Tap::new(open()?, Rc::clone(&log)));
     let outbox = vec![0; 4_000 + messages() as usize * 120].leak();
     let mut driver = Driver::new(Client::new(options, outbox), Input::new(vec![0; 512].leak()), connect);
@@ -135,11 +136,31 @@ impl Arrived {
     }
 }
 
+/// Waits until the queue is so full that a device was refused, however quickly they publish. The figure is read over HTTP: a
+/// subscriber to `$SYS` would be in the ledger.
+fn until_refused(admin: u16) {
+    let (api, begun) = (Api::http(admin), Instant::now());
+    let refused = |metrics: &str| {
+        let mut values = metrics.lines().filter_map(|line| line.strip_prefix("forebay_publish_refused_total "));
+        values.next().is_some_and(|value| value.trim().parse::<u64>().unwrap() > 0)
+    };
+    while !refused(&api.get("/metrics").body) {
+        assert!(begun.elapsed() < limit(), "the queue never fills");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Whether the broker has nothing more to be delivered: the QoS 2 exchange of the last message has ended too, which the
+/// subscriber's client does not say.
+fn is_delivered(admin: u16) -> bool {
+    Api::http(admin).get("/metrics").body.lines().any(|line| line == "forebay_ledger_queued 0")
+}
+
 /// Receives everything, after a while in which the queue fills. Then it tells the one in QEMU, if there is one, that this is
 /// all, and waits for its account.
-fn subscriber(kind: Kind, port: u16, ready: &AtomicUsize, total: usize, with_metal: bool) -> Arrived {
+fn subscriber(kind: Kind, (port, admin): (u16, u16), ready: &AtomicUsize, total: usize, with_metal: bool) -> Arrived {
     let options = options("subscriber", kind == Kind::Forebay, |options| options.receive_maximum = 24);
-    let connect = || tcp(("127.0.0.1", port))();
+    let connect = || tcp(("127.0.0.1", port), Duration::from_secs(30))();
     let client = Client::new(options, vec![0; 4_096].leak());
     let mut driver = Driver::new(client, Input::new(vec![0; 64 * 1_024].leak()), connect);
     // mosquitto 2.0.11 sends hundreds of QoS 2 at once, which is more than the client has places for.
@@ -156,8 +177,7 @@ fn subscriber(kind: Kind, port: u16, ready: &AtomicUsize, total: usize, with_met
     if kind == Kind::Forebay {
         driver.leave(limit());
         ready.store(1, Ordering::SeqCst);
-        // Long enough for the queue to fill at any rate.
-        thread::sleep(Duration::from_secs(4));
+        until_refused(admin);
         let now = driver.now();
         driver.client().connect(now);
     }
@@ -178,6 +198,10 @@ fn subscriber(kind: Kind, port: u16, ready: &AtomicUsize, total: usize, with_met
             driver.publish(&Message::new("metal/end").qos(QoS::ExactlyOnce), b"").unwrap();
         }
     }
+    while kind == Kind::Forebay && !is_delivered(admin) {
+        assert!(begun.elapsed() < limit(), "the last message is never delivered");
+        driver.turn(Duration::from_millis(200), |_, _| {});
+    }
     driver.leave(limit());
     arrived
 }
@@ -186,8 +210,9 @@ fn subscriber(kind: Kind, port: u16, ready: &AtomicUsize, total: usize, with_met
 pub fn peak(kind: Kind, with_metal: bool) {
     let mut broker = Broker::prepare_as(kind, None);
     let mut other = broker.port();
+    let admin = free_port();
     if kind == Kind::Forebay {
-        broker.configure(CONFIG);
+        broker.configure(&CONFIG.replace("ADMIN", &admin.to_string()));
         other = broker.tls_port();
     }
     broker.run();
@@ -196,7 +221,7 @@ pub fn peak(kind: Kind, with_metal: bool) {
     let total = messages() * devices;
     let ready = AtomicUsize::new(0);
     let (reports, arrived, metal) = thread::scope(|scope| {
-        let subscriber = scope.spawn(|| subscriber(kind, other, &ready, total as usize, with_metal));
+        let subscriber = scope.spawn(|| subscriber(kind, (other, admin), &ready, total as usize, with_metal));
         while ready.load(Ordering::SeqCst) == 0 && !subscriber.is_finished() {
             thread::sleep(Duration::from_millis(10));
         }

@@ -7,7 +7,7 @@ use forebay_tests::packet::{self, Ack, Version};
 use forebay_tests::peer::{Came, Connect, Peer, publish};
 use forebay_tests::sys::{Sys, figure};
 
-use crate::full::{Disk, retain, start};
+use crate::full::{Disk, retain, start_with};
 use crate::{Case, LIMIT, MOMENT, absent, accepted_again, code, payload, publisher, send, takes, tcp};
 
 pub(crate) fn trials() -> Vec<Case> {
@@ -16,13 +16,20 @@ pub(crate) fn trials() -> Vec<Case> {
         ("caught_at_qos_1_it_is_refused", absent.clone(), qos_1_is_refused),
         ("caught_in_3_1_1_its_ack_is_withheld", absent.clone(), withheld),
         ("caught_at_qos_2_it_is_refused_and_comes_once", absent.clone(), qos_2_is_refused),
-        ("caught_at_qos_2_and_sent_already_it_waits", absent, qos_2_that_is_sent_waits),
+        ("caught_at_qos_2_and_sent_already_it_waits", absent.clone(), qos_2_that_is_sent_waits),
+        ("caught_with_a_journal_it_is_acknowledged_and_kept", absent, the_journal_has_its_room),
     ]
 }
 
-/// A broker that does not know yet that its disk is full. The file is what fills it.
+/// A broker that does not know yet that its disk is full. The file is what fills it. A commit is one of the store's file.
 fn filled() -> (Broker, Disk, PathBuf) {
-    let (broker, disk) = start("4MiB");
+    filled_with(NO_JOURNAL)
+}
+
+const NO_JOURNAL: &str = "min_free_bytes = \"4MiB\"\njournal = \"0B\"\n";
+
+fn filled_with(store: &str) -> (Broker, Disk, PathBuf) {
+    let (broker, disk) = start_with(store);
     absent(&broker);
     retain(&broker);
     let other = disk.path().join("other");
@@ -79,6 +86,25 @@ fn qos_1_is_refused() {
     assert_eq!(subscriber.drain(MOMENT), [], "what was refused was not kept");
 }
 
+/// The journal's room is its own from the beginning: what it took is acknowledged, and is there after a start on the full disk.
+fn the_journal_has_its_room() {
+    let (mut broker, _disk, other) = filled_with("min_free_bytes = \"4MiB\"\n");
+    let mut device = publisher(&broker, "device", Version::V5);
+    let (first, _) = device.publish(1, "q", &payload(0));
+    assert_eq!(first, 0, "the broker did not know");
+    let mut next = 1;
+    while device.publish(next + 1, "q", &payload(u32::from(next))).0 == 0 {
+        next += 1;
+    }
+    broker.kill();
+    broker.run();
+    let mut subscriber = takes(&broker, 0..u32::from(next));
+    std::fs::remove_file(other).unwrap();
+    let mut device = publisher(&broker, "device", Version::V5);
+    accepted_again(&mut device, u32::from(next));
+    crate::take(&mut subscriber, u32::from(next)..u32::from(next) + 1);
+}
+
 fn withheld() {
     let (broker, _disk, other) = filled();
     let mut old = publisher(&broker, "old", Version::V4);
@@ -97,7 +123,7 @@ fn absent_at_qos_2(broker: &Broker) {
 }
 
 fn qos_2_is_refused() {
-    let (mut broker, disk) = start("4MiB");
+    let (mut broker, disk) = start_with(NO_JOURNAL);
     absent_at_qos_2(&broker);
     let other = disk.path().join("other");
     let _ = std::fs::write(&other, vec![0; 64 << 20]);
@@ -127,7 +153,7 @@ fn qos_2_is_refused() {
 
 /// It has gone to somebody who must have it exactly once: if it were refused its publisher would send it again.
 fn qos_2_that_is_sent_waits() {
-    let (broker, disk) = start("4MiB");
+    let (broker, disk) = start_with(NO_JOURNAL);
     absent_at_qos_2(&broker);
     let (mut online, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "online"));
     assert_eq!(online.subscribe(&[("q", 2)]), [2]);

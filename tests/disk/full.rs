@@ -49,9 +49,14 @@ impl Drop for Disk {
 
 /// A broker whose data is on the disk. It is dropped before the disk.
 pub(crate) fn start(reserve: &str) -> (Broker, Disk) {
+    start_with(&format!("min_free_bytes = \"{reserve}\"\n"))
+}
+
+/// The same, with these lines of `[store]`.
+pub(crate) fn start_with(store: &str) -> (Broker, Disk) {
     let disk = Disk::mount(SIZE_MB).unwrap();
     let mut broker = Broker::prepare(Some(&disk.path().join("data")));
-    broker.configure(&format!("sys_interval = \"1s\"\n[store]\nmin_free_bytes = \"{reserve}\"\n"));
+    broker.configure(&format!("sys_interval = \"1s\"\n[store]\n{store}"));
     broker.run();
     (broker, disk)
 }

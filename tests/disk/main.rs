@@ -4,8 +4,10 @@
 #![allow(clippy::print_stderr, clippy::wildcard_enum_match_arm)]
 
 mod caught;
+mod damaged;
 mod failing;
 mod full;
+mod starts;
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,7 @@ type Case = (&'static str, Option<String>, fn());
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases = [full::trials(), caught::trials(), failing::trials()].concat();
+    let cases = [full::trials(), caught::trials(), failing::trials(), starts::trials(), damaged::trials()].concat();
     let trials: Vec<Trial> =
         cases.into_iter().map(|(name, absent, run)| panicking("disk", name, absent.as_deref(), run)).collect();
     libtest_mimic::run(&arguments, trials).exit();

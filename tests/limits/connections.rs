@@ -12,9 +12,6 @@ use forebay_tests::sys::figure;
 
 use crate::{SYS, sys, tcp};
 
-/// Long enough for an answer that should not come to be seen.
-const MOMENT: Duration = Duration::from_millis(500);
-
 fn socket(port: u16) -> TcpStream {
     let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -51,15 +48,75 @@ fn a_device_that_does_not_finish_tls_or_connect_is_dropped_and_counted() {
 }
 
 #[test]
-fn handshakes_in_progress_are_bounded() {
-    let broker = Broker::with_config("[limits]\nmax_handshakes = 3\nconnect_timeout = \"1h\"\n");
+fn handshakes_in_progress_are_bounded_and_the_oldest_makes_room() {
+    let times = "connect_timeout = \"1h\"\nfirst_byte_timeout = \"1h\"\n";
+    let broker = Broker::with_config(&format!("{SYS}[limits]\nmax_handshakes = 3\n{times}"));
+    let mut sys = sys(&broker);
     let mut held: Vec<TcpStream> = (0..3).map(|_| socket(broker.port())).collect();
-    std::thread::sleep(MOMENT);
-    let mut late = Peer::silent(&tcp(&broker), Version::V5).unwrap();
-    late.send(&Connect::clean(Version::V5, "late").packet());
-    assert_eq!(late.within(MOMENT), None, "three handshakes are under way, a fourth must wait");
-    held.pop();
-    assert!(matches!(late.answer(), Came::Connack(false, 0, _)), "there is room for it now");
+    Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "late"));
+    closed(held.remove(0), "the oldest");
+    // Its place is free again: nobody else has to go.
+    Peer::open(&tcp(&broker), &Connect::clean(Version::V4, "later"));
+    let figures = sys.until("it is counted", |f| figure(f, "counters/handshakes_displaced") > 0);
+    assert_eq!(figure(&figures, "counters/handshakes_displaced"), 1);
+    for mut held in held {
+        held.write_all(&Connect::clean(Version::V4, "held").packet()).unwrap();
+        let mut connack = [0; 4];
+        held.read_exact(&mut connack).unwrap();
+        assert_eq!(connack, [0x20, 2, 0, 0]);
+    }
+}
+
+/// A third of the listener's permits for one address: when it has them all, its newest is closed, and then its oldest.
+#[test]
+fn an_address_has_its_own_limit_of_handshakes() {
+    let limits = "max_handshakes = 30\nmax_handshakes_per_address = 10\nconnect_timeout = \"1h\"\n";
+    let broker = Broker::with_config(&format!("{SYS}[limits]\n{limits}first_byte_timeout = \"1h\"\n"));
+    let mut sys = sys(&broker);
+    let held: Vec<TcpStream> = (0..30).map(|_| socket(broker.port())).collect();
+    sys.until("the others are closed", |f| figure(f, "counters/handshakes_refused") > 0);
+    // Whoever comes when they are a second old takes the place of one.
+    loop {
+        let peer = Peer::silent(&tcp(&broker), Version::V5);
+        let Ok(mut peer) = peer else { continue };
+        peer.send(&Connect::clean(Version::V5, "late").packet());
+        if let Came::Connack(false, 0, _) = peer.answer() {
+            break;
+        }
+    }
+    let figures = sys.figures();
+    assert!(figure(&figures, "counters/handshakes_displaced") <= 10, "{figures:?}");
+    drop(held);
+}
+
+/// The built-in limits: sockets that say nothing keep nobody out, on their own listener or on another one.
+#[test]
+fn half_open_sockets_keep_nobody_out() {
+    let broker = Broker::start();
+    let tls = Endpoint::tls(broker.tls_port(), &broker.ca());
+    let held: Vec<TcpStream> = (0..600).map(|n| socket([broker.port(), broker.tls_port()][n % 2])).collect();
+    for round in 0..20 {
+        for endpoint in [&tls, &tcp(&broker)] {
+            Peer::open(endpoint, &Connect::clean(Version::V5, &format!("client{round}")));
+        }
+    }
+    drop(held);
+}
+
+#[test]
+fn a_socket_that_says_nothing_is_closed_before_one_that_began() {
+    let limits = "[limits]\nfirst_byte_timeout = \"200ms\"\nconnect_timeout = \"1h\"\n";
+    let broker = Broker::with_config(&format!("{SYS}{limits}"));
+    let mut begun = socket(broker.port());
+    let connect = Connect::clean(Version::V4, "begun").packet();
+    begun.write_all(&connect[..9]).unwrap();
+    for port in [broker.port(), broker.tls_port()] {
+        closed(socket(port), "nothing sent");
+    }
+    begun.write_all(&connect[9..]).unwrap();
+    let mut connack = [0; 4];
+    begun.read_exact(&mut connack).unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
 }
 
 #[test]

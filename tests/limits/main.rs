@@ -3,9 +3,12 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod connections;
+mod memory;
 mod pace;
 mod packets;
+mod retained;
 mod slow;
+mod tls;
 
 use forebay_tests::broker::Broker;
 use forebay_tests::link::Endpoint;

@@ -4,7 +4,11 @@ use forebay_tests::broker::Broker;
 use forebay_tests::packet::{PINGREQ, Version};
 use forebay_tests::peer::{self, Came, Connect, Peer, publish, subscribe, user};
 
-use crate::tcp;
+use std::time::Duration;
+
+use forebay_tests::sys::figure;
+
+use crate::{SYS, sys, tcp};
 
 const BOTH: [Version; 2] = [Version::V4, Version::V5];
 
@@ -131,4 +135,68 @@ fn unacknowledged_messages_of_one_client() {
     (1..=5).for_each(|id| assert!(matches!(peer.answer(), Came::Ack(_, came, _, _) if came == id)));
     peer.send(&publish(Version::V5, 2, 6, "t", &[], b""));
     ended(&broker, peer, Version::V5, 0x93);
+}
+
+#[test]
+fn a_packet_that_never_ends() {
+    let broker = Broker::with_config(&format!("{SYS}[limits]\npacket_timeout = \"1s\"\n"));
+    let mut sys = sys(&broker);
+    for version in BOTH {
+        let mut peer = open(&broker, version);
+        let whole = publish(version, 1, 1, "t", &[], &[0; 10_000]);
+        let (mut sent, mut came) = (0, None);
+        // A byte now and then, as if it were alive.
+        while came.is_none() {
+            peer.send(&whole[sent..=sent]);
+            sent += 1;
+            came = peer.within(Duration::from_millis(100));
+        }
+        match (version, came) {
+            (Version::V5, Some(Came::Disconnect(0x8D, _))) | (Version::V4, Some(Came::Closed)) => {}
+            (_, other) => panic!("{other:?}"),
+        }
+        // Whole packets keep a connection, however many come.
+        let mut peer = open(&broker, version);
+        for id in 1..20 {
+            let whole = publish(version, 1, id, "t", &[], b"x");
+            peer.send(&whole[..3]);
+            assert_eq!(peer.within(Duration::from_millis(80)), None);
+            peer.send(&whole[3..]);
+            assert!(matches!(peer.answer(), Came::Ack(..)));
+        }
+    }
+    sys.until("both are counted", |f| figure(f, "counters/packets_unfinished") == 2);
+}
+
+#[test]
+fn what_the_filters_of_a_client_cost() {
+    let broker = Broker::with_config("[limits]\nmax_wildcard_levels_per_client = 10\n");
+    let mut peer = open(&broker, Version::V5);
+    assert_eq!(peer.subscribe(&[("a/+/c/d", 0), ("+/b/c/d/e/#", 0), ("+/x", 0)]), [0, 0, 0x97]);
+    // What is there may be asked for again; what has no `+` costs nothing; another client has its own.
+    assert_eq!(peer.subscribe(&[("a/+/c/d", 1), ("a/b/c/#", 1), ("+", 1)]), [1, 1, 1]);
+    let (mut other, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "other"));
+    assert_eq!(other.subscribe(&[("+/x", 0)]), [0]);
+    peer.send(&[0xA2, 12, 0, 9, 0, 0, 7, b'a', b'/', b'+', b'/', b'c', b'/', b'd']);
+    assert!(matches!(peer.answer(), Came::Other(0xB0)));
+    assert_eq!(peer.subscribe(&[("+/x", 0)]), [0]);
+}
+
+/// A 3.1.1 client that asks for no keep alive cannot be told one: the system looks after it.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_system_probes_silent_connections() {
+    for (limits, probed) in [("max_keep_alive = \"1h\"\n", true), ("max_keep_alive = \"0s\"\n", false)] {
+        let broker = Broker::with_config(&format!("[limits]\n{limits}"));
+        let _peer = open(&broker, Version::V4);
+        let local = format!(":{:04X}", broker.port());
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        // State 01 is established, timer 02 keepalive.
+        let here = |line: &&str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.len() > 5 && words[1].ends_with(&local) && words[3] == "01"
+        };
+        let line = table.lines().find(here).unwrap();
+        assert_eq!(line.split_whitespace().nth(5).unwrap().starts_with("02:"), probed, "{line}");
+    }
 }

@@ -111,3 +111,41 @@ fn qos_1_to_a_slow_reader_whose_session_is_not_kept_is_refused_at_the_limit() {
     (0..taken).for_each(|_| drop(slow.message()));
     assert_eq!(publisher.publish(1, "slow", &payload(0)).0, 0);
 }
+
+/// The buffer takes a message whenever it was below its limit before it.
+#[test]
+fn a_large_qos_0_message_reaches_who_is_idle() {
+    let broker = Broker::with_config(&format!("{SYS}[limits]\noutbound_buffer = \"64KiB\"\n"));
+    let (mut idle, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V4, "idle"));
+    idle.subscribe(&[("large", 0)]);
+    let (mut publisher, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "publisher"));
+    let payload = vec![b'x'; 1_000_000];
+    for _ in 0..3 {
+        publisher.send(&publish(Version::V5, 0, 0, "large", &[], &payload));
+        assert_eq!(idle.message().payload, payload);
+    }
+}
+
+#[test]
+fn dropping_is_said_once_until_all_was_read() {
+    let broker = Broker::with_config(&format!("{SYS}[limits]\noutbound_buffer = \"64KiB\"\n"));
+    let (mut slow, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V4, "slow"));
+    slow.subscribe(&[("slow", 0)]);
+    let mut sys = sys(&broker);
+    let said = || broker.log().matches("QoS 0 messages for it are dropped").count();
+    let mut before = 0;
+    for times in 1..=2 {
+        let (mut publisher, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "publisher"));
+        let packet = publish(Version::V5, 0, 0, "slow", &[], &payload(1));
+        while dropped(&sys.figures()) < before + 1000 {
+            (0..2000).for_each(|_| publisher.send(&packet));
+        }
+        publisher.publish(1, "the end", b"");
+        assert_eq!(said(), times);
+        slow.drain(Duration::from_secs(2));
+        // It is known to have read all when a message comes through.
+        publisher.send(&packet);
+        slow.message();
+        before = dropped(&sys.figures());
+    }
+}

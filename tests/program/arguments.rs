@@ -32,7 +32,7 @@ fn bad_usage() {
     for (arguments, named) in [
         (&["--confg", "x"][..], "--confg"),
         (&["--listen", "example.com"], "example.com"),
-        (&["--listen", "ws://127.0.0.1:80"], "ws"),
+        (&["--listen", "http://127.0.0.1:80"], "http"),
         (&["--listen", "mqtt://127.0.0.1:70000"], "70000"),
         (&["--log", "loud"], "loud"),
         (&["--config"], "--config"),

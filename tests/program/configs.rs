@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use forebay_tests::broker::Broker;
+use forebay_tests::broker::{Broker, free_port};
 use forebay_tests::scratch::Scratch;
 
 use crate::{Case, config_folder, run};
@@ -31,7 +31,7 @@ const MISTAKES: [(&str, u32, &str, &str); 16] = [
     ("shutdown_grace = 5", 18, "shutdown_grace", "a duration in quotes, such as \"10s\""),
     ("[limits]\nmax_packet_size = \"1Mb\"", 19, "limits.max_packet_size", "MiB"),
     ("[limits]\nmax_packet_size = \"1GiB\"", 19, "limits.max_packet_size", "at most"),
-    ("[[listeners]]\nurl = \"mqtt://example.com\"", 7, "listeners[1].url", "127.0.0.1 is this machine only"),
+    ("[[listeners]]\nurl = \"mqtt://1.2.3\"", 7, "listeners[1].url", "127.0.0.1 is this machine only"),
     ("[[listeners]]\nurl = \"mqtts://0.0.0.0:8883\"", 7, "listeners[1].url", "certificate"),
     ("[queue]\npolicy = \"drop-oldst\"", 10, "queue.policy", "did you mean `drop-oldest`?"),
     ("[[durability]]\nfilter = \"a/#/b\"\nmode = \"memory\"", 10, "durability[1].filter", "`#` before its last level"),
@@ -73,6 +73,7 @@ fn all_at_once() {
 
 fn examples() -> Vec<(String, String)> {
     let files = std::fs::read_dir(config_folder()).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|kind| kind == "toml"));
     let mut examples: Vec<_> =
         files.map(|path| (path.display().to_string(), std::fs::read_to_string(path).unwrap())).collect();
     examples.sort();
@@ -83,10 +84,31 @@ fn examples() -> Vec<(String, String)> {
 }
 
 fn examples_are_accepted() {
-    for (path, _) in examples() {
+    for (path, text) in examples() {
         let mut broker = Broker::prepare(None);
         broker.plain_only();
-        broker.add_arguments(&["--config", &path]);
+        // What it names of the machine is somewhere else here.
+        let here = Scratch::new("example");
+        let (token, file) = (here.path().join("admin.token"), here.path().join("forebay.toml"));
+        std::fs::write(&token, "0123456789abcdef").unwrap();
+        for access in ["passwords", "acl"] {
+            std::fs::write(here.path().join(access), "").unwrap();
+        }
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(here.path().join("jwt-keys.pem"), key.public_key_pem()).unwrap();
+        for secret in ["jwt-secret", "auth-token"] {
+            std::fs::write(here.path().join(secret), "0123456789abcdef0123456789abcdef").unwrap();
+        }
+        std::fs::write(here.path().join("dynamic-security.json"), "{}").unwrap();
+        let ca = rcgen::generate_simple_self_signed(["auth.example".to_owned()]).unwrap();
+        std::fs::write(here.path().join("ca.pem"), ca.cert.pem()).unwrap();
+        let text = text
+            .replace("/etc/forebay/admin.token", token.to_str().unwrap())
+            .replace("/etc/ssl/certs/ca-certificates.crt", here.path().join("ca.pem").to_str().unwrap())
+            .replace("/run/forebay/admin.sock", here.path().join("admin.sock").to_str().unwrap())
+            .replace("127.0.0.1:9883", &format!("127.0.0.1:{}", free_port()));
+        std::fs::write(&file, text).unwrap();
+        broker.add_arguments(&["--config", file.to_str().unwrap()]);
         broker.run();
         assert_eq!(broker.terminate(), Some(0), "{path}\n{}", broker.log());
     }
@@ -111,7 +133,18 @@ fn gateway_is_complete() {
     let file = scratch.path().join("forebay.toml");
     let gateway = std::fs::read_to_string(config_folder().join("gateway.toml")).unwrap();
     let mut known = BTreeSet::new();
-    for table in ["", "[[listeners]]", "[[durability]]", "[limits]", "[queue]", "[store]"] {
+    for table in [
+        "",
+        "[[listeners]]",
+        "[[durability]]",
+        "[limits]",
+        "[queue]",
+        "[store]",
+        "[access]",
+        "[[bridges]]",
+        "[[bridges]]\n[[bridges.out]]",
+        "[admin]",
+    ] {
         std::fs::write(&file, format!("{table}\nqqqqqqqq = 1\n")).unwrap();
         let err = run(&["--config", file.to_str().unwrap()]).err;
         let line = err.lines().find(|line| line.contains("qqqqqqqq")).unwrap_or_else(|| panic!("{table}: {err}"));
@@ -121,7 +154,11 @@ fn gateway_is_complete() {
     assert!(known.len() > 30, "{known:?}");
     for key in known {
         let there = gateway.lines().any(|line| {
-            line.starts_with(&format!("{key} = ")) || line == format!("[{key}]") || line == format!("[[{key}]]")
+            line.starts_with(&format!("{key} = "))
+                || line == format!("[{key}]")
+                || line == format!("[[{key}]]")
+                || line.ends_with(&format!(".{key}]"))
+                || line.ends_with(&format!(".{key}]]"))
         });
         assert!(there, "gateway.toml has no {key}");
     }

@@ -4,6 +4,8 @@
 
 mod arguments;
 mod configs;
+mod log;
+mod machine;
 mod opening;
 mod refusals;
 mod stopping;
@@ -21,9 +23,16 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
-    for (name, absent, run) in
-        [arguments::trials(), configs::trials(), refusals::trials(), opening::trials(), stopping::trials()].concat()
-    {
+    let suites = [
+        arguments::trials(),
+        configs::trials(),
+        refusals::trials(),
+        opening::trials(),
+        log::trials(),
+        machine::trials(),
+        stopping::trials(),
+    ];
+    for (name, absent, run) in suites.concat() {
         trials.push(panicking("program", name, absent.as_deref(), run));
     }
     libtest_mimic::run(&arguments, trials).exit();

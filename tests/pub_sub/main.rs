@@ -1,6 +1,9 @@
 //! `forebay pub`, `forebay sub` and `forebay demo`, the real program, against this repository's broker and mosquitto.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+mod ending;
+mod lines;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -26,12 +29,23 @@ fn main() {
     add("a_persistent_session_gets_what_came_meanwhile", None, a_persistent_session_gets_what_came_meanwhile);
     add("a_will_is_published_when_sub_is_killed", None, a_will_is_published_when_sub_is_killed);
     add("a_rate_is_kept", None, a_rate_is_kept);
+    add("delay_number_and_key", None, lines::delay_number_and_key);
     add("exit_codes", None, exit_codes);
     add("wrong_arguments_never_open_a_connection", None, wrong_arguments_never_open_a_connection);
     add("sub_comes_back_after_the_broker_does", None, sub_comes_back_after_the_broker_does);
     add("sub_ends_when_what_it_lost_is_refused", None, sub_ends_when_what_it_lost_is_refused);
     add("completions_and_manual_pages", None, completions_and_manual_pages);
     add("the_demo_ends_by_itself_with_nothing_lost", None, the_demo_ends_by_itself_with_nothing_lost);
+    add("signals_and_time_end_with_disconnect", None, ending::signals_and_time_end_with_disconnect);
+    add("sub_leaves_no_session_behind", None, ending::sub_leaves_no_session_behind);
+    add("bench_leaves_no_session_behind", None, ending::bench_leaves_no_session_behind);
+    add("what_sub_cannot_write_comes_again", None, ending::what_sub_cannot_write_comes_again);
+    add("the_demo_takes_its_folder_away", None, ending::the_demo_takes_its_folder_away);
+    add("values_begin_with_a_hyphen", None, lines::values_begin_with_a_hyphen);
+    add("a_url_may_end_with_the_topic", None, lines::a_url_may_end_with_the_topic);
+    add("options_without_effect_are_refused", None, lines::options_without_effect_are_refused);
+    add("help_fits_80_columns", None, lines::help_fits_80_columns);
+    add("each_step_is_a_line_with_debug", None, lines::each_step_is_a_line_with_debug);
     add("with_mosquittos_tools", no_mosquitto.as_deref(), with_mosquittos_tools);
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -337,6 +351,7 @@ fn wrong_arguments_never_open_a_connection() {
         (&["pub", "-t", "t", "-m", "x", "-V", "4.2"], "3.1.1"),
         (&["pub", "-t", "t", "-m", "x", "-V", "3.1.1", "--user-property", "a=b"], "MQTT 5"),
         (&["pub", "-t", "t", "-m", "x", "-x", "5"], "-i"),
+        (&["pub", "-m", "x"], "--topic"),
         (&["pub", "-t", "t", "-m", "x", "--cert", "c.pem"], "--key"),
         (&["pub", "-t", "t", "-m", "x", "-V", "3.1.1", "-P", "secret"], "user name"),
         (&["sub", "-t", "a/#/b"], "filter"),
@@ -349,7 +364,7 @@ fn wrong_arguments_never_open_a_connection() {
         assert!(exit == 2 && words.contains(said), "{arguments:?}: {exit}: {words}");
         assert!(!words.contains("secret"));
     }
-    for url in ["http://x", "mqtt://", "mqtt://h:99999", "mqtt://h/path"] {
+    for url in ["http://x", "mqtt://", "mqtt://h:99999"] {
         let (exit, words) = code(&["pub", "-t", "t", "-m", "x", "-L", url]);
         assert!(exit == 2 && words.contains("URL"), "{url}: {exit}: {words}");
     }

@@ -3,9 +3,15 @@
 #![allow(clippy::print_stderr, clippy::wildcard_enum_match_arm)]
 
 mod age;
+mod declared;
+mod delayed;
 mod million;
+mod once;
+mod parked;
 mod policies;
+mod schedules;
 mod shared;
+mod streams;
 mod withheld;
 
 use std::time::Duration;

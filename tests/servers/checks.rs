@@ -7,8 +7,8 @@ use forebay_client::{Client, Message, Properties, QoS, ReasonCode, Subscribe, Su
 use forebay_tests::link::Endpoint;
 use forebay_tests::packet;
 use forebay_tests::peer::{self, Came, Connect, Peer};
+use forebay_tests::server::Program;
 
-use crate::program::Program;
 use crate::{Server, block_on, options, soon};
 
 async fn connect(program: &Program, version: Version, name: &str) -> Client {

@@ -2,15 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 mod checks;
-mod program;
 mod transports;
 
 use std::time::Duration;
 
 use forebay_client::{Options, QoS, Reconnect, Version};
 use forebay_tests::absence::{of_program, panicking};
+use forebay_tests::server::Program;
 use libtest_mimic::{Arguments, Trial};
-use program::Program;
 
 /// How long something may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,16 +1,14 @@
 //! TLS, client certificates, WebSocket, Unix sockets, passwords: mosquitto's listeners, and TLS of this repository's broker.
 
-use std::path::Path;
 use std::process::Command;
 
 use forebay_client::{ConnectError, Message, Options, QoS, ReasonCode, Reconnect, Subscribe, Tls, Version};
 use forebay_tests::absence::{of_program, panicking};
 use forebay_tests::broker::{Broker, free_port};
 use forebay_tests::scratch::Scratch;
+use forebay_tests::server::{Program, make_certificates, write};
 use libtest_mimic::Trial;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-use crate::program::{Program, write};
 use crate::{BOTH, block_on, soon};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -37,22 +35,6 @@ async fn talk(options: Options) {
 
 async fn refused(options: Options) -> ConnectError {
     soon(options.reconnect(Reconnect::never()).connect()).await.unwrap_err()
-}
-
-/// A CA, a certificate for localhost and one for a client, each with its key.
-fn make_certificates(folder: &Path) {
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(DnType::CommonName, "test CA");
-    let ca_key = KeyPair::generate().unwrap();
-    std::fs::write(folder.join("ca.pem"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
-    let issuer = Issuer::new(ca, ca_key);
-    for name in ["server", "client"] {
-        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        let key = KeyPair::generate().unwrap();
-        std::fs::write(folder.join(format!("{name}.pem")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-        std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
 }
 
 async fn mosquitto() {

@@ -131,7 +131,26 @@ impl Broker {
         }
     }
 
+    /// Starts the program, which is to end by itself, and waits for it; the answer is its exit code.
+    pub fn run_to_end(&mut self) -> Option<i32> {
+        self.spawn();
+        self.ended()
+    }
+
+    /// The same, with its standard output and standard error going there.
+    pub fn run_with_log_to(&mut self, log: std::io::PipeWriter) {
+        self.spawn_with(log.try_clone().unwrap().into(), log.into());
+        if let Err(why) = self.wait_until_ready() {
+            panic!("the broker did not start: {why}");
+        }
+    }
+
     fn spawn(&mut self) {
+        let log = self.log_file();
+        self.spawn_with(log.try_clone().unwrap().into(), log.into());
+    }
+
+    fn spawn_with(&mut self, out: Stdio, err: Stdio) {
         assert!(self.child.is_none(), "it runs already");
         let mut line: Vec<String> = self.wrapper.clone();
         match self.kind {
@@ -150,9 +169,8 @@ impl Broker {
             }
         }
         line.extend(self.arguments.iter().cloned());
-        let log = self.log_file();
         let mut command = Command::new(&line[0]);
-        command.args(&line[1..]).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.args(&line[1..]).stdin(Stdio::null()).stdout(out).stderr(err);
         self.child = Some(command.spawn().unwrap_or_else(|why| panic!("{}: {why}", line[0])));
     }
 

@@ -10,9 +10,11 @@
 
 pub mod absence;
 pub mod broker;
+pub mod browser;
 pub mod bulk;
 pub mod device;
 pub mod ended;
+pub mod http;
 pub mod line;
 pub mod link;
 pub mod machine;
@@ -22,4 +24,5 @@ pub mod peer;
 pub mod raw;
 pub mod rng;
 pub mod scratch;
+pub mod server;
 pub mod sys;

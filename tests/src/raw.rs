@@ -188,6 +188,28 @@ impl Raw {
         message
     }
 
+    /// Whatever message comes next, answered: at QoS 2 up to PUBCOMP. What is not a PUBLISH between is an error.
+    #[track_caller]
+    pub fn take_any(&mut self) -> Message {
+        let message = match self.receive() {
+            Packet::Publish(message) => message,
+            other => panic!("instead of a message: {other:?}"),
+        };
+        match message.qos {
+            0 => {}
+            1 => self.send(&packet::ack(Ack::Puback, message.id)),
+            _ => {
+                self.send(&packet::ack(Ack::Pubrec, message.id));
+                match self.receive_answer() {
+                    Packet::Ack(Ack::Pubrel, id, 0, _) if id == message.id => {}
+                    other => panic!("instead of PUBREL {}: {other:?}", message.id),
+                }
+                self.send(&packet::ack(Ack::Pubcomp, message.id));
+            }
+        }
+        message
+    }
+
     /// An acknowledgement with this reason code: its properties.
     #[track_caller]
     pub fn expect_ack(&mut self, kind: Ack, id: u16, reason: u8) -> Vec<Property> {

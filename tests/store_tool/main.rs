@@ -176,3 +176,49 @@ fn what_is_wrong_is_said() {
     refused(&store(&damaged, &["compact"], b""), "start the broker on it");
     assert!(std::fs::read(damaged.join("forebay.redb")).unwrap() == vec![b'x'; 100_000]);
 }
+
+/// Only a regular file is replaced: a link stays and its target is written, a FIFO gives what is written to its reader.
+#[cfg(unix)]
+#[test]
+fn an_export_leaves_links_and_fifos_what_they_are() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+
+    let mut broker = Broker::prepare(None);
+    broker.run();
+    fill(&broker);
+    assert_eq!(broker.terminate(), Some(0));
+    let scratch = Scratch::new("export");
+    let path = |name: &str| scratch.path().join(name);
+    let export = |name: &str| store(broker.data(), &["export", "--to", path(name).to_str().unwrap()], b"");
+    let text = done(&store(broker.data(), &["export"], b""), "exported");
+
+    std::fs::create_dir(path("elsewhere")).unwrap();
+    for target in ["elsewhere/old", "elsewhere/new"] {
+        let _ = std::fs::remove_file(path("link"));
+        symlink(target, path("link")).unwrap();
+        if target.ends_with("old") {
+            std::fs::write(path(target), "old").unwrap();
+            std::fs::set_permissions(path(target), PermissionsExt::from_mode(0o640)).unwrap();
+        }
+        done(&export("link"), "exported");
+        assert!(std::fs::symlink_metadata(path("link")).unwrap().is_symlink(), "the link was replaced");
+        assert_eq!(std::fs::read_to_string(path(target)).unwrap(), text);
+    }
+    assert_eq!(std::fs::metadata(path("elsewhere/old")).unwrap().permissions().mode() & 0o777, 0o640);
+
+    assert!(Command::new("mkfifo").arg(path("fifo")).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let fifo = path("fifo");
+        move || std::fs::read_to_string(fifo).unwrap()
+    });
+    done(&export("fifo"), "exported");
+    assert!(std::fs::symlink_metadata(path("fifo")).unwrap().file_type().is_fifo(), "the FIFO was replaced");
+    assert_eq!(reader.join().unwrap(), text);
+
+    // The name beside it is somebody's: nothing is written through it.
+    std::fs::write(path("victim"), "mine").unwrap();
+    symlink("victim", path("file.partial")).unwrap();
+    refused(&export("file"), "cannot be written");
+    assert_eq!(std::fs::read_to_string(path("victim")).unwrap(), "mine");
+    refused(&export("elsewhere"), "cannot be written");
+}

@@ -57,9 +57,15 @@ fn others_are_served_while_an_ack_is_withheld(_: &Target) {
     other.subscribe("else", 1);
     other.publish("else", 1, b"p");
     other.take_message("else", b"p");
-    // The publisher's own QoS 0 and its other packets go on as well.
+    // The publisher's own packets go on, but nothing that it publishes overtakes what waits [MQTT-4.6.0-6].
     publisher.send(&publish("else", b"q").packet());
     publisher.expect_nothing();
+    other.expect_nothing();
+    let (mut absent, ..) = Raw::open(own.port(), &lasting("absent"));
+    for payload in [b"1", b"2", b"3"] {
+        absent.take_message("t", payload);
+    }
+    publisher.expect_ack(Ack::Puback, 3, 0);
     other.take_message("else", b"q");
 }
 

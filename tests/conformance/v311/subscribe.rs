@@ -27,7 +27,9 @@ fn a_code_for_each_filter_in_order(target: &Target) {
     let me = "v311-a_code_for_each_filter_in_order";
     let (mut raw, mut publisher) = (clean(target, me), clean(target, &format!("{me}-publisher")));
     retain(&mut publisher, &format!("{me}/2"), b"kept");
-    let filters = ["2", "bad#", "0", "1", "0/+"].map(|level| format!("{me}/{level}"));
+    // One has more levels than the broker takes.
+    let deep = vec!["+"; 128].join("/");
+    let filters = ["2", &deep, "0", "1", "0/+"].map(|level| format!("{me}/{level}"));
     let packet = filters.iter().zip([2, 1, 0, 1, 2]).fold(subscribe(9), |packet, (f, qos)| packet.filter(f, qos));
     raw.send(&packet.packet());
     raw.expect(&[0x90, 7, 0, 9, 2, 0x80, 0, 1, 2]);

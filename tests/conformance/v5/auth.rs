@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use forebay::auth::{Exchange, Mechanism, Mechanisms, Step};
 use forebay::config::{self, Overrides};
-use forebay::listener;
 use forebay::start::{self, RunArgs, Running};
 use forebay::store::redb::{RedbStore, StoreOptions};
+use forebay::transport;
 use forebay_tests::scratch::Scratch;
 use forebay_wire::reason::ReasonCode;
 
@@ -64,11 +64,12 @@ impl Inside {
         let overrides = Overrides { data_dir: Some(scratch.path().into()), listen, ..Overrides::default() };
         let config = config::parse("", Path::new(""), &overrides).unwrap();
         let (store, recovered) = RedbStore::open(scratch.path(), &StoreOptions::default(), 0).unwrap();
-        let listeners = listener::bind(&config.listeners, scratch.path()).unwrap();
-        let port = listeners[0].config.addr.port();
+        let listeners = transport::bind(&config.listeners, scratch.path()).unwrap();
+        let port = listeners[0].addr().unwrap().port();
         let mechanisms = Mechanisms::default().with(Arc::new(Words));
         let (config, store, gauge) = (Arc::new(config), Box::new(store), None);
-        let running = start::start(RunArgs { config, listeners, store, gauge, recovered, mechanisms }).unwrap();
+        let running =
+            start::start(RunArgs { config, listeners, store, gauge, recovered, mechanisms, access: None }).unwrap();
         Self { running: Some(running), port, _scratch: scratch }
     }
 }

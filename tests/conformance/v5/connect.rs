@@ -61,7 +61,7 @@ fn another_protocol_name_is_not_served(target: &Target) {
 }
 
 fn another_version_is_refused(target: &Target) {
-    for level in [6, 7, 0x85, 0xFF] {
+    for level in [6, 7, 0x86, 0xFF] {
         let mut client = body(target, &[b"\0\x04MQTT".to_vec(), vec![level], b"\x02\0\0\0\0\x01a".to_vec()].concat());
         client.expect_refused(0x84);
     }

@@ -15,7 +15,9 @@ pub fn cases() -> Vec<Case> {
         case!(a_refused_message_is_over, "MQTT5-4.4.0-2", "MQTT5-4.3.3-4"),
         case!(pubrel_of_an_unknown_identifier_is_answered, "MQTT5-4.3.3-11", "MQTT5-3.7.2-1"),
         case!(pubrec_of_an_unknown_identifier_is_answered, "MQTT5-3.6.2-1"),
-        case!(an_unexpected_puback_is_ignored),
+        case!(an_ack_of_the_wrong_kind_is_a_protocol_error),
+        case!(a_refusing_pubrec_of_an_unknown_identifier_is_not_answered),
+        case!(pubrel_is_repeated_after_a_resumption),
         case!(an_exchange_that_has_begun_does_not_expire, "MQTT5-4.3.3-7", "MQTT5-4.3.3-13"),
         case!(acks_come_in_the_order_of_what_they_acknowledge),
         case!(messages_of_one_topic_come_in_order, "MQTT5-4.6.0-5", "MQTT5-4.6.0-6"),
@@ -178,15 +180,41 @@ fn pubrec_of_an_unknown_identifier_is_answered(target: &Target) {
     client.expect(&[0x62, 3, 0, 77, 0x92]);
 }
 
-fn an_unexpected_puback_is_ignored(target: &Target) {
-    let me = "an_unexpected_puback";
+fn an_ack_of_the_wrong_kind_is_a_protocol_error(target: &Target) {
+    let me = "an_ack_of_the_wrong_kind";
+    // PUBREC and PUBCOMP for QoS 1; PUBACK for QoS 2, and PUBCOMP before there was a PUBREL.
+    for (qos, kind) in [(1, Ack::Pubrec), (1, Ack::Pubcomp), (2, Ack::Puback), (2, Ack::Pubcomp)] {
+        let me = format!("{me}-{qos}-{kind:?}");
+        let (mut subscriber, message) = with_one(target, &me, qos);
+        subscriber.send(&packet::ack(kind, message.id));
+        subscriber.expect_disconnect(0x82);
+        // The message is still owed.
+        let mut subscriber = again(target, &me);
+        assert_eq!(subscriber.take_message(&me, b"x").id, message.id);
+    }
+    // One of nothing that is in flight is ignored.
     let (mut subscriber, message) = with_one(target, me, 2);
-    subscriber.send(&packet::ack(Ack::Puback, message.id));
-    subscriber.send(&packet::ack(Ack::Pubcomp, message.id));
     subscriber.send(&packet::ack(Ack::Puback, message.id.wrapping_add(100)));
     subscriber.expect_nothing();
     subscriber.send(&packet::ack(Ack::Pubrec, message.id));
     subscriber.expect_ack(Ack::Pubrel, message.id, 0);
+}
+
+fn a_refusing_pubrec_of_an_unknown_identifier_is_not_answered(target: &Target) {
+    let mut client = clean(target, "a_refusing_pubrec_of_an_unknown");
+    client.send(&build::ack(Ack::Pubrec, 77, 0x97, &[]));
+    client.expect_nothing();
+}
+
+fn pubrel_is_repeated_after_a_resumption(target: &Target) {
+    let me = "pubrel_is_repeated_after";
+    let mut client = open(target, &lasting(me));
+    client.publish(me, 2, b"x");
+    client.drop_connection();
+    // Its PUBCOMP may have been lost: 0x92 would make some clients publish it once more.
+    let mut client = again(target, me);
+    client.send(&packet::ack(Ack::Pubrel, 64_000));
+    client.expect_ack(Ack::Pubcomp, 64_000, 0);
 }
 
 fn an_exchange_that_has_begun_does_not_expire(target: &Target) {

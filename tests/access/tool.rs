@@ -1,0 +1,77 @@
+//! `forebay passwd` and `forebay acl test`.
+
+use std::fs;
+use std::process::Command;
+
+use forebay_tests::broker::program;
+use forebay_tests::scratch::Scratch;
+
+use crate::passwd;
+
+pub const TESTS: &[(&str, fn())] = &[
+    ("acl_test_says_the_line", acl_test_says_the_line),
+    ("passwd_makes_changes_and_lists", passwd_makes_changes_and_lists),
+    ("an_open_address_beyond_this_machine_is_refused", an_open_address_beyond_this_machine_is_refused),
+];
+
+fn acl_test_says_the_line() {
+    let scratch = Scratch::new("acl");
+    let (config, acl) = (scratch.path().join("f.toml"), scratch.path().join("rules"));
+    fs::write(&config, "[access]\nacl_file = \"rules\"\n").unwrap();
+    fs::write(&acl, "user u\ntopic read a/#\ntopic deny a/b\npattern write up/%c\n").unwrap();
+    let ask = |words: &str| {
+        let mut command = Command::new(program());
+        command.args(["acl", "test", "--config"]).arg(&config).args(words.split(' '));
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let file = acl.display();
+    for (words, code, said) in [
+        ("--user u --client c subscribe a/c", 0, format!("allowed: {file}:2: topic read a/#\n")),
+        ("--user u --client c subscribe #", 0, format!("allowed: {file}:2: topic read a/#\n")),
+        ("--user u --client c subscribe a/b", 1, format!("denied: {file}:3: topic deny a/b\n")),
+        ("--user u --client c publish a/c", 1, format!("denied: no line of {file} allows it\n")),
+        ("--user u --client c publish up/c", 0, format!("allowed: {file}:4: pattern write up/%c\n")),
+        ("--client d publish up/c", 1, format!("denied: no line of {file} allows it\n")),
+        ("--client d publish a/#", 2, String::new()),
+    ] {
+        assert_eq!(ask(words), (code, said), "{words}");
+    }
+}
+
+fn passwd_makes_changes_and_lists() {
+    let scratch = Scratch::new("passwd");
+    let file = scratch.path().join("passwords");
+    let run = |words: &[&str], password: &str| {
+        let output = passwd(&file, words, password);
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    };
+    assert_eq!(run(&["list"], "").0, 1, "there is no file");
+    assert_eq!(run(&["add", "b"], "one"), (0, String::new()));
+    assert_eq!(run(&["add", "a"], "two"), (0, String::new()));
+    let (code, said) = run(&["add", "a"], "three");
+    assert!(code == 1 && said.contains("already") && !said.contains("three"), "{said}");
+    assert_eq!(run(&["list"], ""), (0, "a\nb\n".to_owned()));
+    let before = fs::read_to_string(&file).unwrap();
+    assert_eq!(run(&["change", "a"], "four").0, 0);
+    let after = fs::read_to_string(&file).unwrap();
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(lines(&before)[0], lines(&after)[0]);
+    assert_ne!(lines(&before)[1], lines(&after)[1]);
+    assert!(after.lines().all(|line| line.contains(":$argon2id$v=19$")), "{after}");
+    assert_eq!(run(&["delete", "b"], "").0, 0);
+    assert_eq!(run(&["delete", "b"], "").0, 1);
+    assert_eq!(run(&["list"], ""), (0, "a\n".to_owned()));
+}
+
+fn an_open_address_beyond_this_machine_is_refused() {
+    let scratch = Scratch::new("open");
+    let data = scratch.path().join("data");
+    let output =
+        Command::new(program()).args(["--listen", "mqtt://0.0.0.0:0", "--data-dir"]).arg(&data).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("nothing says who may connect") && said.contains("password_file"), "{said}");
+    assert!(!data.exists());
+}

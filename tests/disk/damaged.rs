@@ -1,0 +1,158 @@
+//! A store that is damaged: where there is no room to recover it, and while the broker runs; and one that may not grow.
+
+use std::collections::BTreeSet;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use forebay_tests::broker::Broker;
+use forebay_tests::packet::{self, Ack, Version};
+use forebay_tests::peer::{Came, Connect, Peer};
+use forebay_tests::scratch::Scratch;
+use forebay_tests::sys::{Sys, assert_balanced, figure};
+
+use crate::full::{Disk, start};
+use crate::{Case, LIMIT, MOMENT, absent, accepted_again, code, fill, number, publisher, send, takes, tcp};
+
+pub(crate) fn trials() -> Vec<Case> {
+    let absent = Disk::mount(1).is_none().then(|| "no right to mount a tmpfs".to_owned());
+    vec![
+        ("damaged_with_no_room_to_recover_it", absent, on_a_full_disk),
+        ("damaged_while_it_runs_begins_anew_by_itself", None, while_it_runs),
+        ("a_store_is_not_larger_than_max_bytes", None, bounded),
+    ]
+}
+
+const MESSAGES: u32 = 200;
+
+fn published(broker: &Broker) {
+    let mut device = publisher(broker, "device", Version::V5);
+    for next in 0..MESSAGES {
+        send(&mut device, Version::V5, next);
+        assert_eq!(code(&mut device, next, LIMIT), Some(0));
+    }
+}
+
+fn store_in(dir: &Path) -> PathBuf {
+    dir.join("forebay.redb")
+}
+
+fn zero(file: &Path, at: u64, len: usize) {
+    let mut file = std::fs::File::options().write(true).open(file).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&vec![0; len]).unwrap();
+}
+
+/// Until it has begun anew, which ends connections: the next message is accepted.
+fn accepted_by_one_anew(broker: &Broker) {
+    let begun = Instant::now();
+    loop {
+        let device = Peer::silent(&tcp(broker), Version::V5).ok();
+        let connected = device.and_then(|mut device| {
+            device.send(&Connect::clean(Version::V5, "again").packet());
+            matches!(device.answer(), Came::Connack(..)).then_some(device)
+        });
+        if let Some(mut device) = connected {
+            send(&mut device, Version::V5, MESSAGES);
+            if let Came::Ack(Ack::Puback, _, 0, _) = device.answer() {
+                return;
+            }
+        }
+        assert!(begun.elapsed() < LIMIT, "it is refused still");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// It is recovered into memory and served; when there is room it becomes a file by itself.
+fn on_a_full_disk() {
+    let (mut broker, disk) = start("0B");
+    absent(&broker);
+    published(&broker);
+    broker.kill();
+    let data = disk.path().join("data");
+    zero(&store_in(&data), 0, 4096);
+    let other = disk.path().join("other");
+    let _ = std::fs::write(&other, vec![0; 40 << 20]);
+    broker.run();
+    let mut device = publisher(&broker, "device", Version::V5);
+    send(&mut device, Version::V5, MESSAGES);
+    assert_eq!(code(&mut device, MESSAGES, LIMIT), Some(0x97), "what must be durable is refused");
+    drop(takes(&broker, 0..MESSAGES));
+    std::fs::remove_file(other).unwrap();
+    accepted_by_one_anew(&broker);
+    assert!(broker.is_running());
+    let names = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("forebay-damaged-")).count(), 1, "the damaged file is kept");
+    assert!(broker.log().contains("set aside"), "{}", broker.log());
+}
+
+/// Pages of a queue are zeroed under the broker: nothing more is acknowledged into that file, and the broker goes on with what
+/// can be had of it.
+fn while_it_runs() {
+    let scratch = Scratch::new("damaged");
+    let data = scratch.path().join("data");
+    let mut broker = Broker::prepare(Some(&data));
+    broker.configure("[store]\ncache_bytes = \"1MiB\"\njournal = \"0B\"\n[limits]\nmemory_messages = 50\n");
+    broker.run();
+    absent(&broker);
+    published(&broker);
+    let file = store_in(&data);
+    let len = std::fs::metadata(&file).unwrap().len();
+    zero(&file, len / 2 / 4096 * 4096, (len / 4) as usize);
+    let mut subscriber = Some(takes(&broker, 0..1));
+    let mut came: BTreeSet<u32> = [0].into();
+    let begun = Instant::now();
+    // Its reader meets the damage when the messages before it are gone.
+    while !broker.log().contains("begins anew") {
+        assert!(begun.elapsed() < LIMIT, "it goes on with a damaged file: {}", broker.log());
+        let Some(peer) = &mut subscriber else { continue };
+        match peer.within(MOMENT) {
+            Some(Came::Publish(message)) => {
+                peer.send(&packet::ack(Ack::Puback, message.id));
+                came.insert(number(&message.payload));
+            }
+            Some(Came::Closed) => subscriber = None,
+            _ => {}
+        }
+    }
+    drop(subscriber);
+    accepted_by_one_anew(&broker);
+    let (mut subscriber, present) = Peer::open(&tcp(&broker), &Connect::kept(Version::V5, "absent"));
+    assert!(present, "the session is there");
+    while !came.contains(&MESSAGES) {
+        came.insert(number(&subscriber.message().payload));
+    }
+    let figures = Sys::open(&tcp(&broker)).figures();
+    let missing = u64::from(MESSAGES) + 1 - came.len() as u64;
+    assert_balanced(&figures);
+    assert_eq!(figure(&figures, "ledger/dropped/damaged"), missing, "{}", broker.log());
+    assert!(missing < u64::from(MESSAGES) / 2, "{missing} are lost of a quarter that was damaged");
+    assert!(broker.is_running());
+}
+
+/// 16 MiB, of messages of 10 kB.
+fn bounded() {
+    const MAX: u64 = 16 << 20;
+    let scratch = Scratch::new("bounded");
+    let data = scratch.path().join("data");
+    let mut broker = Broker::prepare(Some(&data));
+    broker.configure(&format!("[store]\nmax_bytes = \"{MAX}B\"\nmin_free_bytes = \"0B\"\n"));
+    broker.run();
+    absent(&broker);
+    let taken_by = |broker: &Broker, numbers| {
+        let mut subscriber = takes(broker, numbers);
+        subscriber.drain(Duration::from_millis(500));
+        subscriber.leave();
+    };
+    let mut next = 0;
+    for _ in 0..3 {
+        let filled = fill(&broker, next);
+        assert!(filled.acked - next > 150, "full with {} messages", filled.acked - next);
+        taken_by(&broker, next..filled.acked);
+        next = filled.acked;
+        let size = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(store_in(&data)).unwrap()) * 512;
+        assert!(size <= MAX, "{size} bytes");
+    }
+    accepted_again(&mut publisher(&broker, "again", Version::V5), next);
+    drop(takes(&broker, next..next + 1));
+}
