@@ -15,7 +15,8 @@ use super::rows::Mark;
 use super::shared_memory::SharedMemory;
 use super::tool::Untouched;
 
-/// Between two tries to open it: at first, and at most.
+/// Between two tries to open it: so many times what the last one took, within these.
+const PAUSE_TIMES: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A damaged file up to this size is recovered into memory, to serve what was in it.
@@ -27,7 +28,6 @@ pub(super) struct Held {
     serves: Serves,
     wall_ms: u64,
     next_try: Instant,
-    pause: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Held {
             read => (read, Serves::Less),
         };
         let said = format!("{why}; what must be durable is refused until it can be");
-        let held = |serves| Self { why, serves, wall_ms, next_try: Instant::now() + PAUSE, pause: PAUSE };
+        let held = |serves| Self { why, serves, wall_ms, next_try: Instant::now() + PAUSE };
         match read {
             Ok((database, mut recovered, mark, whole)) => {
                 if whole && recovered.lost.is_empty() {
@@ -78,9 +78,9 @@ impl Held {
         if Instant::now() < self.next_try {
             return Ok(Tried::Held);
         }
+        let begun = Instant::now();
         let opened = recover::open(inner, self.wall_ms);
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        self.next_try = Instant::now() + self.pause;
+        self.next_try = Instant::now() + (begun.elapsed() * PAUSE_TIMES).clamp(PAUSE, PAUSE_MAX);
         let (database, recovered, mark) = opened?;
         if self.serves == Serves::File(mark.commit) && recovered.lost.is_empty() {
             return Ok(Tried::Open(database, mark));
