@@ -334,9 +334,8 @@ impl<'s> World<'s> {
     fn rest(&mut self, input: &mut Input<'_>) {
         match input.below(8) {
             0 => self.end(),
-            1 => self.session.hurry(),
-            2 => self.restart(),
-            3 => self.session.owe_packet(&[0xb0, 2, 0, 1]),
+            1 => self.restart(),
+            2 => self.session.owe_packet(&[0xb0, 2, 0, 1]),
             _ => {
                 self.session.take_urgency();
             }
