@@ -109,6 +109,7 @@ pub struct Gauge {
     /// The complement of what the file may still take: not known yet is all of it.
     file_taken: AtomicU64,
     folds: AtomicU64,
+    walks: AtomicU64,
     journal_written: AtomicU64,
     file_written: AtomicU64,
     damaged_rows: AtomicU64,
@@ -140,6 +141,12 @@ impl Gauge {
     #[must_use]
     pub fn folds(&self) -> u64 {
         self.folds.load(Ordering::Relaxed)
+    }
+
+    /// How often all of the file was read to open it: to check it, or to find which of its pages are in use.
+    #[must_use]
+    pub fn walks(&self) -> u64 {
+        self.walks.load(Ordering::Relaxed)
     }
 
     /// Bytes given to the device for the journal.
@@ -465,13 +472,36 @@ pub(super) fn open_database(inner: &Inner, check: bool) -> Result<Database, Faul
     inner.unsynced.write_again(&backend)?;
     let backend = backend.watched_by(&inner.unsynced);
     let mut builder = Builder::new();
-    builder.set_cache_size(inner.options.cache_bytes).set_check_integrity_on_open(check);
+    let gauge = Arc::clone(&inner.gauge);
+    builder
+        .set_cache_size(inner.options.cache_bytes)
+        .set_check_integrity_on_open(check)
+        // It is called at the beginning, and again on the way.
+        .set_repair_callback(move |walk| {
+            if walk.progress() == 0.0 {
+                gauge.walks.fetch_add(1, Ordering::Relaxed);
+            }
+        });
     Ok(builder.create_with_backend(backend)?)
 }
 
 /// Whether the file is to be checked whole when it is opened.
 pub(super) fn wants_check(medium: &dyn Medium) -> bool {
-    medium.suspect() || medium.space().is_ok_and(|space| (1..=CHECK_BYTES_MAX).contains(&space.file))
+    medium.suspect() || medium.space().is_ok_and(|space| is_small(space.file))
+}
+
+/// Whether a file of so many bytes is checked whole at every start; not where its size is not known.
+fn is_small(file: u64) -> bool {
+    (1..=CHECK_BYTES_MAX).contains(&file)
+}
+
+/// Which commits go to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commits {
+    /// Each one of the broker's: an ack waits for it.
+    Each,
+    /// A journal has taken them, and they come many at once: nobody waits.
+    Folded,
 }
 
 /// The store in a redb file.
@@ -495,6 +525,7 @@ pub struct RedbStore {
     /// The last commit that is noted outside of the file, and how many later the next one is.
     noted: u64,
     note_after: u64,
+    commits: Commits,
 }
 
 /// What is known of the room, and how old that is.
@@ -551,6 +582,7 @@ impl RedbStore {
             outdated: false,
             noted: 0,
             note_after: 0,
+            commits: Commits::Each,
         };
         store.note_generation();
         Ok((store, recovered))
@@ -652,6 +684,7 @@ impl RedbStore {
         let database = database.as_ref().ok_or(Fault::Closed)?;
         let mut txn = database.begin_write()?;
         txn.set_durability(Durability::Immediate)?;
+        txn.set_quick_repair(self.lists_pages());
         let applied = apply(&txn, batch, mark, self.uncertain, &self.backlog)?;
         if checks_room
             && applied.grew
@@ -662,6 +695,13 @@ impl RedbStore {
         }
         txn.commit()?;
         Ok(applied)
+    }
+
+    /// Whether a commit says which pages are in use. Without that a start after a crash reads all of the file to find out. It
+    /// costs a second sync, and 2 bits for each page of the file: little beside a fold, and much where an ack waits for each commit.
+    /// A file that every start checks whole has no use for it.
+    fn lists_pages(&self) -> bool {
+        self.commits == Commits::Folded && !is_small(self.space.file)
     }
 
     /// Why the batch cannot be taken: bytes free, bytes needed. Asked of batches that grow the store only: what
@@ -770,6 +810,11 @@ impl RedbStore {
         checks_room: bool,
     ) -> Result<Committed, StoreError> {
         self.write(batch, journal, checks_room)
+    }
+
+    /// Whether a journal takes the broker's commits.
+    pub(super) fn set_commits(&mut self, commits: Commits) {
+        self.commits = commits;
     }
 
     /// As of the last commit.

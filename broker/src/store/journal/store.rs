@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::super::medium::{Folder, Medium};
-use super::super::redb::{Gauge, RedbStore, StoreOptions, room_for};
+use super::super::redb::{Commits, Gauge, RedbStore, StoreOptions, room_for};
 use super::super::upkeep::Upkeep;
 use super::super::{Batch, Committed, Reader, Recovered, Store, StoreError};
 use super::fold::{Core, View};
@@ -121,6 +121,9 @@ impl JournaledStore {
         redb.look(Time(0));
         redb.set_uncertain();
         let has_journal = journal.is_some() || missing.is_some();
+        if journal.is_some() {
+            redb.set_commits(Commits::Folded);
+        }
         let core = Arc::new(Core {
             place: redb.place(),
             reader: redb.reader(),
@@ -242,6 +245,7 @@ impl JournaledStore {
             tracing::info!("a journal has been made: commits go there from now on");
             self.direct_bytes = direct_bytes(&journal);
             self.core.journal_bytes.store(journal.size(), Ordering::Relaxed);
+            self.core.store.lock().set_commits(Commits::Folded);
             self.journal = Some(Box::new(journal));
         }
     }
