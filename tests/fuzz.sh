@@ -3,6 +3,7 @@
 # for FOREBAY_FUZZ_SECONDS each (default 10), from the corpus beside the targets; what is found lands in a scratch folder
 # and is shown. Ends with a line of counts in cargo's form.
 #   tests/fuzz.sh [TARGET...]     all of them without an argument
+#   tests/fuzz.sh --build         only builds them
 set -u
 cd "$(dirname "$0")/.." || exit 1
 seconds=${FOREBAY_FUZZ_SECONDS:-10}
@@ -16,6 +17,11 @@ declare -A home
 for package in "${packages[@]}"; do
     for file in "$package"/fuzz/targets/*.rs; do home[$(basename "$file" .rs)]=$package; done
 done
+only_build=no
+if [ "${1:-}" = --build ]; then
+    only_build=yes
+    shift
+fi
 targets=("$@")
 [ "${#targets[@]}" -gt 0 ] || readarray -t targets < <(printf '%s\n' "${!home[@]}" | sort)
 for target in "${targets[@]}"; do
@@ -64,6 +70,10 @@ fuzz() {
     (cd "$1" && cargo +nightly fuzz "$2" --sanitizer none --target-dir "$OLDPWD/target/fuzz" "${@:3}")
 }
 
+if [ "$only_build" = yes ]; then
+    for package in "${packages[@]}"; do fuzz "$package" build; done
+    exit
+fi
 for target in "${targets[@]}"; do
     package=${home[$target]}
     mkdir -p "$scratch/$target/artifacts"

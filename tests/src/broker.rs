@@ -256,11 +256,13 @@ impl Broker {
         self.data.join("certs").join("ca.pem")
     }
 
-    /// The last 4,000 characters of what it wrote.
+    /// All that it wrote: what a test waits for may be followed by much else.
     pub fn log(&self) -> String {
-        let text = std::fs::read(self.scratch.path().join("log")).unwrap_or_default();
-        let tail = &text[text.len().saturating_sub(4000)..];
-        String::from_utf8_lossy(tail).into_owned()
+        String::from_utf8_lossy(&self.log_bytes()).into_owned()
+    }
+
+    fn log_bytes(&self) -> Vec<u8> {
+        std::fs::read(self.scratch.path().join("log")).unwrap_or_default()
     }
 }
 
@@ -268,7 +270,9 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- the broker's log ends with:\n{}\n---", self.log());
+            let log = self.log_bytes();
+            let tail = &log[log.len().saturating_sub(4000)..];
+            eprintln!("--- the broker's log ends with:\n{}\n---", String::from_utf8_lossy(tail));
         }
     }
 }

@@ -108,6 +108,12 @@ fn another_broker_delivers_what_was_exported_and_imported() {
     assert_eq!(exported.lines().filter(|line| line.starts_with("{\"queued\"")).count(), 2 * QUEUED);
     assert!(std::fs::read(&file).unwrap() == before, "looking at the store has changed it");
 
+    // What a newer program would do to it.
+    let check = |data: &Path| Command::new(program()).args(["check", "--store"]).arg(data).output().unwrap();
+    let said = done(&check(broker.data()), "has the format of this program");
+    assert!(said.contains(&format!("queued         {} messages", 2 * QUEUED)), "{said}");
+    assert!(std::fs::read(&file).unwrap() == before, "checking the store has changed it");
+
     // The same by files, and the folder named by a configuration.
     let scratch = Scratch::new("store-tool");
     let (lines, config) = (scratch.path().join("lines"), scratch.path().join("forebay.toml"));
@@ -174,7 +180,22 @@ fn what_is_wrong_is_said() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("wrong          "));
     refused(&store(&damaged, &["export"], b""), "start the broker on it");
     refused(&store(&damaged, &["compact"], b""), "start the broker on it");
+    assert_eq!(Command::new(program()).args(["check", "--store"]).arg(&damaged).status().unwrap().code(), Some(1));
     assert!(std::fs::read(damaged.join("forebay.redb")).unwrap() == vec![b'x'; 100_000]);
+}
+
+/// A store that an earlier program wrote: what is changed is said, and nothing is.
+#[test]
+fn a_check_says_what_an_upgrade_does() {
+    let scratch = Scratch::new("upgrade");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/tests/formats/2.redb");
+    let file = scratch.path().join("forebay.redb");
+    std::fs::copy(golden, &file).unwrap();
+    let before = std::fs::read(&file).unwrap();
+    let output = Command::new(program()).args(["check", "--store"]).arg(scratch.path()).output().unwrap();
+    let said = done(&output, "the first start makes format 2 into");
+    assert!(said.contains("format         2"), "{said}");
+    assert!(std::fs::read(&file).unwrap() == before);
 }
 
 /// Only a regular file is replaced: a link stays and its target is written, a FIFO gives what is written to its reader.

@@ -209,7 +209,7 @@ impl Checker<'_> {
             min_free_bytes: bytes(raw.min_free_bytes, d.min_free_bytes),
             commit_wait: duration(raw.commit_wait, d.commit_wait),
             commit_gather: duration(raw.commit_gather, d.commit_gather),
-            wear: raw.wear.and_then(|at| units::wear(&at.value).map_err(|why| self.wrong(&at, why)).ok()),
+            wear: raw.wear.and_then(|at| units::wear(&at.value).map_err(|why| self.wrong(&at, why)).ok()).flatten(),
             journal_bytes: bytes(raw.journal, d.journal_bytes),
         }
     }

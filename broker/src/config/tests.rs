@@ -578,7 +578,7 @@ fn the_gateway_example_states_the_defaults() {
     let built_in = Config::built_in(PathBuf::new());
     assert_eq!(Limits { memory: None, ..config.limits }, built_in.limits);
     assert_eq!(config.queue, built_in.queue);
-    assert_eq!(StoreConfig { max_bytes: None, wear: None, ..config.store }, built_in.store);
+    assert_eq!(StoreConfig { max_bytes: None, ..config.store }, built_in.store);
     assert_eq!((config.log, config.sys_interval), (built_in.log, built_in.sys_interval));
     assert_eq!(config.shutdown_grace, built_in.shutdown_grace);
     let (jwt, http) = (config.access.jwt.unwrap(), config.access.http.unwrap());

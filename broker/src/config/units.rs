@@ -31,8 +31,11 @@ pub(super) fn bytes(text: &str) -> Result<Bytes, String> {
     parse(text, SIZE_UNITS, "a size such as \"1MiB\"").map(Bytes)
 }
 
-/// A size in a time, `20 GB/year`, as bytes in a year of 365 days.
-pub(super) fn wear(text: &str) -> Result<u64, String> {
+/// A size in a time, `20 GB/year`, as bytes in a year of 365 days; `None` for `unlimited`.
+pub(super) fn wear(text: &str) -> Result<Option<u64>, String> {
+    if text == "unlimited" {
+        return Ok(None);
+    }
     let wrong = || format!("must be a size in a day, month or year such as \"20 GB/year\", is \"{text}\"");
     let (size, time) = text.split_once('/').ok_or_else(wrong)?;
     let times = match time.trim() {
@@ -43,8 +46,8 @@ pub(super) fn wear(text: &str) -> Result<u64, String> {
     };
     let Bytes(size) = bytes(size.trim())?;
     match size.checked_mul(times) {
-        Some(0) => Err(format!("\"{text}\" is nothing; leave `wear` out where it does not matter how much is written")),
-        Some(per_year) => Ok(per_year),
+        Some(0) => Err(format!("\"{text}\" is nothing; \"unlimited\" is for as much as it takes")),
+        Some(per_year) => Ok(Some(per_year)),
         None => Err(format!("\"{text}\" is too large")),
     }
 }
@@ -123,13 +126,14 @@ mod tests {
 
     #[test]
     fn reads_wear() {
-        assert_eq!(wear("20 GB/year"), Ok(20_000_000_000));
-        assert_eq!(wear("1MiB / day"), Ok(365 << 20));
-        assert_eq!(wear("1GB/month"), Ok(12_000_000_000));
+        assert_eq!(wear("20 GB/year"), Ok(Some(20_000_000_000)));
+        assert_eq!(wear("1MiB / day"), Ok(Some(365 << 20)));
+        assert_eq!(wear("1GB/month"), Ok(Some(12_000_000_000)));
+        assert_eq!(wear("unlimited"), Ok(None));
         for (text, message) in [
             ("20 GB", "must be a size in a day, month or year such as \"20 GB/year\", is \"20 GB\""),
             ("20 GB/week", "must be a size in a day, month or year such as \"20 GB/year\", is \"20 GB/week\""),
-            ("0B/year", "\"0B/year\" is nothing; leave `wear` out where it does not matter how much is written"),
+            ("0B/year", "\"0B/year\" is nothing; \"unlimited\" is for as much as it takes"),
             ("100000 TiB/day", "\"100000 TiB/day\" is too large"),
         ] {
             assert_eq!(wear(text).unwrap_err(), message);

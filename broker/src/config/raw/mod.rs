@@ -109,7 +109,7 @@ table!(
         commit_gather: Duration = about().within(0..=SECOND).is(Duration::ZERO),
         /// How much the device may be written, such as "20 GB/year" (day, month or year): for SD cards and flash. Held against what was written
         /// since the start, commits wait for company, at most 500ms, and `interval` durability up to a second, as long as needed; acks come later
-        /// by that. What cannot be kept is said at the start and in the log, and is kept as far as it can be. Default: as much as it takes.
+        /// by that. What cannot be kept is said at the start and in the log, and is kept as far as it can be. Default: "unlimited".
         wear: String,
         /// Size of the journal, 64KiB to 256MiB: a commit is one write in sequence there, and the store's file is written now and
         /// then, with what has not been delivered by then. "0B": no journal, each commit goes to the store's file.
