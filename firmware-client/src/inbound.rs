@@ -89,6 +89,11 @@ impl Inbound {
         self.all().iter().any(|entry| entry.owed.is_due())
     }
 
+    /// Whether an exchange of QoS 2 is not at its end.
+    pub(crate) fn any_open(&self) -> bool {
+        self.all().iter().any(|entry| entry.owed.is_open())
+    }
+
     pub(crate) fn push(&mut self, id: u16, owed: Owed, reason: ReasonCode) {
         if let Some(entry) = self.entries.get_mut(usize::from(self.len)) {
             *entry = Entry { id, owed, reason };

@@ -284,6 +284,13 @@ impl Client<'_> {
         self.arena.find(0, LIVE & !State::SubGranted.bit()).is_none() && self.tx.is_nothing() && !self.inbound.any_due()
     }
 
+    /// Whether the server has still to release a message of QoS 2 that came (PUBREL). Who leaves before that has had the
+    /// message; the server keeps it in its session, and releases it when the client is back [MQTT-4.4.0-1].
+    #[must_use]
+    pub fn is_receiving(&self) -> bool {
+        self.inbound.any_open()
+    }
+
     /// Bytes of the outbox that are used, and how many there are.
     #[must_use]
     pub fn fill(&self) -> (u32, u32) {

@@ -280,8 +280,10 @@ fn a_payload_larger_than_the_buffer_comes_in_pieces_and_one_larger_than_wanted_i
             assert_eq!(total, 1_000);
             let ack = raw.sent();
             assert_eq!(ack.first(), [None, Some(&0x40), Some(&0x50)][usize::from(first >> 1 & 3)]);
+            assert_eq!(raw.client.is_receiving(), first == 0x34);
             raw.feed(&[0x62, 2, 0, 5]);
             raw.sent();
+            assert!(!raw.client.is_receiving());
 
             let bytes = raw.publish(first, 6, &[7; 1_001]);
             assert_eq!(raw.feed(&bytes), ["MessageRefused { payload_len: 1001 }"]);

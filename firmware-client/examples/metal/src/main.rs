@@ -177,7 +177,8 @@ impl Device {
             Connection::open(transport, clock::now(), &mut self.client, &mut self.input);
         loop {
             self.work();
-            if self.has_reported() {
+            // The server has nothing left for it then.
+            if self.has_reported() && !self.client.is_receiving() {
                 self.client.disconnect(clock::now());
             }
             let (mut ended, task) = (self.ended, self.task);
