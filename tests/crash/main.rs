@@ -2,7 +2,16 @@
 //! twice, order is kept.
 //!
 //! FOREBAY_KILLS=n for another number of kills, FOREBAY_SEED=n to make a run again (the moments, not the threads).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::print_stdout
+)]
+
+mod state;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

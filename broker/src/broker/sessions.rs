@@ -42,7 +42,7 @@ impl Broker {
         let before = sessions.get(client_id).cloned();
         let resumed = before.as_ref().filter(|_| !clean_start).filter(|slot| slot.look(|s| resumable(s, cx.now)));
         if let Some(slot) = resumed.cloned() {
-            let will = slot.look(|s| s.will().filter(|w| s.connected() && w.delay_s == 0).cloned());
+            let will = slot.look(|session| due_will(session, cx.now));
             if slot.online() {
                 self.counters.sessions_taken_over.add(1);
             }
@@ -59,7 +59,8 @@ impl Broker {
             });
             slot.set_connection(epoch);
             drop(sessions);
-            // The connection before is closed by the broker without DISCONNECT [MQTT-3.1.2-8].
+            // The connection before is closed by the broker without DISCONNECT [MQTT-3.1.2-8], or it was over before and
+            // nobody has had the time to publish its will.
             if let Some(will) = will {
                 self.publish_will(&will, &slot, authority_before.as_deref());
             }
@@ -258,6 +259,13 @@ fn options(subscription: &StoredSubscription) -> Options {
         retain_as_published: subscription.retain_as_published,
         subscription_id: subscription.subscription_id,
     }
+}
+
+/// The will that is to be published when the client connects again: one whose delay is over [MQTT5-3.1.3-9].
+fn due_will(session: &Session, now: Time) -> Option<StoredWill> {
+    let over_since = session.disconnected_at().filter(|_| !session.connected());
+    let due = |will: &&StoredWill| over_since.map_or(will.delay_s == 0, |since| since.plus_s(will.delay_s) <= now);
+    session.will().filter(due).cloned()
 }
 
 /// Whether a CONNECT without clean start finds a session: one that outlives its connection, and whose time is not over.
