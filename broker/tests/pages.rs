@@ -95,6 +95,7 @@ fn fill(dir: &Path) {
             no_local: false,
             retain_as_published: false,
             subscription_id: 0,
+            retained_behind: None,
         };
         let enqueued =
             (0..MESSAGES - 1).map(|seq| entry(seq, &message("t", format!("{no:06} {seq:092}").as_bytes()))).collect();

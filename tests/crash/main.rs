@@ -10,7 +10,9 @@
     clippy::print_stderr,
     clippy::print_stdout
 )]
+#![allow(clippy::wildcard_enum_match_arm)]
 
+mod retained;
 mod state;
 
 use std::collections::BTreeMap;

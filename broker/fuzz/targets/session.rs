@@ -324,8 +324,14 @@ impl<'s> World<'s> {
         if input.bit() {
             assert_eq!(self.session.unsubscribe(&filter), was);
         } else {
-            let subscription =
-                StoredSubscription { filter, qos: 1, no_local: false, retain_as_published: false, subscription_id: 0 };
+            let subscription = StoredSubscription {
+                filter,
+                qos: 1,
+                no_local: false,
+                retain_as_published: false,
+                subscription_id: 0,
+                retained_behind: None,
+            };
             assert_eq!(self.session.subscribe(subscription), was);
         }
         assert!(self.session.subscriptions().is_sorted_by(|a, b| a.filter < b.filter));

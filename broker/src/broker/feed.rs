@@ -34,7 +34,7 @@ impl Broker {
             }
             let Some((mut cursor, subscription)) = session.take_cursor() else { continue };
             match self.feed_some(session, &mut cursor, &subscription, cx, budget) {
-                Some(true) => {}
+                Some(true) => session.end_cursor(&cursor),
                 Some(false) => session.keep_cursor(cursor),
                 None => {
                     session.keep_cursor(cursor);
@@ -84,7 +84,7 @@ impl Broker {
                 session.deliver(&delivery, &mut || message.clone(), cx);
                 budget.spend(cost(1, copied(message.payload()), 1, false));
             }
-            cursor.place.move_behind(topic);
+            cursor.move_behind(topic);
         }
         cursor.place = place;
         Some(looked.end)

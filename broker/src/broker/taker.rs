@@ -189,6 +189,7 @@ fn stored(filter: &TakerFilter) -> StoredSubscription {
         no_local: filter.no_local,
         retain_as_published: true,
         subscription_id: 0,
+        retained_behind: None,
     }
 }
 

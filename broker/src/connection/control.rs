@@ -133,6 +133,7 @@ impl<S: Stream> Connection<S> {
                 no_local: filter.no_local || (self.bridge && topic::split_share(&filter.filter).is_none()),
                 retain_as_published: filter.retain_as_published || self.bridge,
                 subscription_id: packet.subscription_id.unwrap_or(0),
+                retained_behind: None,
             },
         ))
     }

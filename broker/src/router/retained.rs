@@ -264,6 +264,12 @@ impl Place {
         Self { behind: Some(topic.to_owned()) }
     }
 
+    /// The topic, or the beginning of one, that it is behind; empty where nothing was looked at.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.behind.as_deref().unwrap_or_default()
+    }
+
     /// Behind the message of this topic, with the memory that it has.
     pub fn move_behind(&mut self, topic: &str) {
         let behind = self.behind.get_or_insert_default();

@@ -1,5 +1,7 @@
 //! What the session tells the store. Nothing is written twice, and nothing that was acknowledged in time is written.
 
+use std::collections::BTreeSet;
+
 use super::{Cx, Session, Urgency};
 use crate::message::Time;
 use crate::queue::Presence;
@@ -14,6 +16,8 @@ pub(crate) struct Persist {
     pub(crate) changed: bool,
     pub(crate) subscribed: Vec<StoredSubscription>,
     pub(crate) unsubscribed: Vec<String>,
+    /// Filters of subscriptions that have been given retained messages, or are to be given them.
+    pub(crate) retained_moved: BTreeSet<Box<str>>,
     /// The number of the delta that is being filled.
     pub(crate) open: u64,
     /// The store has rows of this session.
@@ -51,6 +55,7 @@ impl Session {
         session.subscriptions.clone_from(&found.subscriptions);
         session.subscriptions.sort_by(|a, b| a.filter.cmp(&b.filter));
         session.wildcard_levels = session.subscriptions.iter().map(|s| crate::router::branching(&s.filter)).sum();
+        session.recover_retained();
         session.persist = Some(Box::new(Persist {
             open: 1,
             stored: true,
@@ -108,12 +113,14 @@ impl Session {
             return (wanted.then_some(Collected { delta, mark, upto: self.queue.next_place() }), false);
         }
         let durable = self.kept;
-        let hurry = self.connected.then_some(cutoff);
+        let of_subscriptions = !persist.subscribed.is_empty() || !persist.retained_moved.is_empty();
+        // How far a cursor came is not written before what it has put into the queue.
+        let hurry = (self.connected && !of_subscriptions).then_some(cutoff);
         let (enqueued, left) = if durable { self.queue.collect(hurry, &*self.flights) } else { (Vec::new(), false) };
         if enqueued.is_empty()
             && !persist.record
             && !persist.changed
-            && persist.subscribed.is_empty()
+            && !of_subscriptions
             && persist.unsubscribed.is_empty()
         {
             return (None, left);
@@ -124,11 +131,13 @@ impl Session {
             ..self.queue.state(&*self.flights)
         });
         let done = state.as_ref().map_or_else(Vec::new, |state| self.queue.take_done(state));
+        let subscribed = self.collect_subscriptions();
+        let Some(persist) = &mut self.persist else { return (None, left) };
         let mut delta = SessionDelta {
             no: self.no,
             ended: false,
             record: None,
-            subscribed: std::mem::take(&mut persist.subscribed),
+            subscribed,
             unsubscribed: std::mem::take(&mut persist.unsubscribed),
             enqueued,
             done,

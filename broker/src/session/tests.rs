@@ -370,6 +370,7 @@ fn a_queue_is_given_up_page_by_page_each_after_the_commit_of_the_one_before() {
         no_local: false,
         retain_as_published: false,
         subscription_id: 0,
+        retained_behind: None,
     });
     let mut stored = Vec::new();
     for payload in 0..6 {

@@ -95,6 +95,9 @@ pub struct StoredSubscription {
     pub retain_as_published: bool,
     /// Subscription identifier, 0 for none.
     pub subscription_id: u32,
+    /// On its way to and from the store: it is to be given the retained messages behind this topic still, or all of them
+    /// where it is empty. `None`: it has been given what it asked for. In memory the session knows it.
+    pub retained_behind: Option<Box<str>>,
 }
 
 /// One message in one session's queue.

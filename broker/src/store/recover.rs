@@ -393,14 +393,20 @@ fn load_done(txn: &::redb::ReadTransaction, found: &mut Found) -> Result<(), Fau
     Ok(())
 }
 
-/// Makes a store of format 1, whose states hold what is done, one of today's. In one transaction: a cut leaves it as it was.
-pub(super) fn migrate(database: &Database) -> Result<(), Fault> {
+/// The format that the store says it has.
+pub(super) fn read_format(database: &Database) -> Result<Option<u32>, Fault> {
     let txn = database.begin_read()?;
     let meta = match txn.open_table(META) {
-        Err(::redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        Err(::redb::TableError::TableDoesNotExist(_)) => return Ok(None),
         meta => meta?,
     };
-    let format = meta.get(rows::FORMAT)?.and_then(|row| rows::read_format(row.value()).ok());
+    Ok(meta.get(rows::FORMAT)?.and_then(|row| rows::read_format(row.value()).ok()))
+}
+
+/// Makes a store of an older format one of today's; states of format 1 hold what is done. In one transaction: a cut leaves it
+/// as it was.
+pub(super) fn migrate(database: &Database) -> Result<(), Fault> {
+    let format = read_format(database)?;
     if format.is_none_or(|format| format >= FORMAT_VERSION) {
         return Ok(());
     }

@@ -29,7 +29,7 @@ use super::{Batch, ClockMark, Committed, Keyed, Reader, Recovered, Store, StoreE
 use crate::message::Time;
 
 /// The format that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// The clock must advance by this before the disk is asked again how much room there is …
 const SPACE_CHECK_MS: u64 = 1000;
 /// … or this much must have been written.

@@ -38,7 +38,7 @@ pub(super) enum Kind {
 impl Kind {
     /// The version of the bodies that this program writes; it reads those before it.
     fn version(self) -> u8 {
-        if matches!(self, Self::State | Self::Meta) { 2 } else { 1 }
+        if matches!(self, Self::State | Self::Meta | Self::Subscription) { 2 } else { 1 }
     }
 }
 
@@ -192,6 +192,7 @@ pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
 const QOS: u8 = 0b11;
 const RETAIN: u8 = 1 << 2;
 const FLAG_3: u8 = 1 << 3;
+const FLAG_4: u8 = 1 << 4;
 const HAS_IDS: u8 = 1 << 4;
 const POINTS: u8 = 1 << 5;
 
@@ -600,9 +601,15 @@ pub(super) fn read_owner(no: u64, row: &[u8]) -> Result<SessionRecord, Damage> {
 pub(super) fn subscription(session: u64, subscription: &StoredSubscription) -> Vec<u8> {
     let mut row = begin();
     row.push(
-        (subscription.qos & QOS) | flag(subscription.no_local, RETAIN) | flag(subscription.retain_as_published, FLAG_3),
+        (subscription.qos & QOS)
+            | flag(subscription.no_local, RETAIN)
+            | flag(subscription.retain_as_published, FLAG_3)
+            | flag(subscription.retained_behind.is_some(), FLAG_4),
     );
     put(&mut row, u64::from(subscription.subscription_id));
+    if let Some(behind) = &subscription.retained_behind {
+        put_text(&mut row, behind);
+    }
     seal(row, Kind::Subscription, &(session, subscription.filter.as_str()))
 }
 
@@ -610,6 +617,8 @@ pub(super) fn read_subscription(key: (u64, &str), row: &[u8]) -> Result<StoredSu
     let mut cursor = Cursor(body(row, Kind::Subscription, &key)?);
     let flags = cursor.u8()?;
     let subscription_id = cursor.number()?;
+    // Row version 1 never has it.
+    let retained_behind = if flags & FLAG_4 == 0 { None } else { Some(cursor.text()?.into()) };
     cursor.end()?;
     Ok(StoredSubscription {
         filter: key.1.to_owned(),
@@ -617,6 +626,7 @@ pub(super) fn read_subscription(key: (u64, &str), row: &[u8]) -> Result<StoredSu
         no_local: flags & RETAIN != 0,
         retain_as_published: flags & FLAG_3 != 0,
         subscription_id,
+        retained_behind,
     })
 }
 
@@ -843,15 +853,18 @@ mod tests {
             let owner = SessionRecord { disconnected_at: None, will: None, ..record.clone() };
             assert_eq!(read_owner(5, &super::owner(5, &record)).unwrap(), owner);
         }
-        let kept = StoredSubscription {
-            filter: "$share/g/a/+".to_owned(),
-            qos: 2,
-            no_local: true,
-            retain_as_published: true,
-            subscription_id: 268_435_455,
-        };
-        let key = (9, kept.filter.as_str());
-        assert_eq!(read_subscription(key, &subscription(9, &kept)).unwrap(), kept);
+        for retained_behind in [None, Some("".into()), Some("a/b".into())] {
+            let kept = StoredSubscription {
+                filter: "a/+".to_owned(),
+                qos: 2,
+                no_local: true,
+                retain_as_published: true,
+                subscription_id: 268_435_455,
+                retained_behind,
+            };
+            let key = (9, kept.filter.as_str());
+            assert_eq!(read_subscription(key, &subscription(9, &kept)).unwrap(), kept);
+        }
         assert_eq!(read_format(&format(7)).unwrap(), 7);
         assert!(read_format(&[7, 0, 0, 0, 1, 0, 0, 0]).is_err());
     }

@@ -48,6 +48,7 @@ fn write(dir: &Path) {
         no_local: false,
         retain_as_published: true,
         subscription_id: 9,
+        retained_behind: Some("a/b".into()),
     };
     let will = StoredWill { message: message("will", b"gone"), expiry_s: Some(3), delay_s: 4 };
     let mut queue: Vec<_> = (0..10).map(|seq| entry(seq, &message("t", &[seq as u8; 50]))).collect();
@@ -143,7 +144,8 @@ fn check(format: u32) {
         assert!(recovered.lost.is_empty(), "{:?}", recovered.lost);
         let [first, second] = recovered.sessions.as_slice() else { panic!("{} sessions", recovered.sessions.len()) };
         assert_eq!(first.state.done, DONE);
-        assert_eq!(first.subscriptions.len(), 1);
+        let behind: Vec<_> = first.subscriptions.iter().map(|kept| kept.retained_behind.as_deref()).collect();
+        assert_eq!(behind, [(format >= 4).then_some("a/b")]);
         assert_eq!(second.record.as_ref().unwrap().will.as_ref().unwrap().delay_s, 4);
         assert_eq!(second.state.inbound, [5, 9]);
         assert_eq!(recovered.retained[0].payload(), b"kept");

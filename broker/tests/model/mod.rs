@@ -322,6 +322,7 @@ impl Model {
                 no_local: seed.one_in(2),
                 retain_as_published: seed.one_in(2),
                 subscription_id: seed.below(1000) as u32,
+                retained_behind: seed.one_in(3).then(|| format!("r/{}", seed.below(9)).into()),
             };
             session.subscriptions.insert(filter, subscription.clone());
             delta.subscribed.push(subscription);

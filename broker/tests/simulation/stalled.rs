@@ -26,7 +26,10 @@ fn subscriber(broker: &Arc<Broker>, name: &str, expiry_s: u32, filter: &str) -> 
     let opened = broker.open(name, true, link, 0);
     let filter = filter.to_owned();
     let (qos, no_local, retain_as_published, subscription_id) = (1, false, false, 0);
-    broker.subscribe(&opened.slot, StoredSubscription { filter, qos, no_local, retain_as_published, subscription_id });
+    broker.subscribe(
+        &opened.slot,
+        StoredSubscription { filter, qos, no_local, retain_as_published, subscription_id, retained_behind: None },
+    );
     (opened.slot, opened.epoch)
 }
 

@@ -96,7 +96,10 @@ fn subscriber(broker: &Arc<Broker>, name: &str, filter: &str) -> Arc<Slot> {
     let slot = broker.open(name, true, link, 0).slot;
     let filter = filter.to_owned();
     let (qos, no_local, retain_as_published, subscription_id) = (0, false, false, 0);
-    broker.subscribe(&slot, StoredSubscription { filter, qos, no_local, retain_as_published, subscription_id });
+    broker.subscribe(
+        &slot,
+        StoredSubscription { filter, qos, no_local, retain_as_published, subscription_id, retained_behind: None },
+    );
     slot
 }
 

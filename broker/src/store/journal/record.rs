@@ -250,6 +250,7 @@ mod tests {
             no_local: true,
             retain_as_published: false,
             subscription_id: 7,
+            retained_behind: Some("a/b".into()),
         };
         let first = SessionDelta {
             no: SessionNo(3),

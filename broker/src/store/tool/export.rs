@@ -9,7 +9,7 @@ use super::lines::{
     EXPORT_VERSION, End, Head, KeyedLine, Line, MessageLine, QueuedLine, SessionLine, StateLine, StoreLine,
     SubscriptionLine,
 };
-use super::{Counts, ToolError, error, lock, open_untouched};
+use super::{Counts, Looked, ToolError, error, lock, open_untouched};
 use crate::store::page::{Limit, keyed_of, page_of};
 use crate::store::recover::{Found, load};
 use crate::store::redb::{Fault, Inner, contain};
@@ -25,7 +25,7 @@ pub(super) const PAGE: Limit = Limit { messages: 4096, bytes: 1 << 20 };
 /// There is no store, a broker holds it, it is damaged, or `out` cannot be written.
 pub fn export(dir: &Path, out: &mut dyn Write) -> Result<Counts, ToolError> {
     let inner = lock(dir)?;
-    let (database, wrong) = open_untouched(&inner).map_err(|fault| error(&inner, fault))?;
+    let Looked { database, wrong, .. } = open_untouched(&inner).map_err(|fault| error(&inner, fault))?;
     if let Some(detail) = wrong.into_iter().next() {
         return Err(ToolError::Damaged { path: inner.medium.name(), detail });
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use ::redb::{Durability, WriteTransaction};
 
 use super::lines::{EXPORT_VERSION, End, Line, QueuedLine, StoreLine};
-use super::{Counts, ToolError, error, lock, open_untouched, options};
+use super::{Counts, Looked, ToolError, error, lock, open_untouched, options};
 use crate::store::apply::apply;
 use crate::store::clean::Backlog;
 use crate::store::medium::Folder;
@@ -59,7 +59,7 @@ fn parse(text: &[u8]) -> Result<Line, String> {
 
 fn must_be_empty(inner: &Inner) -> Result<(), ToolError> {
     let one = Limit { messages: 1, bytes: 1 };
-    let read = open_untouched(inner).and_then(|(database, _)| {
+    let read = open_untouched(inner).and_then(|Looked { database, .. }| {
         let mut keyed = 0;
         for of in Keyed::ALL {
             keyed += keyed_of(&database, (of as u8, &[]), one)?.rows.len();

@@ -280,6 +280,8 @@ pub(super) struct SubscriptionLine {
     retain_as_published: bool,
     #[serde(default, skip_serializing_if = "is_zero")]
     subscription_id: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retained_behind: Option<Box<str>>,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -295,6 +297,7 @@ impl SubscriptionLine {
             no_local: subscription.no_local,
             retain_as_published: subscription.retain_as_published,
             subscription_id: subscription.subscription_id,
+            retained_behind: subscription.retained_behind.clone(),
         }
     }
 
@@ -306,6 +309,7 @@ impl SubscriptionLine {
             no_local: self.no_local,
             retain_as_published: self.retain_as_published,
             subscription_id: self.subscription_id,
+            retained_behind: self.retained_behind.clone(),
         })
     }
 }

@@ -121,15 +121,25 @@ fn error(inner: &Inner, fault: Fault) -> ToolError {
     inner.error(fault).into()
 }
 
-/// Opens the store to look at it, with what its journal has over it: its files stay as they are. Also what is wrong with the
-/// journal.
-fn open_untouched(inner: &Inner) -> Result<(Database, Vec<String>), Fault> {
+/// A store that is looked at.
+struct Looked {
+    /// With what the journal has over it.
+    database: Database,
+    /// The format of the file, whatever the journal has made of it in memory.
+    format: Option<u32>,
+    /// What is wrong with the journal.
+    wrong: Vec<String>,
+}
+
+/// Opens the store to look at it, with what its journal has over it: its files stay as they are.
+fn open_untouched(inner: &Inner) -> Result<Looked, Fault> {
     contain(|| {
         let backend = Backend::new(Untouched::new(inner.medium.open()?)?);
         recover::clear_unfinished(&backend)?;
         let database = Builder::new().set_cache_size(inner.options.cache_bytes).create_with_backend(backend)?;
+        let format = recover::read_format(&database)?;
         let wrong = fold_journal(inner, &database)?;
-        Ok((database, wrong))
+        Ok(Looked { database, format, wrong })
     })
 }
 

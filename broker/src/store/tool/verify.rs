@@ -6,7 +6,7 @@ use std::path::Path;
 use ::redb::{Database, ReadableDatabase, ReadableTable, TableError};
 
 use super::export::{PAGE, is_queued};
-use super::{Counts, ToolError, error, lock, open_untouched};
+use super::{Counts, Looked, ToolError, error, lock, open_untouched};
 use crate::store::apply::{KEYED, QUEUE, REFS, RETAINED, SHARED, charge};
 use crate::store::page::{page_of, starts};
 use crate::store::recover::{Found, load};
@@ -35,7 +35,8 @@ pub fn verify(dir: &Path) -> Result<Verdict, ToolError> {
     let inner = lock(dir)?;
     let mut verdict = Verdict::default();
     let read = contain(|| {
-        let (mut database, wrong) = open_untouched(&inner)?;
+        let Looked { mut database, format, wrong } = open_untouched(&inner)?;
+        verdict.format = format.unwrap_or(FORMAT_VERSION);
         verdict.wrong.extend(wrong);
         match database.check_integrity() {
             Ok(true) => {}
@@ -66,7 +67,6 @@ pub fn verify(dir: &Path) -> Result<Verdict, ToolError> {
 fn look(database: &Database, verdict: &mut Verdict) -> Result<u64, Fault> {
     let found = load(database)?;
     let mark = found.mark.unwrap_or_default();
-    verdict.format = found.format.unwrap_or(FORMAT_VERSION);
     verdict.clock = mark.clock;
     verdict.counts.retained = found.retained.len() as u64;
     for row in &found.damaged {

@@ -1,6 +1,6 @@
 //! State over a restart, by seed: retained messages that are replaced and expire, wills that are published (at once, after
 //! their delay, by a take-over) or discarded, subscriptions with all their options, session expiry intervals that DISCONNECT
-//! changes. The broker crashes at any step, with commits that fail before, or whose outcome nobody knows. What it knows then
+//! changes, retained messages of which a new subscriber has got a part. The broker crashes at any step, with commits that fail before, or whose outcome nobody knows. What it knows then
 //! is what its last commit held, and what it had answered is in that.
 
 mod model;
@@ -18,6 +18,10 @@ use crate::world::World;
 const CLIENTS: [&str; 3] = ["c0", "c1", "c2"];
 const WATCHER: &str = "watcher";
 const PUBLISHER: &str = "publisher";
+/// It subscribes to what is retained, and is given it as commits make room.
+const READER: &str = "reader";
+/// Retained messages that stay as they are: more than there is room for before a commit.
+const KEPT: usize = 12;
 const EVENTS: u32 = 120;
 /// Turns in which whatever is under way is over.
 const TURNS: u32 = 2000;
@@ -43,12 +47,12 @@ struct Play {
 }
 
 fn name_of(at: usize) -> &'static str {
-    CLIENTS.into_iter().chain([WATCHER, PUBLISHER]).nth(at).unwrap()
+    CLIENTS.into_iter().chain([WATCHER, PUBLISHER, READER]).nth(at).unwrap()
 }
 
 impl Play {
     fn new(seed: u64) -> Self {
-        let peers = (0..CLIENTS.len() + 2).map(|at| Peer::named(name_of(at))).collect();
+        let peers = (0..CLIENTS.len() + 3).map(|at| Peer::named(name_of(at))).collect();
         let (now, disk) = (State::default(), State::default());
         let world = World::retaining(seed, 1000);
         let (ever, exactly_once, unwritten) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -71,6 +75,13 @@ impl Play {
             play.connect(watcher, false, LONG_S, None);
             play.subscribe(watcher, "w/#", all);
             play.commit(Failure::None);
+        }
+        for topic in (0..KEPT).map(|n| format!("k/{n:02}")) {
+            while !play.disk.retained.contains_key(&topic) {
+                let (publisher, number) = (play.publisher(), play.number());
+                play.retain_one(publisher, topic.clone(), number, 2, None);
+                play.commit(Failure::None);
+            }
         }
         play
     }
@@ -163,6 +174,7 @@ impl Play {
     fn subscribe(&mut self, at: usize, filter: &str, sub: Sub) {
         let id = self.packet_id();
         self.world.note(format!("{} subscribes to {filter}: {sub:?}", self.peers[at].name));
+        let before = self.peers[at].came.len();
         self.peers[at].subscribe(id, filter, sub);
         if self.crash_now(30) {
             return;
@@ -170,7 +182,7 @@ impl Play {
         self.handled(at);
         let kept = self.now.sessions.get_mut(self.peers[at].name).unwrap();
         kept.subs.insert(filter.to_owned(), sub);
-        kept.handled = id;
+        (kept.handled, kept.asked) = (id, Some(before));
     }
 
     fn unsubscribe(&mut self, at: usize, filter: &str) {
@@ -183,7 +195,7 @@ impl Play {
         self.handled(at);
         let kept = self.now.sessions.get_mut(self.peers[at].name).unwrap();
         kept.subs.remove(filter);
-        kept.handled = id;
+        (kept.handled, kept.asked) = (id, None);
     }
 
     fn leave(&mut self, at: usize, how: Leave, expiry_s: Option<u32>) {
@@ -220,23 +232,75 @@ impl Play {
             let number = if self.one_in(5) { 0 } else { self.number() };
             let qos = u8::try_from(self.below(3)).unwrap();
             let expiry_s = self.one_in(3).then_some(2);
-            let id = self.packet_id();
-            self.world.note(format!("{number} is retained on {topic} at QoS {qos}, {expiry_s:?}"));
-            if number == 0 && !self.now.alive(self.now_ms()).contains_key(&topic) {
-                self.unwritten.insert(id);
-            }
-            self.peers[at].publish(id, &topic, qos, true, number, expiry_s);
-            if self.crash_now(40) {
+            if !self.retain_one(at, topic, number, qos, expiry_s) {
                 return;
             }
-            self.handled(at);
-            let expires = expiry_s.map(|s| self.now_ms() + u64::from(s) * 1000);
-            match number {
-                0 => drop(self.now.retained.remove(&topic)),
-                _ => drop(self.now.retained.insert(topic, (number, expires))),
-            }
-            self.now.handled = id;
         }
+    }
+
+    /// False: the broker has crashed.
+    fn retain_one(&mut self, at: usize, topic: String, number: u32, qos: u8, expiry_s: Option<u32>) -> bool {
+        let id = self.packet_id();
+        self.world.note(format!("{number} is retained on {topic} at QoS {qos}, {expiry_s:?}"));
+        if number == 0 && !self.now.alive(self.now_ms()).contains_key(&topic) {
+            self.unwritten.insert(id);
+        }
+        self.peers[at].publish(id, &topic, qos, true, number, expiry_s);
+        if self.crash_now(40) {
+            return false;
+        }
+        self.handled(at);
+        let expires = expiry_s.map(|s| self.now_ms() + u64::from(s) * 1000);
+        match number {
+            0 => drop(self.now.retained.remove(&topic)),
+            _ => drop(self.now.retained.insert(topic, (number, expires))),
+        }
+        self.now.handled = id;
+        true
+    }
+
+    /// Subscribes, or goes away while it is being given what is retained, or is to have it.
+    fn read(&mut self) {
+        let at = self.at(READER);
+        if !self.peers[at].is_connected() {
+            return self.connect(at, false, LONG_S, None);
+        }
+        if self.now.sessions[READER].asked.is_none() {
+            let qos = 1 + u8::try_from(self.below(2)).unwrap();
+            return self.subscribe(at, "k/+", Sub { qos, no_local: false, retain_as_published: false, id: 0 });
+        }
+        if self.one_in(2) {
+            return self.leave(at, Leave::Cut, None);
+        }
+        self.check_reader();
+        self.unsubscribe(at, "k/+");
+    }
+
+    /// All that was retained when it subscribed comes, however often the broker has crashed since: at QoS 2 once.
+    fn check_reader(&mut self) {
+        let at = self.at(READER);
+        if !self.peers[at].is_connected() {
+            self.connect(at, false, LONG_S, None);
+        }
+        let kept = &self.now.sessions[READER];
+        let (Some(asked), Some(sub)) = (kept.asked, kept.subs.get("k/+").copied()) else { return };
+        let terms = Terms { qos: sub.qos, retain: true, ids: Vec::new() };
+        let retained: Vec<(String, u32)> =
+            self.now.retained.iter().filter(|(t, _)| t.starts_with("k/")).map(|(t, (n, _))| (t.clone(), *n)).collect();
+        let mut counts = Vec::new();
+        for _ in 0..5 {
+            self.calm();
+            let came = &self.peers[at].came[asked..];
+            let count = |(topic, number): &(String, u32)| {
+                came.iter().filter(|(t, n, how)| t == topic && n == number && *how == terms).count()
+            };
+            counts = retained.iter().map(count).collect();
+            if !counts.contains(&0) {
+                break;
+            }
+        }
+        assert!(!counts.contains(&0), "not all that was retained when it subscribed: {counts:?}");
+        assert!(sub.qos == 1 || counts.iter().all(|count| *count == 1), "more than once at QoS 2: {counts:?}");
     }
 
     fn advance(&mut self, ms: u64) {
@@ -278,7 +342,10 @@ impl Play {
         }
         self.world.crash();
         self.now = self.disk.clone();
-        self.world.advance(0);
+        // What is due is due, whether the broker has come to it before a client comes or not.
+        if self.one_in(2) {
+            self.world.advance(0);
+        }
         let now_ms = self.now_ms();
         self.now.restart(now_ms);
         self.ever.extend(&self.now.published);
@@ -301,7 +368,7 @@ impl Play {
         let at = self.below(CLIENTS.len() as u64);
         let connected = self.peers[at].is_connected();
         let filter = ["a/#", "a/1", "+/2", "a/+"][self.below(4)];
-        match self.below(20) {
+        match self.below(22) {
             0..=2 => {
                 let expiry_s = [0, 3, LONG_S, LONG_S][self.below(4)];
                 let (clean, will) = (self.one_in(4), self.will());
@@ -344,6 +411,7 @@ impl Play {
             }
             18 if self.one_in(3) => self.crash(),
             19 if self.one_in(4) => self.look(),
+            20 | 21 => self.read(),
             _ => {
                 self.world.advance(1);
                 self.run();
@@ -361,6 +429,7 @@ impl Play {
     /// Everything that can be asked of the broker is asked.
     fn look(&mut self) {
         self.world.note("a look");
+        self.world.advance(0);
         self.look_at_retained();
         for at in 0..CLIENTS.len() {
             self.connect(at, false, LONG_S, None);
@@ -396,7 +465,7 @@ impl Play {
         let (number, id, name) = (self.number(), self.packet_id(), self.peers[publisher].name);
         self.world.note(format!("{name} sends the probe {number} to {topic}, retain {retain}"));
         for peer in &mut self.peers {
-            peer.came.retain(|(topic, ..)| topic.starts_with("w/"));
+            peer.came.retain(|(topic, ..)| topic.starts_with("w/") || topic.starts_with("k/"));
         }
         // Who has acknowledged it makes the write needless.
         self.unwritten.insert(id);
@@ -417,6 +486,7 @@ impl Play {
     fn check_wills(&mut self) {
         let watcher = self.at(WATCHER);
         self.asleep = false;
+        self.world.advance(0);
         if !self.peers[watcher].is_connected() {
             self.connect(watcher, false, LONG_S, None);
         }
@@ -455,6 +525,7 @@ fn play(play: &mut Play) {
     play.look();
     play.crash();
     play.look();
+    play.check_reader();
     play.check_wills();
     play.check_store();
 }

@@ -33,6 +33,8 @@ pub struct Kept {
     pub will: Option<Will>,
     /// The last SUBSCRIBE or UNSUBSCRIBE that was handled.
     pub handled: u16,
+    /// It has asked for retained messages: how many messages its client had got before.
+    pub asked: Option<usize>,
 }
 
 /// A retained message: its number, and when it expires by the broker's clock.
@@ -117,7 +119,7 @@ impl State {
                 self.publish_will(name, before);
             }
         } else {
-            let kept = Kept { expiry_s, away_ms: None, subs: BTreeMap::new(), will, handled: 0 };
+            let kept = Kept { expiry_s, away_ms: None, subs: BTreeMap::new(), will, handled: 0, asked: None };
             self.sessions.insert(name, kept);
         }
         present
