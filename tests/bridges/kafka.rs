@@ -8,6 +8,7 @@ use forebay_tests::server::Program;
 use krafka::Kafka;
 use krafka::admin::NewTopic;
 use krafka::consumer::{AutoOffsetReset, Consumer, ConsumerRecord, IsolationLevel};
+use tokio::time::timeout;
 
 use crate::upstreams::{Arrival, Arrived, Reader, Run, dead_letter, dead_letters, through_everything, yardstick};
 use crate::{Case, block_on, bridge_to, client, example, gateway, publish, soon, state};
@@ -16,6 +17,8 @@ pub(crate) fn trials() -> Vec<Case> {
     let absent = Program::kafka_is_absent();
     vec![
         ("kafka_gets_what_is_published", absent.clone(), || block_on(carries())),
+        ("kafka_idempotent_waits_for_a_topic_that_is_missing", absent.clone(), || block_on(missing("at-least-once"))),
+        ("kafka_exactly_once_waits_for_a_topic_that_is_missing", absent.clone(), || block_on(missing("exactly-once"))),
         ("kafka_idempotent_through_everything", absent.clone(), || numbered("at-least-once", through_everything)),
         ("kafka_exactly_once_through_everything", absent.clone(), || numbered("exactly-once", through_everything)),
         ("yardstick_to_kafka_idempotent", absent.clone(), || numbered("at-least-once", yardstick)),
@@ -70,7 +73,6 @@ async fn carries() {
         assert!(header(&came, mark).is_some(), "{mark}");
     }
     for (topic, payload, reason) in [
-        ("to/missing", "x", "missing"),
         ("to/mis sing", "x", ""),
         ("n/k/2", &"x".repeat(150_000), "TooLarge"),
         ("n/k/two", "x", "\"two\" is not the number of a partition"),
@@ -89,6 +91,31 @@ async fn carries() {
     assert_eq!((texts(&came).1, texts(&came).2), (Some("7"), Some("21")));
 }
 
+/// A topic that is missing may be there in a moment: what is for it waits, in order, whatever the delivery.
+async fn missing(delivery: &str) {
+    let server = Program::kafka();
+    drop(there(server.port, &[("forebay-progress", 1)]).await);
+    let rules = "[[bridges.out]]\nfilter = 'to/#'\ntopic = '{topic/2}'\nkey = '{topic}'\nqos = 2";
+    let url = format!("kafka://127.0.0.1:{}", server.port);
+    let mut broker = gateway(&bridge_to(&url, &format!("delivery = '{delivery}'"), rules));
+    broker.run();
+    let here = client(broker.port(), "here").await;
+    for number in 0..20 {
+        publish(&here, "to/late", &number.to_string()).await;
+    }
+    let why = state(broker.port(), if delivery == "exactly-once" { "backing off" } else { "blocked" }).await;
+    assert!(why.contains("late"), "{why}");
+    broker.kill();
+    broker.run();
+    let consumer = there(server.port, &[("late", 1)]).await;
+    for number in 0..20 {
+        let came = timeout(LONG, consumer.recv()).await.expect("it takes for ever").unwrap().expect("a record");
+        assert_eq!(texts(&came).2, Some(number.to_string().as_str()));
+    }
+}
+
+/// The bridge waits up to a minute before it tries again, and as long for its consumer group.
+const LONG: Duration = Duration::from_secs(240);
 const TOPICS: &[(&str, i32)] = &[("readings", 3), ("forebay-progress", 1)];
 
 fn numbered(delivery: &str, run: Run) {

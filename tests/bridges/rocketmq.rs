@@ -20,7 +20,6 @@ pub(crate) fn trials() -> Vec<Case> {
     let absent = Program::java_is_absent("rocketmq");
     vec![
         ("rocketmq_gets_what_is_published", absent.clone(), || block_on(carries())),
-        ("rocketmq_topic_that_is_missing_is_waited_for", absent.clone(), || block_on(missing())),
         ("rocketmq_over_tls", absent.clone(), || block_on(tls())),
         ("rocketmq_that_is_frozen_is_given_up", absent.clone(), || block_on(frozen())),
         ("rocketmq_through_everything", absent.clone(), || numbered(through_everything)),
@@ -130,23 +129,6 @@ async fn carries() {
     publish(&client(broker.port(), "here").await, "site/7/temperature", "21").await;
     let came = There::new(&server, &["site"]).next(PATIENCE).expect("a message");
     assert_eq!((&came.payload[..], came.get("__SHARDINGKEY")), (&b"21"[..], Some("7")));
-}
-
-/// A topic that is missing may be there in a moment: what is for it waits.
-async fn missing() {
-    let server = Program::rocketmq(TOPICS);
-    let rules = "[[bridges.out]]\nfilter = 'to/#'\ntopic = '{topic/2}'";
-    let mut broker = gateway(&bridge_to(&format!("rocketmq://127.0.0.1:{}", server.port), "", rules));
-    broker.run();
-    let here = client(broker.port(), "here").await;
-    publish(&here, "to/missing", "x").await;
-    let why = state(broker.port(), "blocked: not taken for now").await;
-    assert!(why.contains("40"), "{why}");
-    let mut letters = dead_letters(broker.port()).await;
-    let (dead, why) = dead_letter(&mut letters).await;
-    assert!(dead == "$dead/up/to/missing" && why.contains("40"), "{dead}: {why}");
-    publish(&here, "to/readings", "two").await;
-    assert_eq!(There::new(&server, &["readings"]).next(PATIENCE).expect("a message").payload, b"two");
 }
 
 async fn tls() {

@@ -479,10 +479,22 @@ pub struct Bridge {
     pub queue: QueueLimits,
     /// Dead letters that are kept.
     pub dead_letters: u64,
+    /// What becomes of messages whose topic there is missing, or not allowed.
+    pub refused_topic: RefusedTopic,
     /// What goes up. At least one of `outs` and `ins` is not empty.
     pub outs: Vec<Rule>,
     /// What comes down.
     pub ins: Vec<Rule>,
+}
+
+/// What becomes of a message whose topic the upstream says it does not have, or does not let the bridge write to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RefusedTopic {
+    /// It waits, and so does what is behind it.
+    #[default]
+    Wait,
+    /// It becomes a dead letter when that has lasted.
+    DeadLetter,
 }
 
 /// How an upstream's batches are compressed.
@@ -497,6 +509,11 @@ pub enum Compression {
     Snappy,
     /// Quick.
     Lz4,
+}
+
+impl RefusedTopic {
+    /// As they are written in a configuration.
+    pub const WORDS: &[(&str, Self)] = &[("wait", Self::Wait), ("dead-letter", Self::DeadLetter)];
 }
 
 impl Compression {

@@ -28,7 +28,7 @@ use crate::store::DropReason;
 /// See [`super::KINDS`].
 pub const KIND: Kind = Kind {
     schemes: &[("amqp1", false), ("amqp1s", true)],
-    keys: &["username", "message_key"],
+    keys: &["username", "message_key", "refused_topic"],
     topics: Topics::Levels,
     check_url: |url| server(url).map(drop),
     open: |setup| Box::new(Piped::to(setup, run).writing(swap_dots)),
@@ -44,6 +44,8 @@ const CLOSE: Duration = Duration::from_secs(1);
 const DUPLICATE_ID: &str = "_AMQ_DUPL_ID";
 
 async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), String> {
+    // What a server that was away said before is no proof.
+    remote.refused.forget();
     let opened = timeout(CONNECT, open(&remote, attempt)).await;
     let (mut connection, mut session) = opened.map_err(|_| format!("no answer in {} s", CONNECT.as_secs()))??;
     pipe.say(Event::Connected).await;
@@ -166,6 +168,11 @@ fn outcome(disposition: Disposition) -> Outcome {
     }
 }
 
+/// The server does not let this bridge write to an address; or it cannot ask who may do what, an LDAP server that is away, say.
+fn is_not_allowed(error: &Error) -> bool {
+    matches!(error.condition, ErrorCondition::AmqpError(AmqpError::UnauthorizedAccess))
+}
+
 /// What an error that the server names makes of a message. The table is in docs/bridges.md.
 fn refusal(error: &Error) -> Outcome {
     let condition = format!("{:?}", error.condition);
@@ -209,6 +216,13 @@ mod tests {
         };
         assert!(matches!(modified(Some(true)), Outcome::Refused(..)));
         assert!(matches!(modified(None), Outcome::Retry(_)));
+    }
+
+    #[test]
+    fn what_is_not_allowed_may_be_later() {
+        let of = |condition: ErrorCondition| Error { condition, description: None, info: None };
+        assert!(is_not_allowed(&of(AmqpError::UnauthorizedAccess.into())));
+        assert!(!is_not_allowed(&of(AmqpError::NotFound.into())));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod transactions;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use krafka::{Compression as Codec, Kafka, Record};
 
 use super::marks::Marks;
 use super::piped::{Connection, Pipe, Piped};
+use super::refused::RefusedTopics;
 use super::remote::Remote;
 use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
 use crate::config::{Compression, Sasl};
@@ -26,7 +27,16 @@ use crate::store::DropReason;
 /// See [`super::KINDS`].
 pub const KIND: Kind = Kind {
     schemes: &[("kafka", false), ("kafkas", true)],
-    keys: &["username", "compression", "message_key", "partition", "exactly-once", "sasl", "progress_topic"],
+    keys: &[
+        "username",
+        "compression",
+        "message_key",
+        "partition",
+        "exactly-once",
+        "sasl",
+        "progress_topic",
+        "refused_topic",
+    ],
     topics: Topics::Names,
     check_url: |url| host(url).map(drop),
     open: |setup| Box::new(open(setup)),
@@ -40,10 +50,6 @@ const DELIVERY: Duration = Duration::from_secs(60);
 const LINGER: Duration = Duration::from_millis(5);
 /// How long a topic that nobody knows is asked for.
 const TOPIC: Duration = Duration::from_secs(5);
-/// How long it counts as missing without being asked for again.
-const MISSING: Duration = Duration::from_secs(30);
-/// Topics that are known to be missing.
-const MISSING_MAX: usize = 1_000;
 
 struct Options {
     remote: Remote,
@@ -79,7 +85,8 @@ fn open(setup: Setup<'_>) -> impl Upstream + 'static {
 }
 
 async fn run(options: &Options, pipe: Pipe) -> Result<(), String> {
-    let kafka = connect(options).await?;
+    // What a cluster that is away said before is no proof of what it knows when it is back.
+    let kafka = connect(options).await.inspect_err(|_| options.remote.refused.forget())?;
     match options.exactly_once {
         true => transactions::run(options, &kafka, pipe).await,
         false => idempotent(options, &kafka, pipe).await,
@@ -145,22 +152,24 @@ fn producer(options: &Options, kafka: &Kafka) -> ProducerBuilder {
 async fn idempotent(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Result<(), String> {
     let producer = producer(options, kafka).build().await.map_err(|error| error.to_string())?;
     pipe.say(Event::Connected).await;
-    let mut missing = Missing::default();
-    let mut flights: VecDeque<(u64, DeliveryHandle)> = VecDeque::new();
+    let mut flights: VecDeque<Flight> = VecDeque::new();
     loop {
         tokio::select! {
             out = pipe.messages.recv() => {
                 let Some(out) = out else { return Ok(()) };
-                match enqueue(options, &producer, &mut missing, &out).await? {
-                    Ok(handle) => flights.push_back((out.place, handle)),
+                match enqueue(options, &producer, &out).await? {
+                    Ok(delivery) => flights.push_back(Flight { place: out.place, topic: out.topic, delivery }),
                     Err(refused) => pipe.settled(out.place, refused).await,
                 }
             }
-            (place, delivered) = first(&mut flights) => {
-                flights.pop_front();
+            delivered = first(&mut flights) => {
+                let Some(Flight { place, topic, .. }) = flights.pop_front() else { continue };
                 let outcome = match delivered {
-                    Ok(_) => Outcome::Delivered,
-                    Err(error) => refusal(&error).ok_or_else(|| error.to_string())?,
+                    Ok(_) => {
+                        options.remote.refused.taken(&topic);
+                        Outcome::Delivered
+                    }
+                    Err(error) => in_flight(&options.remote.refused, (&topic, place), &error)?,
                 };
                 pipe.settled(place, outcome).await;
             }
@@ -168,9 +177,16 @@ async fn idempotent(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Result<
     }
 }
 
-async fn first(flights: &mut VecDeque<(u64, DeliveryHandle)>) -> (u64, krafka::Result<RecordMetadata>) {
+/// What is sent and not acknowledged.
+struct Flight {
+    place: u64,
+    topic: String,
+    delivery: DeliveryHandle,
+}
+
+async fn first(flights: &mut VecDeque<Flight>) -> krafka::Result<RecordMetadata> {
     poll_fn(|cx| match flights.front_mut() {
-        Some((place, handle)) => Pin::new(handle).poll(cx).map(|delivered| (*place, delivered)),
+        Some(flight) => Pin::new(&mut flight.delivery).poll(cx),
         None => Poll::Pending,
     })
     .await
@@ -180,60 +196,41 @@ async fn first(flights: &mut VecDeque<(u64, DeliveryHandle)>) -> (u64, krafka::R
 async fn enqueue(
     options: &Options,
     producer: &Producer,
-    missing: &mut Missing,
     out: &Outgoing,
 ) -> Result<Result<DeliveryHandle, Outcome>, String> {
     let record = match record(&options.remote.marks, out) {
         Ok(record) => record,
         Err(why) => return Ok(Err(Outcome::Refused(why, DropReason::Refused))),
     };
-    if let Some(refused) = missing.known(&out.topic) {
-        return Ok(Err(refused));
+    let (refused, at) = (&options.remote.refused, (out.topic.as_str(), out.place));
+    if let Some(known) = refused.known(at, Instant::now()) {
+        return Ok(Err(known));
     }
     match producer.enqueue(record).await {
         Ok(handle) => Ok(Ok(handle)),
-        Err(error) => missing.note(&out.topic, &error).map(Err).ok_or_else(|| error.to_string()),
+        Err(error) => refusal(refused, at, &error).map(Err).ok_or_else(|| error.to_string()),
     }
 }
 
-/// Topics that nobody knows: each would hold up what is behind it until the client gives it up.
-#[derive(Default)]
-struct Missing(HashMap<String, (Instant, String)>);
-
-impl Missing {
-    fn known(&mut self, topic: &str) -> Option<Outcome> {
-        let (since, why) = self.0.get(topic)?;
-        if since.elapsed() > MISSING {
-            self.0.remove(topic);
-            return None;
-        }
-        Some(Outcome::Refused(why.clone(), DropReason::Refused))
-    }
-
-    /// What becomes of a message that could not be sent; `None`: the connection is to blame.
-    fn note(&mut self, topic: &str, error: &KrafkaError) -> Option<Outcome> {
-        let refused = refusal(error)?;
-        if let Outcome::Refused(why, DropReason::Refused) = &refused {
-            if self.0.len() >= MISSING_MAX {
-                self.0.clear();
-            }
-            self.0.insert(topic.to_owned(), (Instant::now(), why.clone()));
-        }
-        Some(refused)
-    }
+/// What an error makes of a message that is in flight. Err: of the connection. Messages behind it may have been taken, so that one
+/// that waits has to be sent again with all of them.
+fn in_flight(refused: &RefusedTopics, at: (&str, u64), error: &KrafkaError) -> Result<Outcome, String> {
+    refusal(refused, at, error).filter(|outcome| !matches!(outcome, Outcome::Retry(_))).ok_or_else(|| error.to_string())
 }
 
-/// What an error makes of one message; `None`: it can pass, or is of more than this message. The table is in docs/bridges.md.
-fn refusal(error: &KrafkaError) -> Option<Outcome> {
+/// What an error makes of the message to this topic at this place; `None`: it can pass, or is of more than this message. The table is in
+/// docs/bridges.md.
+fn refusal(refused: &RefusedTopics, at: (&str, u64), error: &KrafkaError) -> Option<Outcome> {
     #[allow(clippy::wildcard_enum_match_arm, reason = "whatever comes new is tried again until it is looked at")]
     let why = match error {
-        KrafkaError::UnknownTopic { .. } => DropReason::Refused,
+        // A server that is starting says so before it knows the cluster's topics and permissions.
+        KrafkaError::UnknownTopic { .. }
+        | KrafkaError::Broker {
+            code: ErrorCode::UnknownTopicOrPartition | ErrorCode::TopicAuthorizationFailed, ..
+        } => return Some(refused.refused(at, error.to_string(), Instant::now())),
         KrafkaError::Broker { code, .. } => match code {
             ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge => DropReason::TooLarge,
-            ErrorCode::UnknownTopicOrPartition
-            | ErrorCode::InvalidTopic
-            | ErrorCode::TopicAuthorizationFailed
-            | ErrorCode::InvalidRecord => DropReason::Refused,
+            ErrorCode::InvalidTopic | ErrorCode::InvalidRecord => DropReason::Refused,
             _ => return None,
         },
         KrafkaError::Config { .. } | KrafkaError::Serialization { .. } => DropReason::Refused,
@@ -271,6 +268,7 @@ fn record(marks: &Marks, out: &Outgoing) -> Result<Record, String> {
 mod tests {
     use super::super::marks::outgoing;
     use super::*;
+    use crate::config::RefusedTopic;
 
     #[test]
     fn an_address_is_a_host_and_a_port() {
@@ -282,11 +280,19 @@ mod tests {
 
     #[test]
     fn errors_are_classed() {
-        let broker = |code| refusal(&KrafkaError::Broker { code, message: String::new() });
+        let topics = RefusedTopics::new(RefusedTopic::Wait);
+        let of = |code| KrafkaError::Broker { code, message: String::new() };
+        let broker = |code| refusal(&topics, ("t", 7), &of(code));
         assert!(matches!(broker(ErrorCode::MessageTooLarge), Some(Outcome::Refused(_, DropReason::TooLarge))));
-        assert!(matches!(broker(ErrorCode::UnknownTopicOrPartition), Some(Outcome::Refused(_, DropReason::Refused))));
+        assert!(matches!(broker(ErrorCode::InvalidTopic), Some(Outcome::Refused(_, DropReason::Refused))));
+        for code in [ErrorCode::UnknownTopicOrPartition, ErrorCode::TopicAuthorizationFailed] {
+            assert!(matches!(broker(code), Some(Outcome::Retry(_))), "a server that starts says {code:?}");
+            assert!(in_flight(&topics, ("t", 7), &of(code)).is_err(), "it is sent again with what is behind it");
+        }
+        let unknown = KrafkaError::UnknownTopic { topic: "t".to_owned() };
+        assert!(matches!(refusal(&topics, ("t", 7), &unknown), Some(Outcome::Retry(_))));
         assert_eq!(broker(ErrorCode::NotLeaderForPartition), None);
-        assert_eq!(refusal(&KrafkaError::Timeout { operation: String::new() }), None);
+        assert_eq!(refusal(&topics, ("t", 7), &KrafkaError::Timeout { operation: String::new() }), None);
     }
 
     #[test]
@@ -299,15 +305,5 @@ mod tests {
         assert!(made.headers.iter().any(|(name, value)| name == "seq" && value.as_deref() == Some(b"7")));
         out.partition = Some("-1".to_owned());
         assert!(record(&marks, &out).is_err());
-    }
-
-    #[test]
-    fn a_topic_that_is_missing_is_not_asked_for_each_time() {
-        let mut missing = Missing::default();
-        assert_eq!(missing.known("t"), None);
-        let error = KrafkaError::UnknownTopic { topic: "t".to_owned() };
-        assert!(missing.note("t", &error).is_some() && missing.known("t").is_some());
-        assert_eq!(missing.note("u", &KrafkaError::Timeout { operation: String::new() }), None);
-        assert_eq!(missing.known("u"), None);
     }
 }

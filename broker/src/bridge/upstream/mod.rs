@@ -15,6 +15,7 @@ pub mod nats;
 pub mod piped;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+pub mod refused;
 pub mod remote;
 #[cfg(feature = "rocketmq")]
 pub mod rocketmq;
@@ -102,6 +103,7 @@ pub const OWN_KEYS: &[&str] = &[
     "username",
     "tag",
     "delay_s",
+    "refused_topic",
 ];
 
 /// What an upstream is made from.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
@@ -21,6 +21,7 @@ use lapin::{
 
 use super::marks::Marks;
 use super::piped::{Pipe, Piped};
+use super::refused::RefusedTopics;
 use super::remote::Remote;
 use super::{Event, Kind, Outcome, Outgoing, Topics, swap_dots};
 use crate::store::DropReason;
@@ -28,7 +29,7 @@ use crate::store::DropReason;
 /// See [`super::KINDS`].
 pub const KIND: Kind = Kind {
     schemes: &[("amqp", false), ("amqps", true)],
-    keys: &["username", "exchange"],
+    keys: &["username", "exchange", "refused_topic"],
     topics: Topics::Levels,
     check_url: |url| url.parse::<AMQPUri>().map(drop),
     open: |setup| Box::new(Piped::to(setup, run).writing(swap_dots)),
@@ -56,6 +57,8 @@ struct Flight {
 }
 
 async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), String> {
+    // What a server that was away said before is no proof.
+    remote.refused.forget();
     let connection = connect(&remote, attempt).await?;
     let mut flights = VecDeque::new();
     let Err(mut error) = serve(&remote, &connection, &mut pipe, &mut flights).await else { return Ok(()) };
@@ -107,7 +110,7 @@ async fn serve(
     let mut happenings = pin!(connection.events_listener());
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    let mut exchanges = Exchanges { connection, known: HashSet::new() };
+    let mut exchanges = Exchanges { connection, refused: &remote.refused, known: HashSet::new() };
     pipe.say(Event::Connected).await;
     loop {
         tokio::select! {
@@ -163,8 +166,8 @@ async fn publish(
         let why = format!("the {what} has {} bytes; {NAME_MAX} are possible", name.len());
         return Ok(Sent::Not(Outcome::Refused(why, DropReason::Refused)));
     }
-    if let Some(why) = exchanges.missing(exchange).await? {
-        return Ok(Sent::Not(Outcome::Refused(why, DropReason::Refused)));
+    if let Some(outcome) = exchanges.refusal((exchange, out.place)).await? {
+        return Ok(Sent::Not(outcome));
     }
     let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let confirm = channel
@@ -182,22 +185,34 @@ async fn publish(
 /// A message to an exchange that is not there ends the channel, with all that is in flight: they are asked for before.
 struct Exchanges<'a> {
     connection: &'a Connection,
+    refused: &'a RefusedTopics,
     known: HashSet<String>,
 }
 
 impl Exchanges<'_> {
-    /// Why nothing can be published to it; `None`: it is there.
-    async fn missing(&mut self, name: &str) -> Result<Option<String>, Error> {
+    /// What becomes of the message to this exchange at this place; `None`: it can be published.
+    async fn refusal(&mut self, (name, place): (&str, u64)) -> Result<Option<Outcome>, Error> {
         // The one without a name is always there.
         if name.is_empty() || self.known.contains(name) {
             return Ok(None);
+        }
+        if let Some(outcome) = self.refused.known((name, place), Instant::now()) {
+            return Ok(Some(outcome));
         }
         let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
         let asked = self.connection.create_channel().await?;
         let found = asked.exchange_declare(name.into(), ExchangeKind::Topic, passive, FieldTable::default()).await;
         if let Err(error) = found {
-            return if is_final(&error) { Ok(Some(error.to_string())) } else { Err(error) };
+            return match soft(&error) {
+                Some(AMQPSoftError::NOTFOUND) => Ok(Some(Outcome::Refused(error.to_string(), DropReason::Refused))),
+                // It says the same when it cannot ask who may do what: an LDAP server that is away, say.
+                Some(AMQPSoftError::ACCESSREFUSED) => {
+                    Ok(Some(self.refused.refused((name, place), error.to_string(), Instant::now())))
+                }
+                Some(_) | None => Err(error),
+            };
         }
+        self.refused.taken(name);
         asked.close(200, "".into()).await?;
         if self.known.len() >= EXCHANGES_MAX {
             self.known.clear();
@@ -207,10 +222,13 @@ impl Exchanges<'_> {
     }
 }
 
-/// Not found, or not allowed: nobody but an operator of the server changes that.
-fn is_final(error: &Error) -> bool {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
-    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::ACCESSREFUSED))
+/// What the server calls an error that ends a channel alone.
+fn soft(error: &Error) -> Option<AMQPSoftError> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    match error.kind() {
+        AMQPErrorKind::Soft(soft) => Some(soft.clone()),
+        AMQPErrorKind::Hard(_) => None,
+    }
 }
 
 fn properties(marks: &Marks, out: &Outgoing) -> BasicProperties {
@@ -288,6 +306,16 @@ mod tests {
     fn confirmations_are_classed() {
         assert_eq!(outcome(Confirmation::Ack(None)), Outcome::Delivered);
         assert!(matches!(outcome(Confirmation::Nack(None)), Outcome::Retry(_)));
+    }
+
+    #[test]
+    fn an_exchange_that_is_not_allowed_is_told_from_one_that_is_missing() {
+        let of = |code: AMQPSoftError| -> Error {
+            ErrorKind::ProtocolError(lapin::protocol::AMQPError::new(AMQPErrorKind::Soft(code), "x".into())).into()
+        };
+        assert_eq!(soft(&of(AMQPSoftError::ACCESSREFUSED)), Some(AMQPSoftError::ACCESSREFUSED));
+        assert_eq!(soft(&of(AMQPSoftError::NOTFOUND)), Some(AMQPSoftError::NOTFOUND));
+        assert_eq!(soft(&ErrorKind::MissingHeartbeatError.into()), None);
     }
 
     #[test]

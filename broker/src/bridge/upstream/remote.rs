@@ -1,10 +1,12 @@
 //! The servers of an upstream, and who this gateway is there: what the configuration says in the same words for every kind.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hyper::Uri;
 
 use super::marks::Marks;
+use super::refused::RefusedTopics;
 use super::{Setup, address};
 use crate::config::TlsFiles;
 
@@ -27,6 +29,8 @@ pub struct Remote {
     pub window: usize,
     /// What messages say of where they come from.
     pub marks: Marks,
+    /// Topics that it says it does not have, or does not let this bridge write to.
+    pub refused: Arc<RefusedTopics>,
 }
 
 impl Remote {
@@ -43,6 +47,7 @@ impl Remote {
             name: format!("forebay-{}-{}", setup.gateway, bridge.name),
             window: usize::from(bridge.window),
             marks: setup.origin(),
+            refused: Arc::new(RefusedTopics::new(bridge.refused_topic)),
         }
     }
 

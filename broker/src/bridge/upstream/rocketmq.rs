@@ -2,7 +2,7 @@
 
 mod wire;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper::Uri;
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tonic::client::Grpc;
 use tonic::codegen::Service;
@@ -22,6 +21,7 @@ use tonic_prost::ProstCodec;
 
 use super::marks::Marks;
 use super::piped::{Pipe, Piped};
+use super::refused::RefusedTopics;
 use super::remote::{self, Remote, Stream, because, host_and_port};
 use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
 use crate::store::DropReason;
@@ -29,7 +29,7 @@ use crate::store::DropReason;
 /// See [`super::KINDS`].
 pub const KIND: Kind = Kind {
     schemes: &[("rocketmq", false), ("rocketmqs", true)],
-    keys: &["message_key", "tag", "delay_s"],
+    keys: &["message_key", "tag", "delay_s", "refused_topic"],
     topics: Topics::Names,
     check_url: |url| host_and_port(url, PORT).map(drop),
     open: |setup| Box::new(open(setup)),
@@ -42,11 +42,6 @@ const CONNECT: Duration = Duration::from_secs(10);
 const RECEIPT: Duration = Duration::from_secs(10);
 /// Between two pings; a proxy that does not answer one for as long is given up.
 const PING: Duration = Duration::from_secs(10);
-/// How long a topic must be missing before that is believed: the brokers of a cluster that starts are known to it later than it
-/// answers.
-const MISSING: Duration = Duration::from_secs(30);
-/// Topics that are remembered; beyond it all are forgotten.
-const TOPICS_MAX: usize = 1_000;
 /// The version of the protocol and of the client that it was made after.
 const PROTOCOL: &str = "v2";
 const VERSION: &str = "5.0.0";
@@ -61,51 +56,16 @@ struct Sent {
 
 fn open(setup: Setup<'_>) -> impl Upstream + 'static {
     let remote = Arc::new(Remote::of(setup));
-    let seen: Arc<Mutex<Seen>> = Arc::default();
     Piped::new(setup.bridge.window, move |attempt, pipe| {
-        let connection = run(remote.clone(), seen.clone(), attempt, pipe);
+        let connection = run(remote.clone(), attempt, pipe);
         Box::pin(async move { connection.await.err().unwrap_or_default() })
     })
 }
 
-/// What is known of topics, through all connections.
-#[derive(Default)]
-struct Seen {
-    /// A message was taken: when they are missing later, their broker is away.
-    there: HashSet<String>,
-    /// Since when nobody knows them.
-    missing: HashMap<String, Instant>,
-}
-
-impl Seen {
-    fn is_there(&mut self, topic: &str) {
-        self.missing.remove(topic);
-        if !self.there.contains(topic) {
-            if self.there.len() >= TOPICS_MAX {
-                self.there.clear();
-            }
-            self.there.insert(topic.to_owned());
-        }
-    }
-
-    /// What becomes of a message to a topic that is missing.
-    fn is_missing(&mut self, topic: &str, why: String, now: Instant) -> Outcome {
-        if self.there.contains(topic) {
-            return Outcome::Retry(why);
-        }
-        if self.missing.len() >= TOPICS_MAX && !self.missing.contains_key(topic) {
-            self.missing.clear();
-        }
-        let since = *self.missing.entry(topic.to_owned()).or_insert(now);
-        if now.saturating_duration_since(since) < MISSING {
-            return Outcome::Retry(why);
-        }
-        Outcome::Refused(why, DropReason::Refused)
-    }
-}
-
-async fn run(remote: Arc<Remote>, seen: Arc<Mutex<Seen>>, attempt: u32, mut pipe: Pipe) -> Result<(), String> {
-    let proxy = Proxy { channel: connect(&remote, attempt).await?, remote, seen };
+async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), String> {
+    // A proxy that was away may have to learn again which topics there are.
+    remote.refused.forget();
+    let proxy = Proxy { channel: connect(&remote, attempt).await?, remote };
     pipe.say(Event::Connected).await;
     let mut groups = Groups::default();
     let mut flights = JoinSet::new();
@@ -220,20 +180,19 @@ impl Service<Uri> for Connector {
 struct Proxy {
     channel: Channel,
     remote: Arc<Remote>,
-    seen: Arc<Mutex<Seen>>,
 }
 
 impl Proxy {
     async fn send(self, out: Outgoing) -> Sent {
         let (place, group) = (out.place, out.key.clone());
         let outcome = match message(&self.remote.marks, &out, SystemTime::now()) {
-            Ok(message) => self.request(&out.topic, message).await,
+            Ok(message) => self.request((&out.topic, place), message).await,
             Err(why) => Ok(Outcome::Refused(why, DropReason::Refused)),
         };
         Sent { place, group, outcome }
     }
 
-    async fn request(self, topic: &str, message: wire::Message) -> Result<Outcome, String> {
+    async fn request(self, at: (&str, u64), message: wire::Message) -> Result<Outcome, String> {
         let mut request = Request::new(wire::Request { messages: vec![message] });
         request.set_timeout(RECEIPT);
         let id = MetadataValue::try_from(self.remote.name.as_str()).map_err(|error| because(&error))?;
@@ -247,7 +206,7 @@ impl Proxy {
         let codec = ProstCodec::<wire::Request, wire::Response>::default();
         let answered = client.unary(request, PathAndQuery::from_static(wire::SEND_MESSAGE), codec);
         match tokio::time::timeout(RECEIPT, answered).await {
-            Ok(Ok(response)) => Ok(judge(&self.seen, topic, response.get_ref())),
+            Ok(Ok(response)) => Ok(judge(&self.remote.refused, at, response.get_ref())),
             Ok(Err(status)) if matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange) => {
                 Ok(Outcome::Refused(status.message().to_owned(), DropReason::TooLarge))
             }
@@ -298,25 +257,23 @@ fn timestamp(at: SystemTime) -> wire::Timestamp {
     wire::Timestamp { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos }
 }
 
-/// What a receipt makes of a message to this topic.
-fn judge(seen: &Mutex<Seen>, topic: &str, response: &wire::Response) -> Outcome {
+/// What a receipt makes of the message to this topic at this place.
+fn judge(refused: &RefusedTopics, at: (&str, u64), response: &wire::Response) -> Outcome {
     let entry = response.entries.first().and_then(|receipt| receipt.status.as_ref());
     let Some(status) = entry.or(response.status.as_ref()) else {
         return Outcome::Retry("the proxy answers without a status".to_owned());
     };
     let outcome = outcome(status);
-    if outcome == Outcome::Delivered {
-        seen.lock().is_there(topic);
-    }
-    if let Outcome::Refused(why, _) = &outcome
-        && is_missing(status)
-    {
-        return seen.lock().is_missing(topic, why.clone(), Instant::now());
+    match outcome {
+        Outcome::Refused(why, _) if is_missing(status) => return refused.refused(at, why, Instant::now()),
+        Outcome::Delivered => refused.taken(at.0),
+        Outcome::Refused(..) | Outcome::Retry(_) | Outcome::Stored | Outcome::Expired => {}
     }
     outcome
 }
 
-/// The proxy knows no such topic: it says so, or, before it has asked, that a topic of no type does not take this type.
+/// The proxy knows no such topic: it says so, or, before it has asked, that a topic of no type does not take this type. It says the
+/// same while its name server does not know yet, or has forgotten, the broker that has the topic.
 fn is_missing(status: &wire::Status) -> bool {
     status.code == wire::TOPIC_NOT_FOUND || status.code == wire::OTHER_TYPE && status.message.contains("UNSPECIFIED")
 }
@@ -339,10 +296,15 @@ fn outcome(status: &wire::Status) -> Outcome {
 mod tests {
     use super::super::marks::outgoing;
     use super::*;
+    use crate::config::RefusedTopic;
+
+    fn answer(code: i32, message: &str) -> wire::Response {
+        let status = Some(wire::Status { code, message: message.to_owned() });
+        wire::Response { status: None, entries: vec![wire::Receipt { status }] }
+    }
 
     fn of_code(code: i32) -> Outcome {
-        let status = Some(wire::Status { code, message: "x".to_owned() });
-        judge(&Mutex::default(), "t", &wire::Response { status: None, entries: vec![wire::Receipt { status }] })
+        judge(&RefusedTopics::new(RefusedTopic::Wait), ("t", 7), &answer(code, "x"))
     }
 
     #[test]
@@ -355,23 +317,17 @@ mod tests {
         for code in [40_100, 40_300, 40_800, 42_900, 50_001, 50_401, 0] {
             assert!(matches!(of_code(code), Outcome::Retry(_)), "{code}");
         }
-        assert!(matches!(judge(&Mutex::default(), "t", &wire::Response::default()), Outcome::Retry(_)));
+        let none = judge(&RefusedTopics::new(RefusedTopic::Wait), ("t", 7), &wire::Response::default());
+        assert!(matches!(none, Outcome::Retry(_)));
     }
 
     #[test]
-    fn a_topic_is_missing_when_it_stays_so() {
-        let (mut seen, begun) = (Seen::default(), Instant::now());
-        let missing = |seen: &mut Seen, topic: &str, after| seen.is_missing(topic, String::new(), begun + after);
-        assert!(matches!(missing(&mut seen, "t", Duration::ZERO), Outcome::Retry(_)));
-        assert!(matches!(missing(&mut seen, "t", MISSING), Outcome::Refused(..)));
-        seen.is_there("u");
-        assert!(matches!(missing(&mut seen, "u", Duration::ZERO), Outcome::Retry(_)));
-        assert!(matches!(missing(&mut seen, "u", MISSING * 100), Outcome::Retry(_)), "its broker is away");
-        let status = |message: &str| wire::Status { code: wire::OTHER_TYPE, message: message.to_owned() };
-        assert!(
-            is_missing(&status("the expected type is UNSPECIFIED, but"))
-                && !is_missing(&status("the expected type is FIFO, but"))
-        );
+    fn what_is_for_a_topic_that_is_missing_waits() {
+        let refused = RefusedTopics::new(RefusedTopic::Wait);
+        let judged = |code, message: &str| judge(&refused, ("t", 7), &answer(code, message));
+        assert!(matches!(judged(wire::TOPIC_NOT_FOUND, "No topic route info"), Outcome::Retry(_)));
+        assert!(matches!(judged(wire::OTHER_TYPE, "the expected type is UNSPECIFIED, but"), Outcome::Retry(_)));
+        assert!(matches!(judged(wire::OTHER_TYPE, "the expected type is FIFO, but"), Outcome::Refused(..)));
     }
 
     #[test]

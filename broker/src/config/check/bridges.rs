@@ -1,6 +1,6 @@
 //! `[[bridges]]`.
 
-use super::super::checked::{Bridge, Compression, QueueLimits, Sasl};
+use super::super::checked::{Bridge, Compression, QueueLimits, RefusedTopic, Sasl};
 use super::super::listener::TlsFiles;
 use super::super::problem::no_such;
 use super::super::raw::{RawBridge, RawBridgeRule, RawQueue};
@@ -71,6 +71,7 @@ impl Checker<'_> {
             rate: raw.rate.and_then(|at| self.rate(at)),
             queue: self.bridge_queue(raw.queue.map(|at| at.value)),
             dead_letters: number(raw.dead_letters, defaults::BRIDGE_DEAD_LETTERS),
+            refused_topic: self.word(raw.refused_topic, "policy", RefusedTopic::WORDS, RefusedTopic::Wait),
             outs,
             ins,
         })
@@ -200,6 +201,7 @@ impl Checker<'_> {
         refuse(raw.compression.as_ref().map(At::place), "compression");
         refuse(raw.sasl.as_ref().map(At::place), "sasl");
         refuse(raw.progress_topic.as_ref().map(At::place), "progress_topic");
+        refuse(raw.refused_topic.as_ref().map(At::place), "refused_topic");
         refuse(raw.delivery.as_ref().filter(|at| at.value == "exactly-once").map(At::place), "exactly-once");
         refuse(raw.ins.as_ref().filter(|at| !at.value.is_empty()).map(At::place), "in");
         for rule in [&raw.out, &raw.ins].into_iter().flatten().flat_map(|rules| &rules.value) {

@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::{RawQueue, RawRate};
-use crate::config::checked::{Bridge, Compression, Sasl};
+use crate::config::checked::{Bridge, Compression, RefusedTopic, Sasl};
 use crate::config::defaults;
 use crate::config::key::{DAY, Key, SECOND, about};
 use crate::config::table::{At, Reader, Shown, Table, Value, below, key_about, key_name, show_key, table};
@@ -54,6 +54,9 @@ table!(
         queue: RawQueue = about().optional(),
         /// Messages that the upstream will never take: so many are kept in $dead/NAME/...; then the oldest make room.
         dead_letters: u64 = about().within(1..=1_000_000).is(defaults::BRIDGE_DEAD_LETTERS),
+        /// Kafka, RocketMQ, RabbitMQ, AMQP 1.0: what becomes of a message whose topic there is missing, or not allowed. "wait": until
+        /// it is taken; the bridge is `blocked`. "dead-letter": dead letter, when that has lasted for 30 s.
+        refused_topic: String = about().words(RefusedTopic::WORDS).is("wait"),
         /// What goes up: [[bridges.out]]. The first filter that matches holds.
         out: Vec<At<RawBridgeRule>>,
         /// What comes down, by a subscription there: [[bridges.in]].

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fe2o3_amqp::Sender;
 use fe2o3_amqp::link::delivery::DeliveryFut;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{CLOSE, CONNECT, Outcome, Outgoing, message, outcome, refusal};
+use super::{CLOSE, CONNECT, Outcome, Outgoing, is_not_allowed, message, outcome, refusal};
 use crate::bridge::upstream::marks::Marks;
 use crate::bridge::upstream::remote::Remote;
 use crate::store::DropReason;
@@ -62,12 +62,22 @@ impl Links {
             }
             self.known.remove(&out.topic);
         }
+        if let Some(known) = self.remote.refused.known((&out.topic, out.place), Instant::now()) {
+            return Ok(Some(known));
+        }
         if self.known.len() >= LINKS_MAX {
             self.close(session).await?;
         }
         let attached = timeout(CONNECT, attach(session, &out.topic)).await;
         let sender = match attached.map_err(|_| format!("no answer in {} s", CONNECT.as_secs()))? {
-            Ok(sender) => sender,
+            Ok(sender) => {
+                self.remote.refused.taken(&out.topic);
+                sender
+            }
+            Err(SenderAttachError::RemoteClosedWithError(error)) if is_not_allowed(&error) => {
+                let at = (out.topic.as_str(), out.place);
+                return Ok(Some(self.remote.refused.refused(at, format!("{error:?}"), Instant::now())));
+            }
             Err(SenderAttachError::RemoteClosedWithError(error)) => return Ok(Some(refusal(&error))),
             Err(error @ (SenderAttachError::SessionStopped(_) | SenderAttachError::SessionNotMapped)) => {
                 return Err(error.to_string());

@@ -11,7 +11,7 @@ use krafka::producer::{DeliveryHandle, TopicPartitionOffset, TransactionalProduc
 use krafka::{Kafka, Record};
 use tokio::time::{Instant, timeout};
 
-use super::{Missing, Options, producer, record, refusal};
+use super::{Options, in_flight, producer, record, refusal};
 use crate::bridge::upstream::piped::Pipe;
 use crate::bridge::upstream::{Event, Outcome, Outgoing};
 use crate::store::DropReason;
@@ -51,12 +51,11 @@ pub(super) async fn run(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Res
     let reached = committed.values().map(|position| position.offset).max();
     pipe.resume_at(reached.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0));
     pipe.say(Event::Connected).await;
-    let mut missing = Missing::default();
     let mut batch = Vec::new();
     while pipe.messages.recv_many(&mut batch, options.remote.window.min(BATCH)).await > 0 {
-        let settled = transaction(options, &consumer, &producer, &mut missing, &batch).await;
+        let settled = transaction(options, &consumer, &producer, &batch).await;
         let (settled, failed) = match settled {
-            Ok(settled) => (settled, None),
+            Ok(Committed { settled, waits }) => (settled, waits),
             Err(Failed { why, refused }) => (refused, Some(why)),
         };
         for (place, outcome) in settled {
@@ -100,38 +99,53 @@ impl From<KrafkaError> for Failed {
     }
 }
 
-/// Sends a batch, and commits it with the place behind it.
+/// What is settled is there.
+struct Committed {
+    settled: Vec<(u64, Outcome)>,
+    /// Why the rest of the batch is not in it, and has to be sent again.
+    waits: Option<String>,
+}
+
+/// Sends a batch, and commits it with the place behind it. A message that waits ends the transaction before it: what is below the
+/// place is never sent again.
 async fn transaction(
     options: &Options,
     consumer: &Consumer,
     producer: &TransactionalProducer,
-    missing: &mut Missing,
     batch: &[Outgoing],
-) -> Result<Vec<(u64, Outcome)>, Failed> {
+) -> Result<Committed, Failed> {
     producer.begin()?;
     let mut settled = Vec::with_capacity(batch.len());
     let mut handles = Vec::with_capacity(batch.len());
+    let (mut end, mut waits) = (batch.last().map_or(0, |out| out.place + 1), None);
     for out in batch {
-        match prepare(options, producer, missing, out).await? {
+        match prepare(options, producer, out).await? {
             Ok(record) => {
                 let handle = producer.enqueue(record).await.map_err(|error| {
-                    let refused = refusal(&error).map(|refused| (out.place, refused)).into_iter().collect();
+                    let refused = in_flight(&options.remote.refused, (&out.topic, out.place), &error).ok();
+                    let refused = refused.map(|refused| (out.place, refused)).into_iter().collect();
                     Failed { why: error.to_string(), refused }
                 })?;
-                handles.push((out.place, handle));
+                handles.push((out, handle));
                 settled.push((out.place, Outcome::Delivered));
+            }
+            Err(Outcome::Retry(why)) => {
+                (end, waits) = (out.place, Some(why));
+                break;
             }
             Err(refused) => settled.push((out.place, refused)),
         }
     }
     if handles.is_empty() {
         producer.abort().await?;
-        return Ok(settled);
+        return Ok(Committed { settled, waits });
     }
-    let place = batch.last().map_or(0, |out| out.place + 1);
-    match commit(options, consumer, producer, place).await {
-        Ok(()) => Ok(settled),
-        Err(why) => Err(Failed { why: why.to_string(), refused: refused(handles).await }),
+    match commit(options, consumer, producer, end).await {
+        Ok(()) => {
+            handles.iter().for_each(|(out, _)| options.remote.refused.taken(&out.topic));
+            Ok(Committed { settled, waits })
+        }
+        Err(why) => Err(Failed { why: why.to_string(), refused: refused(options, handles).await }),
     }
 }
 
@@ -140,19 +154,19 @@ async fn transaction(
 async fn prepare(
     options: &Options,
     producer: &TransactionalProducer,
-    missing: &mut Missing,
     out: &Outgoing,
 ) -> Result<Result<Record, Outcome>, KrafkaError> {
     let record = match record(&options.remote.marks, out) {
         Ok(record) => record,
         Err(why) => return Ok(Err(Outcome::Refused(why, DropReason::Refused))),
     };
-    if let Some(refused) = missing.known(&out.topic) {
-        return Ok(Err(refused));
+    let (refused, at) = (&options.remote.refused, (out.topic.as_str(), out.place));
+    if let Some(known) = refused.known(at, Instant::now().into_std()) {
+        return Ok(Err(known));
     }
     match producer.partitions_for(&out.topic).await {
         Ok(_) => Ok(Ok(record)),
-        Err(error) => missing.note(&out.topic, &error).map(Err).ok_or(error),
+        Err(error) => refusal(refused, at, &error).map(Err).ok_or(error),
     }
 }
 
@@ -171,11 +185,12 @@ async fn commit(
 }
 
 /// Which messages have made a transaction fail, and always will.
-async fn refused(handles: Vec<(u64, DeliveryHandle)>) -> Vec<(u64, Outcome)> {
+async fn refused(options: &Options, handles: Vec<(&Outgoing, DeliveryHandle)>) -> Vec<(u64, Outcome)> {
     let mut all = Vec::new();
-    for (place, handle) in handles {
+    for (out, handle) in handles {
         if let Ok(Err(error)) = timeout(SAID, handle).await {
-            all.extend(refusal(&error).map(|refused| (place, refused)));
+            let refused = in_flight(&options.remote.refused, (&out.topic, out.place), &error);
+            all.extend(refused.ok().map(|refused| (out.place, refused)));
         }
     }
     all
