@@ -226,7 +226,9 @@ async fn dead_letters() {
         let letter = soon(dead.recv()).await.unwrap();
         assert_eq!((letter.topic(), letter.payload()), ("$dead/up/t/1", payload.as_bytes()));
         let properties = letter.properties();
-        let (_, why) = properties.user.iter().find(|(name, _)| name == "reason").expect("a reason");
+        let value = |wanted| properties.user.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        assert_eq!((value("dead-reason"), value("dead-from")), (Some("refused"), Some("up")));
+        let why = value("dead-detail").expect("what it lacks");
         assert!(why.contains(reason), "{why}");
     }
     let mut figures = subscribed(&here, "$SYS/broker/bridge/up/dead letters").await;

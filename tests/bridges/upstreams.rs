@@ -139,10 +139,13 @@ pub(crate) async fn dead_letters(port: u16) -> Subscription {
     subscribed(&client(port, "dead").await, "$dead/up/#").await
 }
 
-/// The next dead letter, as topic and reason.
+/// The next dead letter, as its topic and what the upstream said.
 pub(crate) async fn dead_letter(letters: &mut Subscription) -> (String, String) {
     let letter = soon(letters.recv()).await.expect("a dead letter");
     let properties = letter.properties();
-    let (_, reason) = properties.user.iter().find(|(name, _)| name == "reason").expect("a reason");
-    (letter.topic().to_owned(), reason.clone())
+    let value = |wanted| properties.user.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    assert!(matches!(value("dead-reason"), Some("refused" | "too-large")), "{properties:?}");
+    assert_eq!(value("dead-from"), Some("up"));
+    assert!(value("dead-first-at").and_then(|at| at.parse::<u64>().ok()).is_some(), "{properties:?}");
+    (letter.topic().to_owned(), value("dead-detail").expect("the upstream's words").to_owned())
 }

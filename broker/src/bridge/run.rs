@@ -21,6 +21,8 @@ use crate::broker::{Broker, TAKER_PREFIX, Taker, TakerFilter, TakerOptions, queu
 use crate::config::{self, Bridge};
 use crate::message::{Message, Parts};
 use crate::observe::{OpenBridge, Said};
+use crate::properties::{DEAD_DETAIL, DEAD_FIRST_AT, DEAD_FROM, DEAD_REASON, put_user};
+use crate::queue::members::Why;
 use crate::session::Durability;
 use crate::store::DropReason;
 
@@ -28,6 +30,8 @@ use crate::store::DropReason;
 pub const DEAD_PREFIX: &str = "$dead/";
 /// Bytes of dead letters.
 const DEAD_BYTES: u64 = 64 << 20;
+/// Bytes of an upstream's words in a dead letter.
+const DETAIL_MAX: usize = 1_000;
 /// A bridge that cannot begin (its files cannot be written) tries again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 /// How long the end waits for a connection to be closed.
@@ -67,11 +71,14 @@ struct Dead {
 }
 
 impl DeadLetters for Dead {
-    fn put(&mut self, message: &Message, reason: &str) {
-        tracing::warn!(bridge = &*self.name, topic = message.topic(), "a message will not be taken: {reason}");
+    fn put(&mut self, message: &Message, reason: Why, detail: &str) {
+        tracing::warn!(bridge = &*self.name, topic = message.topic(), "a message will not be taken: {detail}");
         let topic = format!("{DEAD_PREFIX}{}/{}", self.name, message.topic());
         let mut properties = message.properties().to_vec();
-        crate::properties::put_user(&mut properties, "reason", reason);
+        put_user(&mut properties, DEAD_REASON, reason.name());
+        put_user(&mut properties, DEAD_DETAIL, truncate(detail));
+        put_user(&mut properties, DEAD_FROM, &self.name);
+        put_user(&mut properties, DEAD_FIRST_AT, &self.broker.clock.wall_ms().to_string());
         let parts = Parts {
             topic: &topic,
             properties: &properties,
@@ -83,6 +90,12 @@ impl DeadLetters for Dead {
         };
         self.broker.publish(&Arc::new(Message::new(&parts, None)), false, Durability::Commit, None);
     }
+}
+
+/// As much of an upstream's words as a dead letter carries.
+fn truncate(text: &str) -> &str {
+    let end = (0..=text.len().min(DETAIL_MAX)).rfind(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
 }
 
 /// A bridge whose queues are open: whatever is published from now on is kept for it.
@@ -246,4 +259,15 @@ fn dead_options(bridge: &Bridge, of_broker: &config::Limits) -> TakerOptions {
     };
     let filter = TakerFilter { filter: format!("{DEAD_PREFIX}{}/#", bridge.name), qos: 1, no_local: false };
     TakerOptions { filters: vec![filter], limits: queue_limits(&queue, of_broker), window: 1, committed_only: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_are_cut_at_a_character() {
+        assert_eq!(truncate("no"), "no");
+        assert_eq!(truncate(&format!("x{}", "é".repeat(DETAIL_MAX))).len(), DETAIL_MAX - 1);
+    }
 }

@@ -29,6 +29,7 @@ use super::template::{Fill, Missing, Rule, Template};
 use super::upstream::{Event, Outcome, Outgoing, Upstream};
 use crate::message::{Message, Time};
 use crate::properties::user_property;
+use crate::queue::members::Why;
 use crate::store::DropReason;
 
 /// The user property that lists the gateways a message came through.
@@ -63,8 +64,8 @@ pub struct Terms {
 
 /// Keeps what the upstream will never take.
 pub trait DeadLetters: Send {
-    /// `message` is about to leave the queue for this reason.
-    fn put(&mut self, message: &Message, reason: &str);
+    /// `message` is about to leave the queue for this reason; `detail` says it in the upstream's words.
+    fn put(&mut self, message: &Message, reason: Why, detail: &str);
 }
 
 /// How the way up is.
@@ -394,7 +395,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
                 Some(DropReason::Refused)
             }
             Outcome::Refused(reason, why) => {
-                self.bury(&flight.message, &reason);
+                self.discard(&flight.message, why, &reason);
                 self.refusal = Some(reason);
                 Some(why)
             }
@@ -406,9 +407,10 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
         }
     }
 
-    fn bury(&mut self, message: &Message, reason: &str) {
+    fn discard(&mut self, message: &Message, why: DropReason, detail: &str) {
         self.figures.dead += 1;
-        self.dead.put(message, reason);
+        let reason = if why == DropReason::TooLarge { Why::TooLarge } else { Why::Refused };
+        self.dead.put(message, reason, detail);
     }
 
     fn send(&mut self, now_ms: u64, now: Time, cx: &mut Context<'_>) -> Sent {
@@ -495,7 +497,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
                 message,
             }),
             Err(reason) => {
-                self.bury(&message, &reason);
+                self.discard(&message, DropReason::Refused, &reason);
                 self.source.refuse(place, DropReason::Refused);
             }
         }

@@ -104,7 +104,7 @@ impl Source for Queue {
 struct Dead(Shared);
 
 impl DeadLetters for Dead {
-    fn put(&mut self, message: &Message, _: &str) {
+    fn put(&mut self, message: &Message, _: Why, _: &str) {
         let place = std::str::from_utf8(message.payload()).unwrap().parse().unwrap();
         assert!(self.0.lock().dead.insert(place), "{place} is dead twice");
     }

@@ -12,7 +12,7 @@ use super::{DEAD_PREFIX, DeclaredQueue, Named};
 use crate::broker::{Broker, Slot, Taker};
 use crate::config;
 use crate::message::{Message, Parts, Time};
-use crate::properties::put_user;
+use crate::properties::{DEAD_COUNT, DEAD_FIRST_AT, DEAD_FROM, DEAD_REASON, put_user};
 use crate::queue::KeyOf;
 use crate::queue::members::{Fate, Given, Members, Outcome, Terms, Why};
 use crate::session::{Delivery, Durability, Lending, Taken};
@@ -331,10 +331,10 @@ impl Broker {
 fn dead_letter(message: &Message, from: &str, reason: &str, count: u32, broker: &Broker) -> Arc<Message> {
     let topic = format!("{DEAD_PREFIX}{from}/{}", message.topic());
     let mut properties = message.properties().to_vec();
-    put_user(&mut properties, "dead-reason", reason);
-    put_user(&mut properties, "dead-from", from);
-    put_user(&mut properties, "dead-count", &count.to_string());
-    put_user(&mut properties, "dead-first-at", &broker.clock.wall_ms().to_string());
+    put_user(&mut properties, DEAD_REASON, reason);
+    put_user(&mut properties, DEAD_FROM, from);
+    put_user(&mut properties, DEAD_COUNT, &count.to_string());
+    put_user(&mut properties, DEAD_FIRST_AT, &broker.clock.wall_ms().to_string());
     let now: Time = broker.clock.now();
     let parts = Parts {
         topic: &topic,
