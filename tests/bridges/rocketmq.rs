@@ -10,16 +10,20 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use forebay_client::{Message, Properties, QoS};
 use forebay_tests::server::Program;
+use tokio::time::timeout;
 
 use crate::upstreams::{Arrival, Arrived, Reader, Run, dead_letter, dead_letters, through_everything, yardstick};
-use crate::{Case, PATIENCE, block_on, bridge_to, client, example, gateway, publish, soon, state};
+use crate::{Case, PATIENCE, block_on, bridge_to, client, example, gateway, publish, soon, state, subscribed};
 
+/// The bridge waits up to a minute before it tries again.
+const LONG: Duration = Duration::from_secs(240);
 const TOPICS: &str = "readings:NORMAL,site:FIFO,later:DELAY,numbered:FIFO";
 
 pub(crate) fn trials() -> Vec<Case> {
     let absent = Program::java_is_absent("rocketmq");
     vec![
         ("rocketmq_gets_what_is_published", absent.clone(), || block_on(carries())),
+        ("rocketmq_that_starts_late_gets_everything_in_order", absent.clone(), || block_on(late())),
         ("rocketmq_over_tls", absent.clone(), || block_on(tls())),
         ("rocketmq_that_is_frozen_is_given_up", absent.clone(), || block_on(frozen())),
         ("rocketmq_through_everything", absent.clone(), || numbered(through_everything)),
@@ -129,6 +133,56 @@ async fn carries() {
     publish(&client(broker.port(), "here").await, "site/7/temperature", "21").await;
     let came = There::new(&server, &["site"]).next(PATIENCE).expect("a message");
     assert_eq!((&came.payload[..], came.get("__SHARDINGKEY")), (&b"21"[..], Some("7")));
+}
+
+/// The proxy answers for longer than anybody's patience before it knows the topic, and the gateway is killed meanwhile: nothing is
+/// put aside, and all comes in order.
+async fn late() {
+    let mut server = Program::rocketmq("readings:NORMAL");
+    let rules = "[[bridges.out]]\nfilter = 'n/#'\ntopic = 'numbered'\nkey = '{topic}'";
+    let mut broker = gateway(&bridge_to(&format!("rocketmq://127.0.0.1:{}", server.port), "", rules));
+    broker.run();
+    let here = client(broker.port(), "here").await;
+    for number in 0..20 {
+        publish(&here, "n/1", &number.to_string()).await;
+    }
+    state(broker.port(), "blocked: not taken for now").await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    another_try(broker.port()).await;
+    broker.kill();
+    broker.run();
+    let why = state(broker.port(), "blocked: not taken for now").await;
+    assert!(why.contains("40"), "{why}");
+    let here = client(broker.port(), "here").await;
+    for number in 20..40 {
+        publish(&here, "n/1", &number.to_string()).await;
+    }
+    server.terminate();
+    server.rocketmq_topics(TOPICS);
+    server.run();
+    let there = There::new(&server, &["numbered"]);
+    let mut next = 0;
+    while next < 40 {
+        let came = there.next(LONG).expect("a message");
+        let number: u64 = std::str::from_utf8(&came.payload).unwrap().parse().unwrap();
+        assert!(number <= next, "{number} came before {next}");
+        next = next.max(number + 1);
+    }
+    // Nothing was put aside: the first dead letter is what comes now.
+    let mut letters = dead_letters(broker.port()).await;
+    publish(&client(broker.port(), "here").await, "n/1", "").await;
+    let (dead, why) = dead_letter(&mut letters).await;
+    assert!(dead == "$dead/up/n/1" && why.contains("41302"), "{dead}: {why}");
+}
+
+/// Until the bridge has sent again what was not taken.
+async fn another_try(gateway: u16) {
+    let client = client(gateway, "tries").await;
+    let mut figures = subscribed(&client, "$SYS/broker/bridge/up/sent").await;
+    let first = soon(figures.recv()).await.expect("a figure").payload().to_vec();
+    while timeout(LONG, figures.recv()).await.expect("it takes for ever").expect("a figure").payload()[..] == first[..]
+    {
+    }
 }
 
 async fn tls() {

@@ -1,5 +1,6 @@
 import java.nio.charset.StandardCharsets;
 import java.util.Base64;
+import java.util.Collection;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.TreeMap;
@@ -7,6 +8,7 @@ import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.exception.MQBrokerException;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 import org.apache.rocketmq.remoting.exception.RemotingException;
@@ -16,14 +18,24 @@ import org.apache.rocketmq.remoting.exception.RemotingException;
  * but the first two in Base64, with spaces between them. Arguments: the name server's address and the topics.
  */
 public class Reader {
-    public static void main(String[] arguments) throws Exception {
+    public static void main(String[] arguments) {
+        try {
+            read(arguments);
+        } catch (Throwable error) {
+            // The client's own threads would keep the program alive, and nobody would hear of it.
+            error.printStackTrace();
+            System.exit(1);
+        }
+    }
+
+    private static void read(String[] arguments) throws Exception {
         DefaultMQPullConsumer consumer = new DefaultMQPullConsumer("reader");
         consumer.setNamesrvAddr(arguments[0]);
         consumer.setVipChannelEnabled(false);
         consumer.start();
         Map<MessageQueue, Long> offsets = new HashMap<>();
         for (int i = 1; i < arguments.length; i++) {
-            for (MessageQueue queue : consumer.fetchSubscribeMessageQueues(arguments[i])) {
+            for (MessageQueue queue : queues(consumer, arguments[i])) {
                 offsets.put(queue, 0L);
             }
         }
@@ -38,7 +50,7 @@ public class Reader {
                     }
                     // Of a topic with delayed messages the first offsets may not be there.
                     place.setValue(Math.max(place.getValue(), result.getNextBeginOffset()));
-                } catch (RemotingException | MQBrokerException error) {
+                } catch (RemotingException | MQBrokerException | MQClientException error) {
                     // The server has only just started, or the connection was lost: once more.
                     System.err.println(error);
                     Thread.sleep(200);
@@ -47,6 +59,18 @@ public class Reader {
             System.out.flush();
             if (!came) {
                 Thread.sleep(50);
+            }
+        }
+    }
+
+    private static Collection<MessageQueue> queues(DefaultMQPullConsumer consumer, String topic) throws InterruptedException {
+        while (true) {
+            try {
+                return consumer.fetchSubscribeMessageQueues(topic);
+            } catch (MQClientException error) {
+                // The name server is slow, or knows nothing of the topic yet: once more.
+                System.err.println(error);
+                Thread.sleep(200);
             }
         }
     }

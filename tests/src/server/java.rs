@@ -81,6 +81,13 @@ impl Program {
         program
     }
 
+    /// The topics that a RocketMQ has from its next start on, those that it has by now among them.
+    pub fn rocketmq_topics(&mut self, topics: &str) {
+        if let Some(argument) = self.line.iter_mut().rev().nth(1) {
+            topics.clone_into(argument);
+        }
+    }
+
     /// What prints what these topics of RocketMQ hold.
     pub fn rocketmq_reader(&self, topics: &[&str]) -> std::process::Command {
         let names = std::fs::read_to_string(self.folder().join("names")).unwrap();
