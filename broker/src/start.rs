@@ -105,6 +105,8 @@ pub fn start(args: RunArgs) -> std::io::Result<Running> {
         })?),
     };
     let bridges = Bridges::start(&broker)?;
+    // Before anybody is let in: what is due of sessions that have ended must not come after what their clients do next.
+    broker.settle_due();
     let workers = start_workers(&broker, args.listeners, &stopped)?;
     Ok(Running { bridges, queues, broker, reader, upkeep, stop_workers, stop_keeper, workers, writer, others })
 }

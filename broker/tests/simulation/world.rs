@@ -208,6 +208,8 @@ impl World {
         let shared = Shared::new(&broker, self.config.listeners[0].clone(), None);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.spawn(drive());
+        // As a start does before it lets anybody in.
+        broker.settle_due();
         self.life = Some(Life { runtime, broker, shared, requests });
     }
 

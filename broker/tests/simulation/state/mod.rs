@@ -342,10 +342,6 @@ impl Play {
         }
         self.world.crash();
         self.now = self.disk.clone();
-        // What is due is due, whether the broker has come to it before a client comes or not.
-        if self.one_in(2) {
-            self.world.advance(0);
-        }
         let now_ms = self.now_ms();
         self.now.restart(now_ms);
         self.ever.extend(&self.now.published);
