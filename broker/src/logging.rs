@@ -50,6 +50,13 @@ struct Figures {
     this_second: AtomicU64,
 }
 
+impl Figures {
+    /// Lines lost, and lines left out.
+    fn left(&self) -> (u64, u64) {
+        (self.lost.load(Ordering::Relaxed), self.suppressed.load(Ordering::Relaxed))
+    }
+}
+
 enum Entry {
     Line(Box<[u8]>),
     /// Everything before it is written: the other end is dropped then.
@@ -230,7 +237,7 @@ fn write_lines(lines: &Receiver<Entry>, out: &mut impl Write, figures: &Figures)
     let mut reported = (0, 0);
     let mut report_at = Instant::now();
     loop {
-        let now = (figures.lost.load(Ordering::Relaxed), figures.suppressed.load(Ordering::Relaxed));
+        let now = figures.left();
         if now != reported && Instant::now() >= report_at {
             report_at = Instant::now() + REPORT_EVERY;
             if report(out, now.0 - reported.0, now.1 - reported.1).is_ok() {
@@ -249,6 +256,11 @@ fn write_lines(lines: &Receiver<Entry>, out: &mut impl Write, figures: &Figures)
                 }
             }
             Ok(Entry::Flush(_)) => {
+                // The program may end after this.
+                let now = figures.left();
+                if now != reported && report(out, now.0 - reported.0, now.1 - reported.1).is_ok() {
+                    reported = now;
+                }
                 let _ = out.flush();
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -314,6 +326,28 @@ mod tests {
         write_lines(&lines, &mut out, &figures);
         let written = String::from_utf8(out.written).unwrap();
         assert_eq!(written, "forebay: 2 lines of the log could not be written\nthree\n");
+    }
+
+    #[test]
+    fn what_was_left_out_is_said_before_the_program_ends() {
+        let (log, lines) = new_log(10);
+        let (figures, mut out) = (log.figures.clone(), Broken { works: true, ..Broken::default() });
+        // The first report is at once, the next one much later.
+        figures.suppressed.store(1, Ordering::Relaxed);
+        let writer = std::thread::spawn({
+            let figures = figures.clone();
+            move || {
+                write_lines(&lines, &mut out, &figures);
+                out.written
+            }
+        });
+        log.flush();
+        figures.suppressed.store(8, Ordering::Relaxed);
+        log.flush();
+        drop(log);
+        let written = writer.join().unwrap();
+        let left_out = |n| format!("forebay: {n} lines of the log were left out, see limits.log_lines_per_s\n");
+        assert_eq!(String::from_utf8(written).unwrap(), [left_out(1), left_out(7)].concat());
     }
 
     #[test]
