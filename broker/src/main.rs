@@ -187,11 +187,11 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
     let access = Access::load(&config.access)?;
     let mut config = Arc::new(config);
     let first = open_store(&config)?;
-    // Before the listeners: whoever finds those open finds this open as well.
+    // Before the listeners: whoever finds those open can end it, and finds the API open as well.
+    let mut stop = std::pin::pin!(signals.block_on(async { stop_signal() })?);
     let mut bound = admin::bind(&config.admin)?;
     let listeners = transport::bind(&config.listeners, &config.data_dir)?;
     let mut opening = Some(opening_lines(&config, &listeners, &first.1, bound.as_ref()));
-    let mut stop = std::pin::pin!(signals.block_on(async { stop_signal() })?);
     let mut opened = Some(first);
     let mut at_least = Duration::ZERO;
     loop {
