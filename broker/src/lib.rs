@@ -12,6 +12,7 @@ pub mod codec;
 pub mod config;
 pub mod connection;
 pub mod ctl;
+pub mod dead_letter;
 pub mod delayed;
 pub mod doctor;
 pub mod import;

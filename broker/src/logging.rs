@@ -237,14 +237,11 @@ fn write_lines(lines: &Receiver<Entry>, out: &mut impl Write, figures: &Figures)
     let mut reported = (0, 0);
     let mut report_at = Instant::now();
     loop {
-        let now = figures.left();
-        if now != reported && Instant::now() >= report_at {
+        if figures.left() != reported && Instant::now() >= report_at {
             report_at = Instant::now() + REPORT_EVERY;
-            if report(out, now.0 - reported.0, now.1 - reported.1).is_ok() {
-                reported = now;
-            }
+            catch_up(out, figures, &mut reported);
         }
-        let entry = if now == reported {
+        let entry = if figures.left() == reported {
             lines.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             lines.recv_timeout(REPORT_EVERY)
@@ -257,15 +254,20 @@ fn write_lines(lines: &Receiver<Entry>, out: &mut impl Write, figures: &Figures)
             }
             Ok(Entry::Flush(_)) => {
                 // The program may end after this.
-                let now = figures.left();
-                if now != reported && report(out, now.0 - reported.0, now.1 - reported.1).is_ok() {
-                    reported = now;
-                }
+                catch_up(out, figures, &mut reported);
                 let _ = out.flush();
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+/// Says what was left out since it was said.
+fn catch_up(out: &mut impl Write, figures: &Figures, reported: &mut (u64, u64)) {
+    let now = figures.left();
+    if now != *reported && report(out, now.0 - reported.0, now.1 - reported.1).is_ok() {
+        *reported = now;
     }
 }
 

@@ -15,19 +15,6 @@ pub fn user_property<'a>(properties: &'a [u8], wanted: &str) -> Option<&'a str> 
     None
 }
 
-/// User properties of dead letters. All of them begin so, and are left out when a dead letter goes back.
-pub const DEAD: &str = "dead-";
-/// Why: `refused`, `too-often`, `too-large` or `expired`.
-pub const DEAD_REASON: &str = "dead-reason";
-/// Why, in the words of whoever refused it.
-pub const DEAD_DETAIL: &str = "dead-detail";
-/// The queue or the bridge.
-pub const DEAD_FROM: &str = "dead-from";
-/// How often it was lent.
-pub const DEAD_COUNT: &str = "dead-count";
-/// When, in milliseconds since 1970.
-pub const DEAD_FIRST_AT: &str = "dead-first-at";
-
 /// Appends a user property. Name and value have at most 65,535 bytes.
 pub fn put_user(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(id::USER_PROPERTY);

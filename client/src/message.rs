@@ -183,6 +183,26 @@ pub(crate) fn whole_seconds(time: Duration) -> u32 {
 }
 
 impl Properties {
+    /// From the properties of a PUBLISH as they are in the packet, without their length in front (MQTT 5.0, 3.3.2.3). The
+    /// connection's own (topic alias, subscription identifiers, message expiry interval) are left out, and so is all from the
+    /// first that is malformed.
+    #[must_use]
+    pub fn decode(encoded: &[u8]) -> Self {
+        let mut found = Self::default();
+        for spanned in WireProperties::new(encoded, Place::Publish).map_while(Result::ok) {
+            #[allow(clippy::wildcard_enum_match_arm, reason = "the others are the connection's")]
+            match spanned.property {
+                Property::PayloadFormatIndicator(format) => found.payload_is_utf8 = format == 1,
+                Property::ContentType(text) => found.content_type = Some(text.to_owned()),
+                Property::ResponseTopic(text) => found.response_topic = Some(text.to_owned()),
+                Property::CorrelationData(data) => found.correlation_data = Some(Bytes::copy_from_slice(data)),
+                Property::UserProperty(name, value) => found.user.push((name.to_owned(), value.to_owned())),
+                _ => {}
+            }
+        }
+        found
+    }
+
     pub(crate) fn check(&self, payload: &[u8]) -> Result<(), WireError> {
         let strings = self.content_type.iter().chain(&self.response_topic);
         let strings = strings.chain(self.user.iter().flat_map(|(name, value)| [name, value]));
@@ -312,19 +332,7 @@ impl Received {
     /// Properties of MQTT 5; empty in MQTT 3.1.1.
     #[must_use]
     pub fn properties(&self) -> Properties {
-        let mut found = Properties::default();
-        for property in self.each() {
-            #[allow(clippy::wildcard_enum_match_arm, reason = "the others are the connection's")]
-            match property {
-                Property::PayloadFormatIndicator(format) => found.payload_is_utf8 = format == 1,
-                Property::ContentType(text) => found.content_type = Some(text.to_owned()),
-                Property::ResponseTopic(text) => found.response_topic = Some(text.to_owned()),
-                Property::CorrelationData(data) => found.correlation_data = Some(Bytes::copy_from_slice(data)),
-                Property::UserProperty(name, value) => found.user.push((name.to_owned(), value.to_owned())),
-                _ => {}
-            }
-        }
-        found
+        Properties::decode(self.encoded())
     }
 
     /// The correlation data, without making the other properties.
@@ -334,8 +342,11 @@ impl Received {
     }
 
     fn each(&self) -> impl Iterator<Item = Property<'_>> {
-        let properties = self.body.get(self.topic_len as usize..self.payload_at()).unwrap_or_default();
-        WireProperties::new(properties, Place::Publish).flatten().map(|spanned| spanned.property)
+        WireProperties::new(self.encoded(), Place::Publish).flatten().map(|spanned| spanned.property)
+    }
+
+    fn encoded(&self) -> &[u8] {
+        self.body.get(self.topic_len as usize..self.payload_at()).unwrap_or_default()
     }
 
     fn payload_at(&self) -> usize {
@@ -370,5 +381,22 @@ mod tests {
         assert_eq!(message.once("pump", 3, 42).topic(), "$once/pump/3.42/$delayed/@2027-01-01T00:00:00Z/a/b");
         let message = Message::new("a", "x").key("k");
         assert_eq!(message.properties.unwrap().user, [("key".to_owned(), "k".to_owned())]);
+    }
+
+    #[test]
+    fn properties_are_decoded() {
+        let mut encoded = vec![0x01, 1];
+        for (id, text) in [(0x03, "text/plain"), (0x08, "answers/7"), (0x09, "\u{1}x")] {
+            encoded.push(id);
+            encoded.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
+            encoded.extend_from_slice(text.as_bytes());
+        }
+        encoded.extend_from_slice(b"\x26\x00\x01a\x00\x01b\x26\x00\x01a\x00\x01c");
+        let read = Properties::decode(&encoded);
+        assert!(read.payload_is_utf8);
+        assert_eq!(read.content_type.as_deref(), Some("text/plain"));
+        assert_eq!(read.response_topic.as_deref(), Some("answers/7"));
+        assert_eq!(read.correlation_data.as_deref(), Some(&b"\x01x"[..]));
+        assert_eq!(read.user, [("a".to_owned(), "b".to_owned()), ("a".to_owned(), "c".to_owned())]);
     }
 }

@@ -17,21 +17,17 @@ use super::outward::{DeadLetters, Outward, State, Terms};
 use super::pace::Pace;
 use super::source::{Source, Taken};
 use super::upstream::{InFigures, Kind, Setup, Upstream};
-use crate::broker::{Broker, TAKER_PREFIX, Taker, TakerFilter, TakerOptions, queue_limits};
+use crate::broker::{Broker, DEAD_PREFIX, TAKER_PREFIX, Taker, TakerFilter, TakerOptions, queue_limits};
 use crate::config::{self, Bridge};
-use crate::message::{Message, Parts};
+use crate::dead_letter::{Cause, dead_letter};
+use crate::message::Message;
 use crate::observe::{OpenBridge, Said};
-use crate::properties::{DEAD_DETAIL, DEAD_FIRST_AT, DEAD_FROM, DEAD_REASON, put_user};
 use crate::queue::members::Why;
 use crate::session::Durability;
 use crate::store::DropReason;
 
-/// Where dead letters are published; they wait there in a queue of their own.
-pub const DEAD_PREFIX: &str = "$dead/";
 /// Bytes of dead letters.
 const DEAD_BYTES: u64 = 64 << 20;
-/// Bytes of an upstream's words in a dead letter.
-const DETAIL_MAX: usize = 1_000;
 /// A bridge that cannot begin (its files cannot be written) tries again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 /// How long the end waits for a connection to be closed.
@@ -73,29 +69,16 @@ struct Dead {
 impl DeadLetters for Dead {
     fn put(&mut self, message: &Message, reason: Why, detail: &str) {
         tracing::warn!(bridge = &*self.name, topic = message.topic(), "a message will not be taken: {detail}");
-        let topic = format!("{DEAD_PREFIX}{}/{}", self.name, message.topic());
-        let mut properties = message.properties().to_vec();
-        put_user(&mut properties, DEAD_REASON, reason.name());
-        put_user(&mut properties, DEAD_DETAIL, truncate(detail));
-        put_user(&mut properties, DEAD_FROM, &self.name);
-        put_user(&mut properties, DEAD_FIRST_AT, &self.broker.clock.wall_ms().to_string());
-        let parts = Parts {
-            topic: &topic,
-            properties: &properties,
-            payload: message.payload(),
-            qos: message.qos.max(1),
-            retain: false,
-            expires_at: None,
-            accepted_at: message.accepted_at,
+        let cause = Cause {
+            from: &self.name,
+            why: reason.name(),
+            detail: Some(detail),
+            count: None,
+            wall_ms: self.broker.clock.wall_ms(),
         };
-        self.broker.publish(&Arc::new(Message::new(&parts, None)), false, Durability::Commit, None);
+        let letter = dead_letter(message, &cause, message.accepted_at);
+        self.broker.publish(&letter, false, Durability::Commit, None);
     }
-}
-
-/// As much of an upstream's words as a dead letter carries.
-fn truncate(text: &str) -> &str {
-    let end = (0..=text.len().min(DETAIL_MAX)).rfind(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text.get(..end).unwrap_or_default()
 }
 
 /// A bridge whose queues are open: whatever is published from now on is kept for it.

@@ -18,7 +18,6 @@ use forebay_client::{
     Client, ConnectError, Dropped, Event as ClientEvent, InvalidOptions, Message, Options, Outbox, Properties,
     PublishError, QoS, Reconnect, Ticket, Tls, Version,
 };
-use forebay_wire::property::{Place, Properties as WireProperties, Property};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -208,7 +207,7 @@ impl Mqtt {
     }
 
     fn message(&self, out: &Outgoing) -> Message {
-        let mut properties = client_properties(out.message.properties());
+        let mut properties = Properties::decode(out.message.properties());
         if self.options.version.is_v5() {
             // What says already which publication it is stays that one, all the way.
             if user_property(out.message.properties(), SEQ).is_none() {
@@ -436,22 +435,6 @@ fn tls(from: &MqttOptions) -> Result<Tls, String> {
     Ok(tls)
 }
 
-fn client_properties(encoded: &[u8]) -> Properties {
-    let mut found = Properties::default();
-    for spanned in WireProperties::new(encoded, Place::Publish).flatten() {
-        #[allow(clippy::wildcard_enum_match_arm, reason = "the others are the connection's")]
-        match spanned.property {
-            Property::PayloadFormatIndicator(format) => found.payload_is_utf8 = format == 1,
-            Property::ContentType(text) => found.content_type = Some(text.to_owned()),
-            Property::ResponseTopic(text) => found.response_topic = Some(text.to_owned()),
-            Property::CorrelationData(data) => found.correlation_data = Some(Bytes::copy_from_slice(data)),
-            Property::UserProperty(name, value) => found.user.push((name.to_owned(), value.to_owned())),
-            _ => {}
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -470,22 +453,5 @@ mod tests {
         assert_eq!(class(Dropped::NotTaken(forebay_wire::ReasonCode::PacketTooLarge)), refused(DropReason::TooLarge));
         assert_eq!(class(Dropped::Refused(forebay_wire::ReasonCode::NotAuthorized)), refused(DropReason::Refused));
         assert_eq!(class(Dropped::SetAside { connections: 5 }), refused(DropReason::Refused));
-    }
-
-    #[test]
-    fn properties_survive_the_way() {
-        let mut encoded = vec![0x01, 1];
-        for (id, text) in [(0x03, "text/plain"), (0x08, "answers/7"), (0x09, "\u{1}x")] {
-            encoded.push(id);
-            encoded.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
-            encoded.extend_from_slice(text.as_bytes());
-        }
-        encoded.extend_from_slice(b"\x26\x00\x01a\x00\x01b\x26\x00\x01a\x00\x01c");
-        let read = client_properties(&encoded);
-        assert!(read.payload_is_utf8);
-        assert_eq!(read.content_type.as_deref(), Some("text/plain"));
-        assert_eq!(read.response_topic.as_deref(), Some("answers/7"));
-        assert_eq!(read.correlation_data.as_deref(), Some(&b"\x01x"[..]));
-        assert_eq!(read.user, [("a".to_owned(), "b".to_owned()), ("a".to_owned(), "c".to_owned())]);
     }
 }

@@ -9,8 +9,8 @@ use super::DEAD_PREFIX;
 use super::serve::Work;
 use crate::bridge::pace::Pace;
 use crate::broker::Broker;
+use crate::dead_letter;
 use crate::message::{Message, Parts};
-use crate::properties::DEAD;
 use crate::session::Taken;
 use crate::store::DropReason;
 
@@ -146,7 +146,7 @@ fn alive_again(taken: &Taken, name: &str) -> Option<(String, Arc<Message>)> {
     let topic = dead.topic().strip_prefix(DEAD_PREFIX)?.strip_prefix(name)?.strip_prefix('/')?;
     let mut properties = Vec::with_capacity(dead.properties().len());
     for spanned in Properties::new(dead.properties(), Place::Publish).flatten() {
-        let ours = matches!(spanned.property, Property::UserProperty(name, _) if name.starts_with(DEAD));
+        let ours = matches!(spanned.property, Property::UserProperty(name, _) if name.starts_with(dead_letter::OWN));
         if !ours {
             properties.extend_from_slice(spanned.bytes);
         }

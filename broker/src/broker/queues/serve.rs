@@ -8,11 +8,11 @@ use hashbrown::HashMap;
 
 use super::inbox::{Bell, Event};
 use super::replay::Running;
-use super::{DEAD_PREFIX, DeclaredQueue, Named};
+use super::{DeclaredQueue, Named};
 use crate::broker::{Broker, Slot, Taker};
 use crate::config;
-use crate::message::{Message, Parts, Time};
-use crate::properties::{DEAD_COUNT, DEAD_FIRST_AT, DEAD_FROM, DEAD_REASON, put_user};
+use crate::dead_letter::{Cause, dead_letter};
+use crate::message::Message;
 use crate::queue::KeyOf;
 use crate::queue::members::{Fate, Given, Members, Outcome, Terms, Why};
 use crate::session::{Delivery, Durability, Lending, Taken};
@@ -176,9 +176,15 @@ impl Work {
                     let message = &item.entry.message;
                     self.bytes = self.bytes.saturating_sub(message.size());
                     let to = self.dead.as_ref().filter(|(_, reasons)| reasons.contains(&why)).map(|(to, _)| *to);
-                    let dead = to.map(|to| DeadLetter {
-                        to,
-                        message: dead_letter(message, &self.name, why.name(), deliveries, broker),
+                    let dead = to.map(|to| {
+                        let cause = Cause {
+                            from: &self.name,
+                            why: why.name(),
+                            detail: None,
+                            count: Some(deliveries),
+                            wall_ms: broker.clock.wall_ms(),
+                        };
+                        DeadLetter { to, message: dead_letter(message, &cause, broker.clock.now()) }
                     });
                     over.push((place, why, dead));
                 }
@@ -325,25 +331,4 @@ impl Broker {
         slot.with(self, |session| session.deliver(&delivery, &mut || message.clone(), self.cx()));
         slot.wake();
     }
-}
-
-/// The message as it lies among dead letters: what its publisher said stays, and comes first.
-fn dead_letter(message: &Message, from: &str, reason: &str, count: u32, broker: &Broker) -> Arc<Message> {
-    let topic = format!("{DEAD_PREFIX}{from}/{}", message.topic());
-    let mut properties = message.properties().to_vec();
-    put_user(&mut properties, DEAD_REASON, reason);
-    put_user(&mut properties, DEAD_FROM, from);
-    put_user(&mut properties, DEAD_COUNT, &count.to_string());
-    put_user(&mut properties, DEAD_FIRST_AT, &broker.clock.wall_ms().to_string());
-    let now: Time = broker.clock.now();
-    let parts = Parts {
-        topic: &topic,
-        properties: &properties,
-        payload: message.payload(),
-        qos: message.qos.max(1),
-        retain: false,
-        expires_at: None,
-        accepted_at: now,
-    };
-    Arc::new(Message::new(&parts, None))
 }
