@@ -3,6 +3,9 @@
 //! A publish is accepted when it is committed. A message is sent only after that, under an identifier that follows from its
 //! number, so that a program that comes back repeats it under the same one. PUBREL is sent when it is on disk that PUBREC
 //! came, and PUBREC when the packet identifier of the message is: so QoS 2 is exactly once over a crash of either side.
+//!
+//! A disk that takes no writes at the start is one that may be full: what the file has is read and sent, and it is opened with
+//! the first commit that works. Until then publishing waits, as it does when a disk fills up later.
 
 #[cfg(test)]
 pub(crate) mod disk;
@@ -102,6 +105,8 @@ impl Signal {
 pub(crate) struct Store {
     place: Box<dyn Place>,
     database: Option<Database>,
+    /// It could only be read so far: what is done at each start is done with the first commit.
+    to_begin: Option<Options>,
     /// A commit has failed: what the system takes for written may not be.
     in_doubt: bool,
 }
@@ -110,7 +115,8 @@ impl Store {
     pub(crate) fn open(place: Box<dyn Place>, options: &Options) -> Result<(Self, Found), Fault> {
         let (database, found) = load::open(place.as_ref(), options)?;
         tracing::debug!(messages = found.messages.len(), "the outbox was read");
-        Ok((Self { place, database: Some(database), in_doubt: false }, found))
+        let to_begin = database.is_none().then(|| options.clone());
+        Ok((Self { in_doubt: to_begin.is_some(), place, database, to_begin }, found))
     }
 
     pub(crate) fn commit(&mut self, ops: &[Op]) -> Result<(), Fault> {
@@ -127,11 +133,16 @@ impl Store {
         committed
     }
 
-    fn reopen(&self) -> Result<Database, Fault> {
+    fn reopen(&mut self) -> Result<Database, Fault> {
         if self.in_doubt {
             self.place.open()?.write_again()?;
         }
-        Ok(Builder::new().create_with_backend(self.place.open()?)?)
+        let Some(options) = &self.to_begin else {
+            return Ok(Builder::new().create_with_backend(self.place.open()?)?);
+        };
+        let database = load::begin(self.place.as_ref(), options)?;
+        self.to_begin = None;
+        Ok(database)
     }
 
     fn close(mut self) {

@@ -191,6 +191,10 @@ impl Place for Disk {
         Ok(Backend::new(self.clone()))
     }
 
+    fn open_to_read(&self) -> io::Result<Backend> {
+        Ok(Backend::new(self.clone()))
+    }
+
     fn mark(&self) -> Option<u64> {
         self.0.lock().mark
     }

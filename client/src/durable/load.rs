@@ -41,8 +41,14 @@ impl std::fmt::Display for Fault {
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        let damaged = matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof);
-        if damaged { Self::Damaged(error.to_string()) } else { Self::Device(error.to_string()) }
+        match error.kind() {
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Self::Damaged(error.to_string()),
+            // What somebody has to change.
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+                Self::Refused(error.to_string())
+            }
+            _ => Self::Device(error.to_string()),
+        }
     }
 }
 
@@ -128,8 +134,9 @@ impl Found {
     }
 }
 
-/// Opens the outbox, and sets aside what had been one and cannot be used any more.
-pub(super) fn open(place: &dyn Place, options: &Options) -> Result<(Database, Found), Fault> {
+/// Opens the outbox, and sets aside what had been one and cannot be used any more. Without a database: it could be read and not
+/// written.
+pub(super) fn open(place: &dyn Place, options: &Options) -> Result<(Option<Database>, Found), Fault> {
     let had = place.mark();
     let mut unreadable_files = 0;
     let name = place.name();
@@ -150,7 +157,21 @@ pub(super) fn open(place: &dyn Place, options: &Options) -> Result<(Database, Fo
         }
         tried => tried,
     };
-    let (database, mut found) = tried?;
+    let (database, mut found) = match tried {
+        Ok((database, found)) => (Some(database), found),
+        Err(Fault::Device(why)) => {
+            let found = as_it_is(place, options).map_err(|fault| match fault {
+                Fault::Refused(_) => fault,
+                Fault::Device(_) | Fault::Damaged(_) => Fault::Device(why.clone()),
+            })?;
+            tracing::error!(
+                "the outbox {name} cannot be written, publishing waits until it can: {why}; its {} messages are sent",
+                found.messages.len()
+            );
+            (None, found)
+        }
+        Err(fault) => return Err(fault),
+    };
     found.unreadable_files = unreadable_files;
     if found.unreadable_messages > 0 {
         tracing::error!("{} messages in the outbox {name} are damaged, and lost", found.unreadable_messages);
@@ -161,10 +182,36 @@ pub(super) fn open(place: &dyn Place, options: &Options) -> Result<(Database, Fo
             "the outbox {name} is older than it was: what it had later is lost, and what was sent since is sent again"
         );
     }
-    if let Err(error) = place.set_mark(found.opened) {
-        tracing::warn!("it cannot be noted beside the outbox {name} that it is one: {error}");
+    if database.is_some() {
+        note(place, &found);
     }
     Ok((database, found))
+}
+
+fn note(place: &dyn Place, found: &Found) {
+    if let Err(error) = place.set_mark(found.opened) {
+        tracing::warn!("it cannot be noted beside the outbox {} that it is one: {error}", place.name());
+    }
+}
+
+/// What is in an outbox that cannot be written. There may be none yet: it is made when that is possible.
+fn as_it_is(place: &dyn Place, options: &Options) -> Result<Found, Fault> {
+    let there = if place.exists() { place.open_to_read()? } else { return Ok(Found::default()) };
+    if there.is_in_use() {
+        return Err(Fault::Refused("another program has it open".to_owned()));
+    }
+    if is_blank(&there)? {
+        return Ok(Found::default());
+    }
+    let copy = there.in_memory()?;
+    contain(|| read(&Builder::new().create_with_backend(copy)?.begin_write()?, options, Damage::IsLeftOut))
+}
+
+/// Opens one to write that could only be read at the start, and does what is done at each start. What is in it is known.
+pub(super) fn begin(place: &dyn Place, options: &Options) -> Result<Database, Fault> {
+    let (database, found) = once(place, options, Damage::IsLeftOut)?;
+    note(place, &found);
+    Ok(database)
 }
 
 /// What is wrong with a place at which there has been an outbox and nothing is any more. A file that was never one is emptied:

@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use redb::backends::FileBackend;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{BackendError, StorageBackend};
 
 /// A read that the device fails is made again after each of these.
@@ -21,6 +21,8 @@ pub(crate) trait Place: Send {
     fn exists(&self) -> bool;
     /// Opens the file; makes an empty one if there is none.
     fn open(&self) -> io::Result<Backend>;
+    /// Opens a file that is there to read it and nothing else: one on a file system that takes no writes.
+    fn open_to_read(&self) -> io::Result<Backend>;
     /// How often the outbox has been opened, as it was noted beside the file; `None`: nothing was noted.
     fn mark(&self) -> Option<u64>;
     /// Notes it.
@@ -43,13 +45,19 @@ impl Backend {
         matches!(self.0.try_lock_range(Bound::Unbounded, Bound::Unbounded), Ok(false))
     }
 
-    /// Writes all of it again, unless somebody else has it. After a failed write or sync the system may hold what is not on the disk, and take it for
-    /// written.
+    /// Writes all of it again, unless somebody else has it. After a failed write or sync the system may hold what is not on
+    /// the disk, and take it for written.
     pub(super) fn write_again(&self) -> io::Result<()> {
-        const PIECE: usize = 64 * 1024;
         if self.is_in_use() {
             return Err(ErrorKind::WouldBlock.into());
         }
+        self.copy_to(&*self.0)?;
+        self.0.sync_data()
+    }
+
+    /// Writes what is in it to `other`, which is as long.
+    fn copy_to(&self, other: &dyn StorageBackend) -> io::Result<()> {
+        const PIECE: usize = 64 * 1024;
         let len = self.len()?;
         let mut piece = vec![0; PIECE];
         let mut at = 0;
@@ -57,10 +65,18 @@ impl Backend {
             let size = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
             let Some(piece) = piece.get_mut(..size) else { break };
             self.read(at, piece)?;
-            self.0.write(at, piece)?;
+            other.write(at, piece)?;
             at += size as u64;
         }
-        self.0.sync_data()
+        Ok(())
+    }
+
+    /// The same in memory: a database can be opened there that cannot be where it lies.
+    pub(super) fn in_memory(&self) -> io::Result<InMemoryBackend> {
+        let copy = InMemoryBackend::new();
+        copy.set_len(self.len()?)?;
+        self.copy_to(&copy)?;
+        Ok(copy)
     }
 }
 
@@ -175,6 +191,10 @@ impl Place for Folder {
             self.sync_names()?;
         }
         Ok(Backend::new(FileBackend::new(file).map_err(io::Error::other)?))
+    }
+
+    fn open_to_read(&self) -> io::Result<Backend> {
+        Ok(Backend::new(FileBackend::new(File::open(&self.0)?).map_err(io::Error::other)?))
     }
 
     fn mark(&self) -> Option<u64> {

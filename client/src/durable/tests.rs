@@ -127,6 +127,43 @@ fn what_cannot_be_read_is_left_as_it_is() {
     assert_eq!(numbers(&open(&disk).unwrap().1).len(), 20);
 }
 
+/// A disk that takes no writes: what is in the outbox is known, and sent; what is published waits for the disk. It is then as if
+/// it had been opened as always.
+#[test]
+fn what_cannot_be_written_is_read() {
+    for what in [Fail::Write, Fail::Sync] {
+        let disk = filled();
+        disk.fail(what, 0, u64::MAX);
+        let (mut store, found) = open(&disk).unwrap_or_else(|fault| panic!("{what:?}: {fault}"));
+        assert_eq!((numbers(&found), found.known), ((1..=20).collect(), true), "{what:?}");
+        let ops = [Op::Remove { number: 1 }, put_op(21)];
+        assert!(store.commit(&ops).is_err(), "{what:?}");
+        disk.heal();
+        store.commit(&ops).unwrap();
+        store.close();
+        let (_store, found) = open(&disk).unwrap();
+        assert_eq!(numbers(&found), (2..=21).collect::<Vec<_>>(), "{what:?}");
+        assert!(!found.older && found.unreadable_files + found.unreadable_messages == 0, "{what:?}");
+    }
+}
+
+/// And one that is not there yet is made when that is possible.
+#[test]
+fn what_cannot_be_made_is_made_later() {
+    for what in [Fail::Write, Fail::Sync] {
+        let disk = Disk::default();
+        disk.fail(what, 0, u64::MAX);
+        let (mut store, found) = open(&disk).unwrap_or_else(|fault| panic!("{what:?}: {fault}"));
+        assert!(!found.known && numbers(&found).is_empty(), "{what:?}");
+        assert!(store.commit(&[put_op(1)]).is_err(), "{what:?}");
+        disk.heal();
+        store.commit(&[put_op(1)]).unwrap();
+        store.close();
+        let (_store, found) = open(&disk).unwrap();
+        assert_eq!((numbers(&found), found.known), (vec![1], true), "{what:?}");
+    }
+}
+
 /// Any one operation of a commit fails: it is made again, and after a power cut all of it is there.
 #[test]
 fn a_commit_that_failed_is_whole_when_it_is_made_again() {
