@@ -32,6 +32,9 @@
 //!   [`Config::largest`] is sent without being stored, and counted in [`Tier::unsafe_sent`]: after a power cut it arrives at
 //!   most once.
 //! - What is read wrongly once, or fails to be read, is not lost: it is read again before its place is taken for free.
+//! - Flash that has failed for a minute ([`Tier::has_failed`]) holds nothing up any more: messages of all kinds are sent from
+//!   memory, and nothing is promised for a power cut. It is tried again every ten seconds; what lies in it is sent when that
+//!   works, after what was published meanwhile.
 //! - The session that is read back may be older than the last packet that was sent, but never in what matters: what is in
 //!   flight with QoS 2. Messages of QoS 1 that were on their way are sent again as new ones; subscriptions are made again.
 
@@ -56,6 +59,10 @@ const FRONT: usize = 8;
 const STAMP: usize = 4;
 /// How often flash is read before what was read there is taken for damaged, or for unreadable.
 const READINGS: usize = 2;
+/// Flash that has failed for so long is done without, in milliseconds.
+const FAILED_MS: u64 = 60_000;
+/// It is tried again after this, in milliseconds.
+const AGAIN_MS: u64 = 10_000;
 /// How many messages of QoS 2 can be in flight.
 pub const FLOWN_MAX: usize = 16;
 
@@ -114,6 +121,30 @@ enum Half {
     Ends(Ticket),
 }
 
+/// How one kind of work with flash goes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Health {
+    /// Since when it has failed each time.
+    failing_since: Option<u64>,
+    tried_at: u64,
+}
+
+impl Health {
+    fn note(&mut self, now: u64, works: bool) {
+        self.tried_at = now;
+        self.failing_since = if works { None } else { self.failing_since.or(Some(now)) };
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failing_since.is_some_and(|since| self.tried_at.saturating_sub(since) >= FAILED_MS)
+    }
+
+    /// Whether it is worth while.
+    fn is_due(&self, now: u64) -> bool {
+        !self.has_failed() || now.saturating_sub(self.tried_at) >= AGAIN_MS
+    }
+}
+
 /// A store in flash behind the outbox.
 pub struct Tier<'t, F> {
     flash: F,
@@ -141,6 +172,9 @@ pub struct Tier<'t, F> {
     /// Where the next message goes, when that is known.
     end: Option<ring::End>,
     unsafe_sent: u32,
+    /// Of [`Store::settle`] and of [`Store::seal`].
+    settling: Health,
+    sealing: Health,
 }
 
 impl<'t, F: NorFlash> Tier<'t, F> {
@@ -164,13 +198,22 @@ impl<'t, F: NorFlash> Tier<'t, F> {
             told: 0,
             end: None,
             unsafe_sent: 0,
+            settling: Health::default(),
+            sealing: Health::default(),
         }
+    }
+
+    /// Whether flash has failed for a minute, each time that it was needed. Messages are sent without being stored then; worth a
+    /// report to whoever looks after the device.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.settling.has_failed() || self.sealing.has_failed()
     }
 
     /// Whether a message is in flash, or has been and has ended. Ask after [`Store::settle`].
     #[must_use]
     pub fn is_stored(&self, class: Class, ticket: Ticket) -> bool {
-        !self.torn && self.lane(class).has(ticket.number())
+        !self.torn && !self.has_failed() && self.lane(class).has(ticket.number())
     }
 
     /// Messages in flash, those included that are in the outbox too or have just ended.
@@ -240,6 +283,13 @@ impl<'t, F: NorFlash> Tier<'t, F> {
     /// Tells the client what is not to be sent yet.
     fn bar(&mut self, client: &mut Client<'_>) {
         self.told = client.upcoming();
+        if self.has_failed() {
+            for class in Class::ALL {
+                client.set_barrier(class, None);
+                client.set_stored(class, 0);
+            }
+            return;
+        }
         for class in Class::ALL {
             let lane = self.lane(class);
             let unsafe_one = self.first_unsafe(client, class);
@@ -258,7 +308,12 @@ impl<'t, F: NorFlash> Tier<'t, F> {
 
 impl<F: NorFlash> Store for Tier<'_, F> {
     async fn settle(&mut self, access: &mut impl Access) -> Result<(), StoreFailed> {
+        let now = access.client(|now, _| now).ok_or(StoreFailed)?;
+        if !self.settling.is_due(now) {
+            return Err(StoreFailed);
+        }
         let result = self.move_messages(access).await;
+        self.settling.note(now, result.is_ok());
         access.client(|_, client| self.bar(client));
         result
     }
@@ -270,10 +325,18 @@ impl<F: NorFlash> Store for Tier<'_, F> {
     }
 
     async fn seal(&mut self, access: &mut impl Access) -> Result<(), StoreFailed> {
-        let digest = access.client(|_, client| client.session_digest()).ok_or(StoreFailed)?;
-        if self.digest == Some(digest) {
+        let (now, digest) = access.client(|now, client| (now, client.session_digest())).ok_or(StoreFailed)?;
+        if self.digest == Some(digest) || !self.sealing.is_due(now) {
             return Ok(());
         }
+        let result = self.store_session(access, digest).await;
+        self.sealing.note(now, result.is_ok());
+        if self.has_failed() { Ok(()) } else { result }
+    }
+}
+
+impl<F: NorFlash> Tier<'_, F> {
+    async fn store_session(&mut self, access: &mut impl Access, digest: u32) -> Result<(), StoreFailed> {
         let len = loop {
             // A message that has ended must not be there without the session that says so.
             self.sweep(access, false).await?;

@@ -206,6 +206,54 @@ fn what_is_read_wrongly_once_is_not_lost() {
     assert!(misread > 3_000, "{misread}");
 }
 
+/// Flash that does not work any more holds the device up for a minute. What it published while flash worked and what it publishes
+/// from then on arrives, and what lies in flash does when that works again.
+#[test]
+fn flash_that_fails_for_good_is_done_without() {
+    for (v5, back) in [(false, true), (true, true), (false, false), (true, false)] {
+        let mut device = Device::new(shape(v5));
+        device.unreadable = true;
+        for round in 0..18 {
+            device.publish([QoS::AtLeastOnce, QoS::ExactlyOnce][round % 2], Class::Telemetry, 60, 0);
+            device.turn(4_096, false);
+        }
+        let away = device.client.counters().spilled;
+        assert!(away > 0, "some are only in flash");
+        device.flash().broken = true;
+        device.publish(QoS::ExactlyOnce, Class::Alarm, 20, 0);
+        let alarm = device.sent.len() as u32;
+        let begun = device.now;
+        while !device.has_arrived(alarm) {
+            device.turn(4_096, true);
+            device.now += 200;
+            assert!(device.now - begun < 100_000, "v5 {v5}: the alarm does not arrive");
+        }
+        let failed = device.tier.as_ref().unwrap().has_failed();
+        assert!(failed && device.now - begun >= 60_000, "v5 {v5}: it was sent without being stored");
+        for _ in 0..40 {
+            device.publish(QoS::ExactlyOnce, Class::State, 20, 0);
+            for _ in 0..10 {
+                device.turn(4_096, true);
+                device.now += 200;
+            }
+        }
+        let published = device.sent.len() as u32;
+        assert!((alarm..=published).all(|number| device.has_arrived(number)), "v5 {v5}");
+        assert_eq!(device.client.counters().spilled, away, "what is in flash is not given up");
+        if back {
+            device.flash().broken = false;
+            for _ in 0..100 {
+                device.turn(4_096, true);
+                device.now += 200;
+            }
+            assert!(!device.tier.as_ref().unwrap().has_failed(), "v5 {v5}: it is used again");
+            device.settle();
+            device.verify(false);
+            assert!(device.sent.values().all(|sent| sent.acknowledged), "v5 {v5}");
+        }
+    }
+}
+
 fn run(number: u64) {
     let mut seed = Seed::new(number);
     let shape = Shape {

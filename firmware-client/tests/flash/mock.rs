@@ -31,6 +31,8 @@ pub struct Flash {
     right: u32,
     /// So many readings fail from now on.
     pub outage: u32,
+    /// Nothing works.
+    pub broken: bool,
     dice: Seed,
 }
 
@@ -59,13 +61,14 @@ impl Flash {
             misread: 0,
             right: 0,
             outage: 0,
+            broken: false,
             dice: Seed::new(1),
         }
     }
 
     /// Whether this operation is the last one.
     fn is_last(&mut self) -> Result<bool, NoPower> {
-        if self.dead {
+        if self.dead || self.broken {
             return Err(NoPower);
         }
         self.operations += 1;
@@ -106,7 +109,7 @@ impl ReadNorFlash for Flash {
     const READ_SIZE: usize = 1;
 
     async fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), NoPower> {
-        if self.dead {
+        if self.dead || self.broken {
             return Err(NoPower);
         }
         let at = offset as usize;
