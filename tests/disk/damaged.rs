@@ -136,7 +136,7 @@ fn bounded() {
     let scratch = Scratch::new("bounded");
     let data = scratch.path().join("data");
     let mut broker = Broker::prepare(Some(&data));
-    broker.configure(&format!("[store]\nmax_bytes = \"{MAX}B\"\nmin_free_bytes = \"0B\"\n"));
+    broker.configure(&format!("sys_interval = \"1s\"\n[store]\nmax_bytes = \"{MAX}B\"\nmin_free_bytes = \"0B\"\n"));
     broker.run();
     absent(&broker);
     let taken_by = |broker: &Broker, numbers| {
