@@ -58,3 +58,14 @@ fn truncate(text: &str) -> &str {
     let end = (0..=text.len().min(DETAIL_MAX)).rfind(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.get(..end).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_are_cut_at_a_character() {
+        assert_eq!(truncate("no"), "no");
+        assert_eq!(truncate(&format!("x{}", "é".repeat(DETAIL_MAX))).len(), DETAIL_MAX - 1);
+    }
+}

@@ -243,14 +243,3 @@ fn dead_options(bridge: &Bridge, of_broker: &config::Limits) -> TakerOptions {
     let filter = TakerFilter { filter: format!("{DEAD_PREFIX}{}/#", bridge.name), qos: 1, no_local: false };
     TakerOptions { filters: vec![filter], limits: queue_limits(&queue, of_broker), window: 1, committed_only: false }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_words_are_cut_at_a_character() {
-        assert_eq!(truncate("no"), "no");
-        assert_eq!(truncate(&format!("x{}", "é".repeat(DETAIL_MAX))).len(), DETAIL_MAX - 1);
-    }
-}
