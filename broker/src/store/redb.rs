@@ -766,7 +766,9 @@ impl RedbStore {
         // An eighth before commits are refused, so that what is on its way still finds room.
         let reserve = options.reserve();
         let pending = gauge.pending_bytes.load(Ordering::Relaxed);
-        let needed = if pending > 0 { room_for(pending) } else { 0 };
+        // A journal takes nothing that it could not be folded with, however little that is.
+        let folds = pending > 0 || self.commits == Commits::Folded;
+        let needed = if folds { room_for(pending) } else { 0 };
         let low = room < reserve.saturating_add(reserve / 8).saturating_add(needed)
             || self.mark.live_bytes.saturating_add(pending) > options.max_bytes - options.max_bytes / 8
             || self.room_in_file() < options.file_needs(pending).saturating_add(options.max_bytes / FILE_RESERVE);

@@ -209,6 +209,8 @@ fn as_it_is(place: &dyn Place, options: &Options) -> Result<Found, Fault> {
 
 /// Opens one to write that could only be read at the start, and does what is done at each start. What is in it is known.
 pub(super) fn begin(place: &dyn Place, options: &Options) -> Result<Database, Fault> {
+    // What is left of the attempts to make it.
+    not_there(place, None)?;
     let (database, found) = once(place, options, Damage::IsLeftOut)?;
     note(place, &found);
     Ok(database)

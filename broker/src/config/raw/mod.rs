@@ -97,7 +97,7 @@ table!(
     RawStore {
         /// Memory for its pages, at least 1MiB.
         cache_bytes: Bytes = about().within(1 << 20..=MUCH).is(defaults::STORE_CACHE_BYTES),
-        /// What its file may grow to, at least 16MiB. Default: what the disk has.
+        /// What its file may grow to, at least 16MiB; one so small may pass it by a sixteenth. Default: what the disk has.
         max_bytes: Bytes = about().within(16 << 20..=u64::MAX),
         /// What is left to others on the disk: with less, durable messages are refused until there is room again.
         min_free_bytes: Bytes = about().is(defaults::STORE_MIN_FREE_BYTES),
