@@ -7,8 +7,8 @@ use forebay_tests::packet::{Ack, Message, Packet, Version, ack, parse};
 use forebay_tests::raw::Raw;
 
 /// See the module.
-#[derive(Default)]
 pub struct Client {
+    version: Version,
     raw: Option<Raw>,
     /// QoS 2 identifiers that the broker has not released.
     held: BTreeSet<u16>,
@@ -17,6 +17,10 @@ pub struct Client {
 }
 
 impl Client {
+    pub fn new(version: Version) -> Self {
+        Self { version, raw: None, held: BTreeSet::new(), came: Vec::new() }
+    }
+
     pub fn is_connected(&self) -> bool {
         self.raw.is_some()
     }
@@ -38,7 +42,7 @@ impl Client {
     /// Handles one packet: the identifier that it acknowledges for good, 0 where it does not. `None`: the connection is over.
     pub fn one(&mut self) -> Option<u16> {
         let bytes = self.raw.as_mut()?.receive_bytes()?;
-        match parse(Version::V5, &bytes).unwrap() {
+        match parse(self.version, &bytes).unwrap() {
             Packet::Publish(message) => {
                 self.arrived(message);
                 Some(0)
