@@ -40,6 +40,7 @@ impl std::fmt::Display for Fault {
 }
 
 impl From<io::Error> for Fault {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the kinds of errors are non-exhaustive")]
     fn from(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Self::Damaged(error.to_string()),
