@@ -82,7 +82,7 @@ fn main() -> ExitCode {
         Some(Command::Doctor) => return examine(&config),
         _ => {}
     }
-    if let Err(error) = logging::start(config.log, config.limits.log_lines_per_s) {
+    if let Err(error) = logging::start(config.log, config.log_format, config.limits.log_lines_per_s) {
         complain(&error);
         return ExitCode::from(FAILED);
     }

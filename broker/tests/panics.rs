@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use forebay::config::LogLevel;
+use forebay::config::{LogFormat, LogLevel};
 use forebay::logging;
 
 /// Set for the child, which panics in this way.
@@ -14,7 +14,7 @@ const HOW: &str = "FOREBAY_TEST_PANIC";
 fn child() {
     let Ok(how) = std::env::var(HOW) else { return };
     if how != "before the log" {
-        logging::start(LogLevel::Info, 100).unwrap();
+        logging::start(LogLevel::Info, LogFormat::Text, 100).unwrap();
     }
     logging::end_at_panic();
     if how == "task" {

@@ -161,6 +161,43 @@ fn the_level_of_the_log_is_changed_while_it_runs() {
 }
 
 #[test]
+fn the_packets_of_one_client_are_in_the_log_for_a_while() {
+    let site = Site::start("", "");
+    let mut other = site.subscriber("other", "t");
+    let mut pump = site.subscriber("pump", "t");
+    let shown = ctl(&site, &["log", "--client", "pump", "--for", "5m"]);
+    assert!(
+        shown.contains("packets of      pump for 4 min") || shown.contains("packets of      pump for 5 min"),
+        "{shown}"
+    );
+    assert_eq!(site.publisher().publish(7, "t", b"the payload is nobody's business").0, 0);
+    for peer in [&mut other, &mut pump] {
+        assert!(matches!(peer.answer(), Came::Publish(_)));
+    }
+    assert_eq!(pump.publish(9, "pump/state", b"x").0, 0x10);
+    until(
+        "its packets are there",
+        || site.broker.log(),
+        |log| {
+            let line = |words: [&str; 3]| log.lines().any(|line| words.iter().all(|word| line.contains(word)));
+            line(["sent PUBLISH", "client=\"pump\"", "topic=\"t\""])
+                && line(["received PUBLISH", "topic=\"pump/state\"", "packet_id=9"])
+                && line(["sent PUBACK", "client=\"pump\"", "packet_id=9"])
+        },
+    );
+    let log = site.broker.log();
+    assert!(!log.contains("nobody's business"), "{log}");
+    assert!(!log.lines().any(|line| line.contains("PUBLISH") && line.contains("other")), "{log}");
+    assert!(!ctl(&site, &["log", "--stop"]).contains("packets of"));
+    assert_eq!(pump.publish(10, "pump/after", b"x").0, 0x10);
+    site.subscriber("later", "t").leave();
+    until("a later line is there", || site.broker.log(), |log| log.contains("client=\"later\""));
+    assert!(!site.broker.log().contains("pump/after"));
+    let output = run(&["ctl", "--socket", site.socket_path().to_str().unwrap(), "log", "--client", "x", "--for", "2d"]);
+    assert_eq!(output.status.code(), Some(1), "a day at most");
+}
+
+#[test]
 fn dead_letters_are_listed_go_back_and_are_dropped() {
     let queue = "[[queues]]\nname = \"jobs\"\nfilter = \"job/#\"\nmax_deliveries = 1";
     let site = Site::start(queue, "");

@@ -113,8 +113,13 @@ fn every_answer_is_as_it_is_described() {
     changes.sort_by_key(|(method, path, ..)| (path == "/api/shutdown", method == "DELETE"));
     for (method, path, real, schema) in changes {
         let real = if path.ends_with("/kick") { real.replace("away", "here") } else { real };
-        let real = if path == "/api/log" { format!("{real}?level=debug") } else { real };
-        let body: &[u8] = if method == "PUT" && path != "/api/log" { b"x" } else { b"" };
+        let query = match (&*method, &*path) {
+            ("PUT", "/api/log") => "?level=debug",
+            ("PUT", "/api/log/client") => "?client=here&for_s=60",
+            _ => "",
+        };
+        let body: &[u8] = if method == "PUT" && query.is_empty() { b"x" } else { b"" };
+        let real = format!("{real}{query}");
         check(&socket.ask(&method, &real, &[], body), 200, &schema, &description, &real);
     }
 }

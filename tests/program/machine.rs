@@ -33,6 +33,8 @@ pub(crate) fn trials() -> Vec<Case> {
         ("an_expired_certificate_is_served_and_said", None, expired),
         ("the_log_names_who_connects_and_who_cannot", None, connections),
         ("trace_shows_packets", None, trace),
+        ("the_log_is_json_where_that_is_wished", None, json),
+        ("the_log_is_as_the_journal_takes_it", None, journald),
         ("a_full_queue_is_said_once", None, full_queue),
     ]
 }
@@ -212,6 +214,33 @@ fn trace() {
     until_logged(&broker, &["TRACE", "sent SUBACK", "client=\"traced\""]);
     until_logged(&broker, &["TRACE", "received PUBLISH"]);
     until_logged(&broker, &["TRACE", "sent PUBACK"]);
+}
+
+/// Each line of standard error is an object of its own, whatever a client is called.
+fn json() {
+    let broker = Broker::with_config("log_format = \"json\"\nlimits.log_lines_per_s = 1000\n");
+    let odd = "a \"quoted\" {name}";
+    open(&broker, Version::V5, odd).leave();
+    until_logged(&broker, &["connected"]);
+    let (mut connected, mut lines) = (0, 0);
+    // What the start prints for people goes to standard output, which is in the same file here.
+    for line in broker.log().lines().filter(|line| line.contains("timestamp") || line.contains("connected")) {
+        let read: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"));
+        assert!(["timestamp", "level", "target", "message"].iter().all(|key| read[key].is_string()), "{line}");
+        connected += usize::from(read["message"] == "connected" && read["client"] == odd && read["level"] == "INFO");
+        lines += 1;
+    }
+    assert!(connected == 1 && lines > 1, "{}", broker.log());
+}
+
+/// `auto` knows the journal by what systemd says of standard error.
+fn journald() {
+    let mut broker = Broker::prepare(None);
+    broker.set_wrapper(&["sh", "-c", "JOURNAL_STREAM=$(stat -L -c %d:%i /dev/stderr) exec \"$0\" \"$@\""]);
+    broker.run();
+    open(&broker, Version::V5, "there").leave();
+    until_logged(&broker, &["<6>forebay::connection::handshake: connected", "client=\"there\""]);
+    assert!(!broker.log().contains("INFO"), "{}", broker.log());
 }
 
 fn full_queue() {

@@ -294,6 +294,10 @@ answer! {
         lines_lost: u64,
         /// Lines left out because there were too many in a second.
         lines_left_out: u64,
+        /// The client whose packets are in it.
+        client: Option<String>,
+        /// For so many seconds still.
+        client_for_s: Option<u64>,
     }
 }
 

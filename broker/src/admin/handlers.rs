@@ -19,6 +19,8 @@ use crate::session::Durability;
 /// How long a request waits until what it published is on the disk, and between two looks.
 const COMMIT_TIME: Duration = Duration::from_secs(10);
 const COMMIT_LOOK: Duration = Duration::from_millis(2);
+/// How long a client is watched, in seconds, if nobody says how long.
+const WATCH_S: u64 = 300;
 const LIMIT: u64 = 100;
 const LIMIT_MAX: u64 = 1000;
 
@@ -71,7 +73,14 @@ pub(super) fn ledger(ask: &Ask<'_>) -> Outcome {
 pub(super) fn log(_: &Ask<'_>) -> Outcome {
     let level = logging::level().ok_or_else(|| Error::Failed("this broker has no log".to_owned()))?;
     let word = LogLevel::WORDS.iter().find(|(_, of)| *of == level).map_or("", |(word, _)| word);
-    json(&LogAnswer { level: word.to_owned(), lines_lost: logging::lost(), lines_left_out: logging::suppressed() })
+    let watched = logging::watched();
+    json(&LogAnswer {
+        level: word.to_owned(),
+        lines_lost: logging::lost(),
+        lines_left_out: logging::suppressed(),
+        client: watched.as_ref().map(|(client, _)| client.to_string()),
+        client_for_s: watched.map(|(_, left)| left.as_secs()),
+    })
 }
 
 pub(super) fn log_set(ask: &Ask<'_>) -> Outcome {
@@ -82,6 +91,25 @@ pub(super) fn log_set(ask: &Ask<'_>) -> Outcome {
         return Err(Error::Failed("this broker has no log".to_owned()));
     }
     tracing::info!(level = wanted, "the level of the log is changed through the API");
+    log(ask)
+}
+
+pub(super) fn log_watch(ask: &Ask<'_>) -> Outcome {
+    let client = ask.query.text("client").unwrap_or_default();
+    let seconds = ask.query.number("for_s").map_err(Error::Wrong)?.unwrap_or(WATCH_S);
+    if client.is_empty() {
+        return Err(Error::Wrong("client must be a client identifier".to_owned()));
+    }
+    if !(1..=logging::WATCH_MAX.as_secs()).contains(&seconds) {
+        return Err(Error::Wrong("for_s must be 1 to 86400 seconds".to_owned()));
+    }
+    tracing::info!(client, seconds, "its packets are in the log from now on, somebody asks for it through the API");
+    logging::watch(client, Duration::from_secs(seconds));
+    log(ask)
+}
+
+pub(super) fn log_unwatch(ask: &Ask<'_>) -> Outcome {
+    logging::unwatch();
     log(ask)
 }
 

@@ -455,6 +455,30 @@ pub(super) const ROUTES: &[Route] = &[
         run: handlers::log_set,
     },
     Route {
+        method: "PUT",
+        path: "/api/log/client",
+        needs: Needs::Change,
+        help: "Puts the packets of one client into the log for a while, at level `info`: what they are and of which topic, never \
+               their payloads. The client before it is not watched any more.",
+        parameters: &[
+            text("client", "Client identifier."),
+            number("for_s", "For how many seconds; 300 without it, 86,400 at most."),
+        ],
+        body: None,
+        schema: LogAnswer::schema,
+        run: handlers::log_watch,
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/log/client",
+        needs: Needs::Change,
+        help: "No client's packets go into the log any more.",
+        parameters: &[],
+        body: None,
+        schema: LogAnswer::schema,
+        run: handlers::log_unwatch,
+    },
+    Route {
         method: "POST",
         path: "/api/shutdown",
         needs: Needs::Change,

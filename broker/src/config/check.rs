@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::checked::{
-    AdminConfig, Config, Durability, DurabilityRule, Limits, LogLevel, NEVER, QueueLimits, QueuePolicy, Rate,
-    StoreConfig,
+    AdminConfig, Config, Durability, DurabilityRule, Limits, LogFormat, LogLevel, NEVER, QueueLimits, QueuePolicy,
+    Rate, StoreConfig,
 };
 use super::problem::{Problem, no_such};
 use super::raw::{RawAdmin, RawConfig, RawLimits, RawQueue, RawRate, RawRule, RawStore};
@@ -38,6 +38,7 @@ pub(super) fn check(raw: RawConfig, overrides: &Overrides, sources: &Sources, pr
     Config {
         data_dir: data_dir.unwrap_or_else(default_data_dir),
         workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
+        log_format: checker.word(raw.log_format, "log format", LogFormat::WORDS, LogFormat::Auto),
         log: overrides.log.unwrap_or_else(|| checker.word(raw.log, "log level", LogLevel::WORDS, LogLevel::Info)),
         queue: checker.queue(raw.queue.map(|at| at.value).unwrap_or_default()),
         durability: raw.durability.map(|at| checker.rules(at.value)).unwrap_or_default(),

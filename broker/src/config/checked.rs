@@ -29,6 +29,8 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// What goes to the log.
     pub log: LogLevel,
+    /// How a line of the log looks.
+    pub log_format: LogFormat,
     /// Limits of connections, packets, sessions and memory.
     pub limits: Limits,
     /// Limits of each session's queue.
@@ -235,6 +237,25 @@ pub enum LogLevel {
     Debug,
     /// Every packet.
     Trace,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// As the journal of systemd takes it where that is what reads it, else text.
+    Auto,
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+    /// The priority in front, without the time.
+    Journald,
+}
+
+impl LogFormat {
+    /// As they are written in a configuration.
+    pub const WORDS: &[(&str, Self)] =
+        &[("auto", Self::Auto), ("text", Self::Text), ("json", Self::Json), ("journald", Self::Journald)];
 }
 
 /// Limits that keep one client from costing the others. None is zero unless its text says what zero means.
@@ -567,6 +588,7 @@ impl Config {
             access: AccessConfig::default(),
             workers: defaults::workers(),
             log: LogLevel::Info,
+            log_format: LogFormat::Auto,
             limits,
             queue: QueueLimits::default(),
             durability: Vec::new(),

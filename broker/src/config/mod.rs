@@ -28,8 +28,8 @@ use layers::Layers;
 pub use address::{ListenUrl, Place};
 pub use checked::{
     AccessConfig, AdminConfig, Bridge, Compression, Config, DeniedPublish, Durability, DurabilityRule, HttpConfig,
-    HttpFormat, JwtConfig, Limits, LogLevel, NEVER, Queue, QueueLimits, QueuePolicy, Rate, RefusedTopic, Sasl, Source,
-    StoreConfig, Stream,
+    HttpFormat, JwtConfig, Limits, LogFormat, LogLevel, NEVER, Queue, QueueLimits, QueuePolicy, Rate, RefusedTopic,
+    Sasl, Source, StoreConfig, Stream,
 };
 pub use key::Change;
 pub use listener::{

@@ -135,13 +135,13 @@ impl<S: Stream> Connection<S> {
                         Ok(true)
                     }
                     _ => {
-                        trace::received(session, &frame);
+                        trace::received(session, &frame, packet);
                         return Stop::Control(frame);
                     }
                 };
                 match done {
                     Ok(true) => {
-                        trace::received(session, &frame);
+                        trace::received(session, &frame, packet);
                         *at += frame.total();
                     }
                     Ok(false) => return Stop::Flush,

@@ -1,11 +1,16 @@
-//! Each packet as a line of the log, at level `trace`.
+//! Each packet as a line of the log, at level `trace`; those of a client that is watched at level `info`.
 
 use std::sync::Arc;
 
 use forebay_wire::frame::{self, Frame};
 
 use crate::broker::Slot;
+use crate::logging;
 use crate::session::{Encoded, Session};
+
+/// The first and the last type whose packets begin with an identifier, PUBLISH apart.
+const PUBACK: u8 = 4;
+const UNSUBACK: u8 = 11;
 
 /// Names of the packets, by their type.
 const NAMES: [&str; 16] = [
@@ -29,16 +34,16 @@ const NAMES: [&str; 16] = [
 
 /// A packet that has been read.
 #[inline]
-pub(super) fn received(session: &Session, frame: &Frame) {
-    if tracing::enabled!(tracing::Level::TRACE) {
-        say("received", session.client_id(), frame);
+pub(super) fn received(session: &Session, frame: &Frame, packet: &[u8]) {
+    if tracing::enabled!(tracing::Level::TRACE) || logging::watches() {
+        say("received", session.client_id(), frame, packet);
     }
 }
 
 /// Whole packets that the socket is about to be given.
 #[inline]
 pub(super) fn sent(slot: &Arc<Slot>, packets: &Encoded) {
-    if tracing::enabled!(tracing::Level::TRACE) {
+    if tracing::enabled!(tracing::Level::TRACE) || logging::watches() {
         each_sent(slot, packets);
     }
 }
@@ -47,17 +52,73 @@ pub(super) fn sent(slot: &Arc<Slot>, packets: &Encoded) {
 fn each_sent(slot: &Arc<Slot>, packets: &Encoded) {
     let mut bytes = &*packets.bytes;
     let client = slot.look(|session| session.client_id().clone());
+    // The payload of the last one may lie elsewhere.
     while let Ok(Some(frame)) = frame::peek(bytes, u32::MAX) {
-        say("sent", &client, &frame);
+        say("sent", &client, &frame, bytes);
         bytes = bytes.get(frame.total()..).unwrap_or_default();
     }
-    if !packets.payload().is_empty() {
-        tracing::trace!(client = &*client, bytes = bytes.len() + packets.payload().len(), "sent PUBLISH");
+}
+
+/// What of a packet is worth a look. Never what is published: that is nobody's business.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct About<'a> {
+    topic: Option<&'a str>,
+    qos: Option<u8>,
+    packet_id: Option<u16>,
+}
+
+fn number(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+impl<'a> About<'a> {
+    fn of(frame: &Frame, packet: &'a [u8]) -> Self {
+        let body = packet.get(frame.header_len..).unwrap_or_default();
+        match frame.packet_type() {
+            frame::PUBLISH => {
+                let qos = frame.first_byte >> 1 & 3;
+                let end = number(body).map_or(0, |len| usize::from(len).saturating_add(2));
+                let topic = body.get(2..end).and_then(|topic| std::str::from_utf8(topic).ok());
+                let packet_id = body.get(end..).and_then(number).filter(|_| qos > 0);
+                Self { topic, qos: Some(qos), packet_id }
+            }
+            PUBACK..=UNSUBACK => Self { packet_id: number(body), ..Self::default() },
+            _ => Self::default(),
+        }
     }
 }
 
 #[cold]
-fn say(direction: &str, client: &str, frame: &Frame) {
+fn say(direction: &str, client: &str, frame: &Frame, packet: &[u8]) {
     let name = NAMES.get(usize::from(frame.packet_type())).copied().unwrap_or_default();
-    tracing::trace!(client, bytes = frame.total(), "{direction} {name}");
+    let About { topic, qos, packet_id } = About::of(frame, packet);
+    let bytes = frame.total();
+    if logging::is_watched(client) {
+        tracing::info!(client, bytes, topic, qos, packet_id, "{direction} {name}");
+    } else {
+        tracing::trace!(client, bytes, topic, qos, packet_id, "{direction} {name}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn about(packet: &[u8]) -> About<'_> {
+        About::of(&frame::peek(packet, u32::MAX).unwrap().unwrap(), packet)
+    }
+
+    #[test]
+    fn what_a_packet_is_about() {
+        let of = |topic, qos, packet_id| About { topic, qos, packet_id };
+        assert_eq!(about(b"\x30\x05\0\x03a/bx"[..7].as_ref()), of(Some("a/b"), Some(0), None));
+        assert_eq!(about(b"\x34\x08\0\x03a/b\x01\x02x"), of(Some("a/b"), Some(2), Some(258)));
+        assert_eq!(about(b"\x40\x02\0\x07"), of(None, None, Some(7)));
+        assert_eq!(about(b"\x82\x06\0\x09\0\x01a\0"), of(None, None, Some(9)));
+        assert_eq!(about(b"\xc0\0"), About::default());
+        // Of the last packet of a batch only the beginning may be there.
+        assert_eq!(about(b"\x32\xff\x7f\0\x01a\0\x05"), of(Some("a"), Some(1), Some(5)));
+        assert_eq!(about(b"\x32\x0a\0\xff"), of(None, Some(1), None));
+    }
 }

@@ -147,9 +147,22 @@ pub enum CtlCommand {
     #[command(subcommand)]
     Users(users::UsersCommand),
     /// How much goes to the log; with a level, so much from now on
+    ///
+    /// `--client` puts the packets of one client there for a while, whatever the level is: what they are and of which topic,
+    /// never their payloads.
     Log {
         /// error, warn, info, debug or trace
+        #[arg(conflicts_with = "client")]
         level: Option<String>,
+        /// Whose packets
+        #[arg(long, value_name = "ID")]
+        client: Option<String>,
+        /// For how long: "5m", "1h"; at most a day [default: 5min]
+        #[arg(long = "for", value_name = "TIME", value_parser = time_of, requires = "client")]
+        time: Option<Duration>,
+        /// No client's packets any more
+        #[arg(long, conflicts_with_all = ["client", "level"])]
+        stop: bool,
     },
     /// End the broker as SIGTERM does
     Shutdown,
@@ -384,6 +397,26 @@ fn with_query(path: &str, pairs: &[(&str, Option<String>)]) -> String {
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
+/// A duration as in a configuration, and with `m` for minutes as other tools have it.
+fn time_of(text: &str) -> Result<Duration, String> {
+    let minutes = text.strip_suffix('m').filter(|number| number.ends_with(|last: char| last.is_ascii_digit()));
+    config::duration_of(&minutes.map_or_else(|| text.to_owned(), |number| format!("{number}min")))
+}
+
+fn log(level: Option<&String>, client: Option<&String>, time: Option<Duration>, stop: bool) -> Request {
+    let path = |at, pairs: &[_]| with_query(at, pairs);
+    let (method, path) = match (level, client) {
+        _ if stop => ("DELETE", "/api/log/client".to_owned()),
+        (_, Some(client)) => {
+            let seconds = time.map(|time| time.as_secs().to_string());
+            ("PUT", path("/api/log/client", &[("client", Some(client.clone())), ("for_s", seconds)]))
+        }
+        (Some(level), None) => ("PUT", path("/api/log", &[("level", Some(level.clone()))])),
+        (None, None) => return get("/api/log", show::log),
+    };
+    Request { show: show::log, ..change(method, path) }
+}
+
 fn request(command: &CtlCommand) -> Result<Request, String> {
     let session = |client: &str, what: &str| format!("/api/sessions/{}{what}", encode(client));
     Ok(match command {
@@ -411,11 +444,7 @@ fn request(command: &CtlCommand) -> Result<Request, String> {
         CtlCommand::Drops { limit } => get(format!("/api/drops?limit={limit}"), show::drops),
         CtlCommand::Store { command: None } => get("/api/store", show::store),
         CtlCommand::Store { command: Some(command) } => store(command),
-        CtlCommand::Log { level: None } => get("/api/log", show::log),
-        CtlCommand::Log { level } => {
-            let path = with_query("/api/log", &[("level", level.clone())]);
-            Request { show: show::log, ..change("PUT", path) }
-        }
+        CtlCommand::Log { level, client, time, stop } => log(level.as_ref(), client.as_ref(), *time, *stop),
         CtlCommand::Shutdown => change("POST", "/api/shutdown".to_owned()),
         CtlCommand::Access => get("/api/access", show::access),
         CtlCommand::Bans { command: None } => get("/api/access/bans", show::bans),

@@ -320,11 +320,16 @@ pub(super) fn compact(answer: &Value) -> String {
 }
 
 pub(super) fn log(answer: &Value) -> String {
-    pairs(&[
+    let mut shown = vec![
         ("level", text(answer, "/level")),
         ("lines lost", count(answer, "/lines_lost")),
         ("lines left out", count(answer, "/lines_left_out")),
-    ])
+    ];
+    if answer.pointer("/client").is_some_and(Value::is_string) {
+        let left = time(number(answer, "/client_for_s").saturating_mul(1000));
+        shown.push(("packets of", format!("{} for {left}", text(answer, "/client"))));
+    }
+    pairs(&shown)
 }
 
 pub(super) fn backup(answer: &Value) -> String {

@@ -18,7 +18,7 @@ pub(super) use limits::RawLimits;
 pub(super) use listener::{RawListener, RawPair};
 pub(super) use queues::{RawQueue, RawQueues, RawStream};
 
-use super::checked::LogLevel;
+use super::checked::{LogFormat, LogLevel};
 use super::defaults;
 use super::key::{DAY, Key, SECOND, about};
 use super::table::{At, Reader, Shown, Table, Value, below, key_about, key_name, show_key, table};
@@ -43,6 +43,10 @@ table!(
         workers: u64 = about().within(1..=256).otherwise("one less than there are cores; at least 1"),
         /// What is logged: error, warn, info, debug (every connection) or trace (every packet).
         log: String = about().reload().words(LogLevel::WORDS).is("info"),
+        /// How a line of the log looks: text, json (an object a line: timestamp, level, target, message and what belongs to it), or
+        /// journald (the priority in front, no time: the journal has its own). auto is journald where standard error is the journal of
+        /// systemd, and text elsewhere.
+        log_format: String = about().words(LogFormat::WORDS).is("auto"),
         /// Another broker, named to MQTT 5 clients when this one shuts down. Default: none.
         server_reference: String = about().reload(),
         /// Time between two publications of the $SYS topics, at least 1s; "0s" for none.

@@ -1,6 +1,9 @@
 //! The log: lines to standard error. Whoever writes a line never waits for whoever reads it, and never panics: lines go
 //! through a bounded queue to one thread. A line that finds no room, or that cannot be written, is lost and counted.
 
+mod format;
+mod watch;
+
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +18,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
 
-use crate::config::LogLevel;
+use crate::config::{LogFormat, LogLevel};
+pub use watch::{WATCH_MAX, is_watched, unwatch, watch, watched, watches};
+
+use format::{ForJournal, Shape};
 
 /// Lines that may wait for the writer: some seconds of a busy log, and a few hundred kilobytes when its reader hangs.
 const WAITING_LINES: usize = 1024;
-/// A line is cut here: what a peer sends may be part of one.
-const LINE_BYTES: usize = 4096;
 /// Lines that were left out are reported at most this often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long the end of the program waits for the last lines. Their reader may be one that has stopped reading.
@@ -38,6 +42,7 @@ struct Log {
     figures: Arc<Figures>,
     begun: Instant,
     lines_per_s: u64,
+    shape: Shape,
 }
 
 #[derive(Debug, Default)]
@@ -67,19 +72,25 @@ enum Entry {
 ///
 /// # Errors
 /// No thread can be made.
-pub fn start(level: LogLevel, lines_per_s: u64) -> io::Result<()> {
-    let (log, lines) = new_log(lines_per_s);
+pub fn start(level: LogLevel, format: LogFormat, lines_per_s: u64) -> io::Result<()> {
+    let shape = Shape::of(format);
+    let (log, lines) = new_log(lines_per_s, shape);
     let figures = log.figures.clone();
     if LOG.set(log.clone()).is_err() {
         return Ok(());
     }
     std::thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_lines(&lines, &mut io::stderr(), &figures))?;
+        .spawn(move || write_lines(&lines, &mut io::stderr(), &figures, shape))?;
     let colours = io::IsTerminal::is_terminal(&io::stderr());
     let (filter, handle) = reload::Layer::new(filter(level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(log).with_ansi(colours);
-    tracing_subscriber::registry().with(filter).with(filter_fn(is_wanted)).with(lines).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(log);
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_wanted));
+    match shape {
+        Shape::Text => registry.with(lines.with_ansi(colours)).init(),
+        Shape::Json => registry.with(lines.json().flatten_event(true)).init(),
+        Shape::Journald => registry.with(lines.with_ansi(false).event_format(ForJournal::new())).init(),
+    }
     let _ = FILTER.set(handle);
     Ok(())
 }
@@ -144,31 +155,28 @@ fn last_words(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("without a name");
     let words = format!(
-        "forebay: a fault of the program: {panic} (thread {thread}). It ends with exit code {PANICKED}; what was \
-         acknowledged is in the store. Please report this line.\n"
+        "a fault of the program: {panic} (thread {thread}). It ends with exit code {PANICKED}; what was \
+         acknowledged is in the store. Please report this line."
     );
     match LOG.get() {
         Some(log) => {
-            log.push(words.into_bytes());
+            log.push(log.shape.own(Level::ERROR, &words));
             log.flush();
         }
         None => {
-            let _ = io::stderr().write_all(words.as_bytes());
+            let _ = io::stderr().write_all(&Shape::Text.own(Level::ERROR, &words));
         }
     }
 }
 
-fn new_log(lines_per_s: u64) -> (Log, Receiver<Entry>) {
+fn new_log(lines_per_s: u64, shape: Shape) -> (Log, Receiver<Entry>) {
     let (queue, lines) = sync_channel(WAITING_LINES);
-    (Log { queue, figures: Arc::default(), begun: Instant::now(), lines_per_s }, lines)
+    (Log { queue, figures: Arc::default(), begun: Instant::now(), lines_per_s, shape }, lines)
 }
 
 impl Log {
-    fn push(&self, mut line: Vec<u8>) {
-        if line.len() > LINE_BYTES {
-            line.truncate(LINE_BYTES);
-            line.extend_from_slice(b"...\n");
-        }
+    fn push(&self, line: Vec<u8>) {
+        let line = self.shape.cut(line);
         if self.queue.try_send(Entry::Line(line.into())).is_err() {
             self.figures.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -233,13 +241,13 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 /// The log's thread: writes until nobody can send any more.
-fn write_lines(lines: &Receiver<Entry>, out: &mut impl Write, figures: &Figures) {
+fn write_lines(lines: &Receiver<Entry>, out: &mut impl Write, figures: &Figures, shape: Shape) {
     let mut reported = (0, 0);
     let mut report_at = Instant::now();
     loop {
         if figures.left() != reported && Instant::now() >= report_at {
             report_at = Instant::now() + REPORT_EVERY;
-            catch_up(out, figures, &mut reported);
+            catch_up(out, figures, &mut reported, shape);
         }
         let entry = if figures.left() == reported {
             lines.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -254,7 +262,7 @@ fn write_lines(lines: &Receiver<Entry>, out: &mut impl Write, figures: &Figures)
             }
             Ok(Entry::Flush(_)) => {
                 // The program may end after this.
-                catch_up(out, figures, &mut reported);
+                catch_up(out, figures, &mut reported, shape);
                 let _ = out.flush();
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -264,14 +272,14 @@ fn write_lines(lines: &Receiver<Entry>, out: &mut impl Write, figures: &Figures)
 }
 
 /// Says what was left out since it was said.
-fn catch_up(out: &mut impl Write, figures: &Figures, reported: &mut (u64, u64)) {
+fn catch_up(out: &mut impl Write, figures: &Figures, reported: &mut (u64, u64), shape: Shape) {
     let now = figures.left();
-    if now != *reported && report(out, now.0 - reported.0, now.1 - reported.1).is_ok() {
+    if now != *reported && report(out, shape, now.0 - reported.0, now.1 - reported.1).is_ok() {
         *reported = now;
     }
 }
 
-fn report(out: &mut impl Write, lost: u64, suppressed: u64) -> io::Result<()> {
+fn report(out: &mut impl Write, shape: Shape, lost: u64, suppressed: u64) -> io::Result<()> {
     let mut words = Vec::new();
     if lost > 0 {
         words.push(format!("{lost} lines of the log could not be written"));
@@ -279,7 +287,7 @@ fn report(out: &mut impl Write, lost: u64, suppressed: u64) -> io::Result<()> {
     if suppressed > 0 {
         words.push(format!("{suppressed} lines of the log were left out, see limits.log_lines_per_s"));
     }
-    out.write_all(format!("forebay: {}\n", words.join("; ")).as_bytes())
+    out.write_all(&shape.own(Level::WARN, &words.join("; ")))
 }
 
 #[cfg(test)]
@@ -310,36 +318,36 @@ mod tests {
 
     #[test]
     fn a_line_that_cannot_be_written_is_counted_and_said_later() {
-        let (log, lines) = new_log(10);
+        let (log, lines) = new_log(10, Shape::Text);
         log.push(b"one\n".to_vec());
         log.push(b"two\n".to_vec());
         let figures = log.figures.clone();
         drop(log);
         let mut out = Broken::default();
-        write_lines(&lines, &mut out, &figures);
+        write_lines(&lines, &mut out, &figures, Shape::Text);
         assert_eq!(figures.lost.load(Ordering::Relaxed), 2);
 
-        let (log, lines) = new_log(10);
+        let (log, lines) = new_log(10, Shape::Text);
         log.figures.lost.store(2, Ordering::Relaxed);
         log.push(b"three\n".to_vec());
         let figures = log.figures.clone();
         drop(log);
         out.works = true;
-        write_lines(&lines, &mut out, &figures);
+        write_lines(&lines, &mut out, &figures, Shape::Text);
         let written = String::from_utf8(out.written).unwrap();
         assert_eq!(written, "forebay: 2 lines of the log could not be written\nthree\n");
     }
 
     #[test]
     fn what_was_left_out_is_said_before_the_program_ends() {
-        let (log, lines) = new_log(10);
+        let (log, lines) = new_log(10, Shape::Text);
         let (figures, mut out) = (log.figures.clone(), Broken { works: true, ..Broken::default() });
         // The first report is at once, the next one much later.
         figures.suppressed.store(1, Ordering::Relaxed);
         let writer = std::thread::spawn({
             let figures = figures.clone();
             move || {
-                write_lines(&lines, &mut out, &figures);
+                write_lines(&lines, &mut out, &figures, Shape::Text);
                 out.written
             }
         });
@@ -354,7 +362,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_reader_that_hangs() {
-        let (log, lines) = new_log(10);
+        let (log, lines) = new_log(10, Shape::Text);
         for _ in 0..WAITING_LINES + 7 {
             log.push(b"line\n".to_vec());
         }
@@ -366,16 +374,8 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut() {
-        let (log, lines) = new_log(10);
-        log.push(vec![b'x'; 1_000_000]);
-        let Ok(Entry::Line(line)) = lines.recv() else { panic!("no line") };
-        assert!(line.len() <= LINE_BYTES + 4 && line.ends_with(b"...\n"));
-    }
-
-    #[test]
     fn so_many_lines_a_second_and_no_more() {
-        let (mut log, _lines) = new_log(3);
+        let (mut log, _lines) = new_log(3, Shape::Text);
         let passed = (0..10).filter(|_| log.counted()).count();
         // A second may end in between.
         assert!((3..=6).contains(&passed), "{passed}");
