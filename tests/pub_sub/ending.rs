@@ -171,3 +171,21 @@ pub(super) fn the_demo_takes_its_folder_away() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert_eq!(folders(), 0, "its folder is still there");
 }
+
+/// A line that is drawn again must not take two: the next drawing would begin in the middle of it.
+pub(super) fn the_demo_fits_its_terminal() {
+    let demo = format!(
+        "stty cols 50; exec {} demo --devices 5 --seconds 5 --no-kill",
+        forebay_tests::broker::program().display()
+    );
+    let output = std::process::Command::new("script").args(["-qec", &demo, "/dev/null"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    // Between two drawings the cursor goes back to the first line.
+    let drawings: Vec<&str> = shown.split("\x1b[J").skip(1).collect();
+    assert!(drawings.len() > 5, "{shown}");
+    for line in drawings.iter().flat_map(|drawing| drawing.lines().take(8)) {
+        assert!(line.chars().count() <= 50, "{line:?}");
+    }
+    assert!(drawings.iter().any(|drawing| drawing.contains("so far")), "{shown}");
+}

@@ -41,6 +41,8 @@ fn main() {
     add("bench_leaves_no_session_behind", None, ending::bench_leaves_no_session_behind);
     add("what_sub_cannot_write_comes_again", None, ending::what_sub_cannot_write_comes_again);
     add("the_demo_takes_its_folder_away", None, ending::the_demo_takes_its_folder_away);
+    let no_script = absence::of_program("script");
+    add("the_demo_fits_its_terminal", no_script.as_deref(), ending::the_demo_fits_its_terminal);
     add("values_begin_with_a_hyphen", None, lines::values_begin_with_a_hyphen);
     add("a_url_may_end_with_the_topic", None, lines::a_url_may_end_with_the_topic);
     add("options_without_effect_are_refused", None, lines::options_without_effect_are_refused);

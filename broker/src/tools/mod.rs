@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bridge;
+mod columns;
 pub mod demo;
 pub mod exit;
 mod format;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::latency::Percentiles;
 use super::words;
+use crate::tools::columns;
 
 /// It is written again after this.
 const EVERY: Duration = Duration::from_millis(250);
@@ -77,8 +78,11 @@ impl Progress {
 
     fn write(&mut self, text: &str) {
         self.dirty = true;
+        let line = format!("{}: {text}", self.what);
         let mut out = std::io::stderr().lock();
-        let _ = write!(out, "\r{}: {text}\x1b[K", self.what).and_then(|()| out.flush());
+        // The last column stays free: a cursor behind it may be on the next line.
+        let line = columns::cut(&line, columns::of(&out).saturating_sub(1));
+        let _ = write!(out, "\r{line}\x1b[K").and_then(|()| out.flush());
     }
 }
 

@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
+use crate::tools::columns;
+
 /// Where the output is no terminal, a line each.
 const LINE_EVERY: Duration = Duration::from_secs(2);
-/// Cells of the longest bar.
+/// Cells of the longest bar, and what stands before it.
 const BAR: usize = 40;
+const BEFORE_BAR: usize = 22;
 
 /// What is shown.
 pub(super) struct Figures {
@@ -96,6 +99,8 @@ impl Screen {
             *largest = largest.max(value);
         }
         let rate = self.largest[0].max(self.largest[1]);
+        let columns = columns::of(&std::io::stdout());
+        let bar = |part: f64| bar(part, columns.saturating_sub(BEFORE_BAR).min(BAR));
         let memory =
             figures.broker_kb.map_or_else(String::new, |kb| format!("{:.1} MB of memory, ", kb as f64 / 1024.0));
         let lines = [
@@ -119,7 +124,7 @@ impl Screen {
             ),
         ];
         for line in &lines {
-            text.push_str(line);
+            text.push_str(columns::cut(line, columns));
             text.push('\n');
         }
         self.drawn = lines.len();
@@ -132,8 +137,8 @@ impl Screen {
     }
 }
 
-fn bar(part: f64) -> String {
-    let cells = (part.clamp(0.0, 1.0) * BAR as f64).round() as usize;
+fn bar(part: f64, longest: usize) -> String {
+    let cells = (part.clamp(0.0, 1.0) * longest as f64).round() as usize;
     "█".repeat(cells)
 }
 
