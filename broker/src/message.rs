@@ -1,7 +1,7 @@
 //! One published message, shared by every queue that it is in.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// Milliseconds on the broker's own clock: monotonic while the broker runs, carried over restarts by the store
 /// (see `clock`). Never compared with a wall clock.
@@ -38,6 +38,19 @@ pub trait Origin: Send + Sync {
     fn message_refused(&self, message: &Message) -> bool;
 }
 
+/// Of a message of QoS 2, before its publisher's ack has left: it is given to somebody to whom it was not routed, or it
+/// is refused. Both would make the publisher's second try another message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Promise {
+    /// Neither.
+    None,
+    /// Somebody has it, and must have it exactly once.
+    Given,
+    /// Its publisher is told that it is not kept.
+    Refused,
+}
+
 /// A message as the queues hold it. The body is one allocation: topic, properties to forward, payload.
 pub struct Message {
     body: Box<[u8]>,
@@ -53,6 +66,8 @@ pub struct Message {
     pub accepted_at: Time,
     /// Durable targets that have it neither on disk nor acknowledged.
     unsafe_targets: AtomicU32,
+    /// A [`Promise`].
+    promise: AtomicU8,
     origin: Option<Arc<dyn Origin>>,
 }
 
@@ -91,6 +106,7 @@ impl Message {
             expires_at: parts.expires_at,
             accepted_at: parts.accepted_at,
             unsafe_targets: AtomicU32::new(0),
+            promise: AtomicU8::new(Promise::None as u8),
             origin,
         }
     }
@@ -153,10 +169,33 @@ impl Message {
         }
     }
 
-    /// It is to be kept no more, if its publisher is content with that.
+    /// It is to be kept no more, if its publisher is content with that, and nobody has been given it who must have it
+    /// exactly once.
     #[must_use]
     pub fn refuse(&self) -> bool {
-        self.origin.as_ref().is_some_and(|origin| origin.message_refused(self))
+        let Some(origin) = &self.origin else { return false };
+        if self.qos == 2 && self.promise(Promise::Refused).is_err() {
+            return false;
+        }
+        let refused = origin.message_refused(self);
+        if !refused {
+            self.promise.store(Promise::None as u8, Ordering::Release);
+        }
+        refused
+    }
+
+    /// Somebody to whom it was not routed is to have it exactly once: from now on it cannot be refused. False: it is
+    /// being refused.
+    #[must_use]
+    pub fn give_once(&self) -> bool {
+        let before = self.promise(Promise::Given);
+        before.is_ok() || before == Err(Promise::Given as u8)
+    }
+
+    /// Or what was promised before.
+    fn promise(&self, promise: Promise) -> Result<u8, u8> {
+        let none = Promise::None as u8;
+        self.promise.compare_exchange(none, promise as u8, Ordering::AcqRel, Ordering::Acquire)
     }
 
     /// Whether the publisher's ack may leave.

@@ -68,6 +68,10 @@ impl Broker {
             }
             let topic = message.topic();
             if session.may_receive(topic) {
+                if qos == 2 && !message.give_once() {
+                    // What was retained before it will be again.
+                    return Some(false);
+                }
                 let ids = [subscription.subscription_id];
                 let delivery = Delivery {
                     topic: topic.as_bytes(),

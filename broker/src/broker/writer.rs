@@ -359,7 +359,8 @@ impl Writer {
 /// At QoS 1 that is right even if the commit may yet turn out to be on the disk, or a subscriber has the message: its
 /// publisher sends it again, and twice is at least once. At QoS 2 it must be known that the message is nowhere: the
 /// publisher's second try is another message to everybody. A durable subscriber is sent it after its commit, so none has
-/// it; others may ([`crate::session::Awaited`]), and the store says whether it may. If it may, the ack waits.
+/// it; others may ([`crate::session::Awaited`]), new subscriptions may as its topic's retained message
+/// ([`Message::give_once`]), and the store says whether it may. If it may, the ack waits.
 fn refuse(broker: &Broker, batch: &Batch, waiting: &[Waiting], keyed: &Keyed, left_nothing: bool) -> Refused {
     let mut refused = Refused::default();
     let queued = batch.sessions.iter().flat_map(|delta| &delta.enqueued).map(|entry| &entry.message);

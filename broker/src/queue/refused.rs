@@ -37,10 +37,15 @@ impl Refused {
 }
 
 impl Queue {
-    /// What was refused with the commit that could not keep it is not kept. What was taken before the commit is the taker's.
+    /// What was refused with the commit that could not keep it is not kept. What was taken before the commit is the
+    /// taker's, and so is what nobody waits for at QoS 1: a new subscription has been given it as the retained message of
+    /// its topic, and would have none without it.
     pub(crate) fn take_back(&mut self, refused: &Refused) {
         let committed = self.places.committed;
-        let goes = |entry: &Entry| entry.item.seq >= committed && refused.holds(&entry.item.message);
+        let goes = |entry: &Entry| {
+            let routed = entry.awaiting || entry.item.qos == 0;
+            routed && entry.item.seq >= committed && refused.holds(&entry.item.message)
+        };
         self.remove_waiting_if(goes, |queue, entry| {
             if entry.awaiting {
                 entry.item.message.settle();

@@ -6,6 +6,7 @@ mod client;
 mod declared;
 mod model;
 mod parked;
+mod refused;
 mod scheduled;
 mod shared;
 mod stalled;

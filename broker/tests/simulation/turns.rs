@@ -28,9 +28,19 @@ pub struct Raw {
 impl Raw {
     /// With a session that ends with the connection.
     pub fn connect(world: &mut World, version: Version, name: u8) -> Self {
+        Self::connect_with(world, version, name, if version.is_v5() { &[0] } else { &[] })
+    }
+
+    /// With a session expiry interval and a Receive Maximum, in MQTT 5.
+    pub fn connect_for(world: &mut World, name: u8, expiry_s: u32, receive_maximum: u16) -> Self {
+        let properties = [&[8, 0x11][..], &expiry_s.to_be_bytes(), &[0x21], &receive_maximum.to_be_bytes()].concat();
+        Self::connect_with(world, Version::V5, name, &properties)
+    }
+
+    fn connect_with(world: &mut World, version: Version, name: u8, properties: &[u8]) -> Self {
         let mut raw = Self { stream: world.dial(ROOM), input: Vec::new() };
         let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', version.level(), 2, 0, 0];
-        body.extend(version.is_v5().then_some(0));
+        body.extend_from_slice(properties);
         body.extend([0, 1, name]);
         raw.send(&[&[0x10, u8::try_from(body.len()).unwrap()][..], &body].concat());
         while raw.packets().is_empty() {
