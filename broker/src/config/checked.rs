@@ -476,6 +476,8 @@ pub struct Bridge {
     pub username: Option<String>,
     /// The file of the password.
     pub password_file: Option<PathBuf>,
+    /// NATS: the file of the user's JWT and of the seed of its key.
+    pub credentials_file: Option<PathBuf>,
     /// Whom to trust; `None` for the platform's roots.
     pub ca_file: Option<PathBuf>,
     /// The certificate that this side shows.

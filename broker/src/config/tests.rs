@@ -538,6 +538,46 @@ fn keys_of_other_upstreams_are_refused() {
     assert_eq!(config.bridges[0].outs[0].exchange, Some(Template::default()), "the exchange without a name");
 }
 
+#[test]
+#[cfg(all(feature = "bridge-mqtt", feature = "rabbitmq", feature = "kafka", feature = "nats"))]
+fn a_bridge_says_once_who_it_is_and_never_in_its_address() {
+    let bridge = |urls: &str, more: &str| {
+        format!(
+            "[[bridges]]\nname = 'b'\nurls = [{urls}]\n{more}\n[[bridges.out]]\nfilter = 't'\ntopic = 't'\nkey = '{{topic}}'\n"
+        )
+    };
+    let of = |url: &str, more: &str| {
+        let text = bridge(&format!("'{url}'"), more);
+        if url.starts_with("kafka") { text } else { text.replace("key = '{topic}'\n", "") }
+    };
+    for url in ["amqp://u:hidden@h", "nats://hidden@h", "kafka://u:hid/den@h:1", "mqtt://u:hidden@h", "u:hidden@h"] {
+        let said = refused(&of(url, ""));
+        assert!(said.contains("has a user name or a password in it"), "{said}");
+        assert!(!said.contains("hid"), "{said}");
+    }
+    let password = "password_file = 'p'";
+    for url in ["amqp://h", "kafka://h:1"] {
+        refuses(&of(url, password), "4:17: bridges[1].password_file: is the password of nobody: set `username`");
+    }
+    let both = "credentials_file = 'c'\nusername = 'u'";
+    refuses(
+        &of("nats://h", both),
+        "4:20: bridges[1].credentials_file: says who this side is; leave `username` and `password_file` out",
+    );
+    refuses(
+        &of("mqtt://h", "credentials_file = 'c'"),
+        "4:20: bridges[1].credentials_file: means nothing to an upstream of the kind mqtt://; leave it out",
+    );
+    refuses(
+        &bridge("'kafka://h:1', 'kafkas://h:2'", ""),
+        "3:24: bridges[1].urls[2]: has TLS and the first address has none, or the reverse; a cluster is reached in one way",
+    );
+    let config = read(&of("nats://h", password)).unwrap();
+    assert!(config.bridges[0].password_file.is_some(), "it is a token");
+    let config = read(&of("nats://h", "credentials_file = 'c'")).unwrap();
+    assert!(config.bridges[0].credentials_file.as_ref().unwrap().ends_with("c"));
+}
+
 #[cfg(all(feature = "bridge-mqtt", feature = "rabbitmq", feature = "kafka", feature = "rocketmq"))]
 fn refuses_of_rocketmq(bridge: impl Fn(&str, &str, &str) -> String) {
     for (rule, what) in [

@@ -138,6 +138,8 @@ struct Flight {
 struct Wait {
     until_ms: u64,
     reason: String,
+    /// The first message that was not taken.
+    place: u64,
 }
 
 /// One bridge's way up.
@@ -164,6 +166,8 @@ pub struct Outward<S, U, D> {
     refusal: Option<String>,
     /// Since a message was not taken.
     wait: Option<Wait>,
+    /// The last wait is over: whether the message is taken now is known when it is settled.
+    tried: Option<Wait>,
     /// How long such waits are.
     patience: Backoff,
     /// Why the upstream wants nothing at present.
@@ -194,6 +198,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
             reason: None,
             refusal: None,
             wait: None,
+            tried: None,
             patience,
             blocked: None,
             paused: false,
@@ -250,13 +255,22 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
                     self.flights.len()
                 ))
             }
-            Link::Up => match (&self.blocked, &self.wait, &self.refusal) {
+            Link::Up => match (&self.blocked, self.waits(), &self.refusal) {
                 (Some(reason), ..) => State::Blocked(reason.clone()),
                 (None, Some(wait), _) => State::Blocked(format!("not taken for now: {}", wait.reason)),
                 (None, None, Some(reason)) => State::Blocked(format!("the last message was refused: {reason}")),
                 (None, None, None) => State::Connected,
             },
         }
+    }
+
+    /// What is waited for: until it is time to send again, and until that has been answered.
+    fn waits(&self) -> Option<&Wait> {
+        let is_under_way = |wait: &&Wait| {
+            let is_held = self.held.front().is_some_and(|out| out.place == wait.place);
+            is_held || self.flights.contains_key(&wait.place)
+        };
+        self.wait.as_ref().or_else(|| self.tried.as_ref().filter(is_under_way))
     }
 
     /// What has happened.
@@ -316,7 +330,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
     fn lost(&mut self, reason: String, now_ms: u64) {
         self.upstream.close();
         self.take_again();
-        (self.wait, self.blocked) = (None, None);
+        (self.wait, self.tried, self.blocked) = (None, None, None);
         self.reason = Some(reason);
         self.link = Link::Down { until_ms: now_ms + self.backoff.wait_ms(now_ms) };
     }
@@ -336,8 +350,9 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
         flight.again = true;
         self.moved_ms = now_ms;
         match &mut self.wait {
-            Some(wait) => wait.reason = reason,
-            None => self.wait = Some(Wait { until_ms: now_ms + self.patience.wait_ms(now_ms), reason }),
+            Some(wait) if wait.place < place => {}
+            Some(wait) => (wait.place, wait.reason) = (place, reason),
+            None => self.wait = Some(Wait { until_ms: now_ms + self.patience.wait_ms(now_ms), reason, place }),
         }
     }
 
@@ -361,7 +376,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
         if until_ms > now_ms {
             return Some(Sent::Nothing(Some(until_ms)));
         }
-        self.wait = None;
+        self.tried = self.wait.take();
         None
     }
 

@@ -406,7 +406,14 @@ fn what_is_not_taken_now_comes_again_in_order() {
     assert!(again >= 250 && outward.turn(again - 1, Time(0), &mut cx) == Some(again));
     outward.turn(again, Time(0), &mut cx);
     assert_eq!(outward.upstream.open, [0, 2]);
-    assert_eq!((outward.state(again).text().as_str(), outward.figures().repeated), ("connected", 2));
+    assert_eq!(outward.figures().repeated, 2);
+    // Nobody knows yet whether there is room.
+    assert_eq!(outward.state(again).text(), "blocked: not taken for now: full");
+    outward.upstream.open.clear();
+    outward.upstream.arrives(0);
+    outward.upstream.events.push_back(Event::Settled(0, Outcome::Delivered));
+    outward.turn(again, Time(0), &mut cx);
+    assert_eq!((outward.in_flight(), outward.state(again).text().as_str()), (1, "connected"));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::store::DropReason;
 /// See [`super::KINDS`].
 pub const KIND: Kind = Kind {
     schemes: &[("http", false)],
-    keys: &["username"],
+    keys: &["username", "token"],
     topics: Topics::Levels,
     check_url: |url| parse(url).map(drop),
     open: |setup| Box::new(Piped::to(setup, run).writing(write)),

@@ -18,8 +18,7 @@ use krafka::{Compression as Codec, Kafka, Record};
 
 use super::marks::Marks;
 use super::piped::{Connection, Pipe, Piped};
-use super::refused::RefusedTopics;
-use super::remote::Remote;
+use super::remote::{Remote, login_refused, not_allowed};
 use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
 use crate::config::{Compression, Sasl};
 use crate::store::DropReason;
@@ -135,7 +134,7 @@ async fn connect(options: &Options) -> Result<Kafka, String> {
         .connect_timeout(CONNECT)
         .request_timeout(REQUEST)
         .allow_auto_create_topics(false);
-    kafka.connect().await.map_err(|error| error.to_string())
+    kafka.connect().await.map_err(|error| reason(&options.remote, &error))
 }
 
 fn producer(options: &Options, kafka: &Kafka) -> ProducerBuilder {
@@ -150,7 +149,7 @@ fn producer(options: &Options, kafka: &Kafka) -> ProducerBuilder {
 }
 
 async fn idempotent(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Result<(), String> {
-    let producer = producer(options, kafka).build().await.map_err(|error| error.to_string())?;
+    let producer = producer(options, kafka).build().await.map_err(|error| reason(&options.remote, &error))?;
     pipe.say(Event::Connected).await;
     let mut flights: VecDeque<Flight> = VecDeque::new();
     loop {
@@ -169,7 +168,7 @@ async fn idempotent(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Result<
                         options.remote.refused.taken(&topic);
                         Outcome::Delivered
                     }
-                    Err(error) => in_flight(&options.remote.refused, (&topic, place), &error)?,
+                    Err(error) => in_flight(&options.remote, (&topic, place), &error)?,
                 };
                 pipe.settled(place, outcome).await;
             }
@@ -208,26 +207,30 @@ async fn enqueue(
     }
     match producer.enqueue(record).await {
         Ok(handle) => Ok(Ok(handle)),
-        Err(error) => refusal(refused, at, &error).map(Err).ok_or_else(|| error.to_string()),
+        Err(error) => refusal(&options.remote, at, &error).map(Err).ok_or_else(|| reason(&options.remote, &error)),
     }
 }
 
 /// What an error makes of a message that is in flight. Err: of the connection. Messages behind it may have been taken, so that one
 /// that waits has to be sent again with all of them.
-fn in_flight(refused: &RefusedTopics, at: (&str, u64), error: &KrafkaError) -> Result<Outcome, String> {
-    refusal(refused, at, error).filter(|outcome| !matches!(outcome, Outcome::Retry(_))).ok_or_else(|| error.to_string())
+fn in_flight(remote: &Remote, at: (&str, u64), error: &KrafkaError) -> Result<Outcome, String> {
+    let final_one = |outcome: &Outcome| !matches!(outcome, Outcome::Retry(_));
+    refusal(remote, at, error).filter(final_one).ok_or_else(|| reason(remote, error))
 }
 
 /// What an error makes of the message to this topic at this place; `None`: it can pass, or is of more than this message. The table is in
 /// docs/bridges.md.
-fn refusal(refused: &RefusedTopics, at: (&str, u64), error: &KrafkaError) -> Option<Outcome> {
+fn refusal(remote: &Remote, at: (&str, u64), error: &KrafkaError) -> Option<Outcome> {
     #[allow(clippy::wildcard_enum_match_arm, reason = "whatever comes new is tried again until it is looked at")]
     let why = match error {
         // A server that is starting says so before it knows the cluster's topics and permissions.
-        KrafkaError::UnknownTopic { .. }
-        | KrafkaError::Broker {
-            code: ErrorCode::UnknownTopicOrPartition | ErrorCode::TopicAuthorizationFailed, ..
-        } => return Some(refused.refused(at, error.to_string(), Instant::now())),
+        KrafkaError::UnknownTopic { .. } | KrafkaError::Broker { code: ErrorCode::UnknownTopicOrPartition, .. } => {
+            return Some(remote.refused.refused(at, error.to_string(), Instant::now()));
+        }
+        KrafkaError::Broker { code: code @ ErrorCode::TopicAuthorizationFailed, .. } => {
+            let why = not_allowed(&format!("to write to the topic {} ({code:?})", at.0));
+            return Some(remote.refused.refused(at, why, Instant::now()));
+        }
         KrafkaError::Broker { code, .. } => match code {
             ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge => DropReason::TooLarge,
             ErrorCode::InvalidTopic | ErrorCode::InvalidRecord => DropReason::Refused,
@@ -237,6 +240,35 @@ fn refusal(refused: &RefusedTopics, at: (&str, u64), error: &KrafkaError) -> Opt
         _ => return None,
     };
     Some(Outcome::Refused(error.to_string(), why))
+}
+
+/// Why there is no connection, or no way for a message: what is refused is named, where the client names only the error.
+fn reason(remote: &Remote, error: &KrafkaError) -> String {
+    if let KrafkaError::Auth { message, .. } = error
+        && !message.contains("TLS")
+    {
+        return login_refused(message);
+    }
+    let KrafkaError::Broker { code, .. } = error else { return error.to_string() };
+    #[allow(clippy::wildcard_enum_match_arm, reason = "an error that needs no more words")]
+    match code {
+        ErrorCode::ClusterAuthorizationFailed => {
+            not_allowed(&format!("there is no topic that it may write to ({code:?})"))
+        }
+        ErrorCode::TransactionalIdAuthorizationFailed => {
+            not_allowed(&format!("to write by the transactional id {} ({code:?})", remote.name))
+        }
+        ErrorCode::GroupAuthorizationFailed => {
+            not_allowed(&format!("to read by the consumer group {} ({code:?})", group(remote)))
+        }
+        ErrorCode::TopicAuthorizationFailed => not_allowed(&error.to_string()),
+        _ => error.to_string(),
+    }
+}
+
+/// The consumer group whose offset is the bridge's progress.
+fn group(remote: &Remote) -> String {
+    format!("{}-{}", remote.name, remote.marks.epoch)
 }
 
 fn record(marks: &Marks, out: &Outgoing) -> Result<Record, String> {
@@ -267,6 +299,7 @@ fn record(marks: &Marks, out: &Outgoing) -> Result<Record, String> {
 #[cfg(test)]
 mod tests {
     use super::super::marks::outgoing;
+    use super::super::remote::nowhere;
     use super::*;
     use crate::config::RefusedTopic;
 
@@ -280,19 +313,34 @@ mod tests {
 
     #[test]
     fn errors_are_classed() {
-        let topics = RefusedTopics::new(RefusedTopic::Wait);
+        let remote = nowhere(RefusedTopic::Wait);
         let of = |code| KrafkaError::Broker { code, message: String::new() };
-        let broker = |code| refusal(&topics, ("t", 7), &of(code));
+        let broker = |code| refusal(&remote, ("t", 7), &of(code));
         assert!(matches!(broker(ErrorCode::MessageTooLarge), Some(Outcome::Refused(_, DropReason::TooLarge))));
         assert!(matches!(broker(ErrorCode::InvalidTopic), Some(Outcome::Refused(_, DropReason::Refused))));
         for code in [ErrorCode::UnknownTopicOrPartition, ErrorCode::TopicAuthorizationFailed] {
             assert!(matches!(broker(code), Some(Outcome::Retry(_))), "a server that starts says {code:?}");
-            assert!(in_flight(&topics, ("t", 7), &of(code)).is_err(), "it is sent again with what is behind it");
+            assert!(in_flight(&remote, ("t", 7), &of(code)).is_err(), "it is sent again with what is behind it");
         }
         let unknown = KrafkaError::UnknownTopic { topic: "t".to_owned() };
-        assert!(matches!(refusal(&topics, ("t", 7), &unknown), Some(Outcome::Retry(_))));
+        assert!(matches!(refusal(&remote, ("t", 7), &unknown), Some(Outcome::Retry(_))));
         assert_eq!(broker(ErrorCode::NotLeaderForPartition), None);
-        assert_eq!(refusal(&topics, ("t", 7), &KrafkaError::Timeout { operation: String::new() }), None);
+        assert_eq!(refusal(&remote, ("t", 7), &KrafkaError::Timeout { operation: String::new() }), None);
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_named() {
+        let remote = nowhere(RefusedTopic::Wait);
+        let of = |code| reason(&remote, &KrafkaError::Broker { code, message: String::new() });
+        assert!(of(ErrorCode::ClusterAuthorizationFailed).starts_with("not allowed: there is no topic"));
+        assert!(of(ErrorCode::GroupAuthorizationFailed).contains("consumer group forebay-g-up-3 "));
+        assert!(of(ErrorCode::TransactionalIdAuthorizationFailed).contains("transactional id forebay-g-up "));
+        let why = refusal(
+            &remote,
+            ("t", 7),
+            &KrafkaError::Broker { code: ErrorCode::TopicAuthorizationFailed, message: String::new() },
+        );
+        assert_eq!(why, Some(Outcome::Retry("not allowed: to write to the topic t (TopicAuthorizationFailed)".into())));
     }
 
     #[test]

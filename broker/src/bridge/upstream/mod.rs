@@ -101,6 +101,9 @@ pub const OWN_KEYS: &[&str] = &[
     "message_key",
     "partition",
     "username",
+    // A `password_file` without a user name.
+    "token",
+    "credentials_file",
     "tag",
     "delay_s",
     "refused_topic",

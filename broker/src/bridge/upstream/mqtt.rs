@@ -41,7 +41,7 @@ const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// See [`super::KINDS`].
 pub const KIND: Kind = Kind {
     schemes: &[("mqtt", false), ("mqtts", true), ("ws", false), ("wss", true)],
-    keys: &["username", "version", "client_id", "keep_alive", "exactly-once", "in"],
+    keys: &["username", "token", "version", "client_id", "keep_alive", "exactly-once", "in"],
     topics: Topics::Levels,
     check_url: |url| Options::new(url).map(drop).map_err(|error| error.to_string()),
     open: |setup| Box::new(open(setup)),

@@ -6,27 +6,27 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context, ErrorCode};
-use async_nats::{ConnectOptions, Event as Happening};
+use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, Event as Happening, ServerError};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::marks::Headers;
 use super::piped::{Pipe, Piped};
-use super::remote::{Remote, because};
+use super::remote::{Remote, because, login_refused, not_allowed};
 use super::{Event, Kind, Outcome, Outgoing, Topics};
 use crate::store::DropReason;
 
 /// See [`super::KINDS`].
 pub const KIND: Kind = Kind {
     schemes: &[("nats", false), ("tls", true)],
-    keys: &["username"],
+    keys: &["username", "token", "credentials_file", "refused_topic"],
     topics: Topics::Levels,
     check_url: |url| url.parse::<async_nats::ServerAddr>().map(drop).map_err(|error| error.to_string()),
     open: |setup| Box::new(Piped::to(setup, run).writing(write)),
@@ -37,8 +37,14 @@ const CONNECT: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(10);
 /// An ack that does not come: a leader's death alone takes ten seconds.
 const ACK: Duration = Duration::from_secs(20);
-/// Things that happened to the connection and were not looked at yet.
-const HAPPENINGS: usize = 16;
+/// Things that happened to the connection and were not looked at yet; a window of messages may not be allowed.
+const HAPPENINGS: usize = 1_024;
+/// How the server begins when this side may not do something.
+const VIOLATION: &str = "Permissions Violation";
+/// The same, of a publication; its subject follows, in quotes.
+const VIOLATION_OF_PUBLISH: &str = "Permissions Violation for Publish to ";
+/// How the subjects begin at which answers are waited for.
+const INBOX: &str = "\"_INBOX.";
 
 /// A topic as a subject, as nats-server's own MQTT has it, so that its MQTT clients see the topic that it was: `/` is `.`, an
 /// empty level is `/`, and `.` is `//`.
@@ -66,14 +72,20 @@ struct Flight {
 }
 
 async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), String> {
+    // What a server that was away said before is no proof.
+    remote.refused.forget();
     let (happened, mut happenings) = mpsc::channel(HAPPENINGS);
-    let context = connect(&remote, attempt, happened).await?;
+    let context = connect(&remote, attempt, (happened, &mut happenings)).await?;
     pipe.say(Event::Connected).await;
     let mut flights: VecDeque<Flight> = VecDeque::new();
     loop {
         tokio::select! {
             out = pipe.messages.recv() => {
                 let Some(out) = out else { return Ok(()) };
+                if let Some(known) = remote.refused.known((&out.topic, out.place), Instant::now()) {
+                    pipe.settled(out.place, known).await;
+                    continue;
+                }
                 match publish(&remote, &context, &out).await {
                     Ok(ack) => {
                         let ack: Acked = Box::pin(ack.into_future());
@@ -85,64 +97,135 @@ async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), St
             acked = first(&mut flights) => {
                 let Some(flight) = flights.pop_front() else { continue };
                 let outcome = match acked {
-                    Ok(_) => Outcome::Delivered,
+                    Ok(_) => {
+                        remote.refused.taken(&flight.subject);
+                        Outcome::Delivered
+                    }
                     Err(error) => judge(&context, &flight.subject, error).await?,
                 };
                 pipe.settled(flight.place, outcome).await;
             }
-            happening = happenings.recv() => return Err(happening.unwrap_or_default()),
+            happening = happenings.recv() => {
+                let happening = happening.unwrap_or_else(|| Happened::Lost("the connection is closed".to_owned()));
+                let (place, outcome) = happening.settles(&remote, &mut flights)?;
+                pipe.settled(place, outcome).await;
+            }
         }
     }
 }
 
-async fn connect(remote: &Remote, attempt: u32, happened: mpsc::Sender<String>) -> Result<Context, String> {
+/// Something that the server said, or that became of the connection.
+enum Happened {
+    /// This side may not do something; the server's words.
+    NotAllowed(String),
+    /// The connection is of no more use, for this reason.
+    Lost(String),
+}
+
+impl Happened {
+    fn of(event: Happening) -> Option<Self> {
+        let lost = |why: &str| Some(Self::Lost(why.to_owned()));
+        match event {
+            Happening::Disconnected => lost("the connection is lost"),
+            Happening::Closed => lost("the connection is closed"),
+            Happening::LameDuckMode => lost("the server is about to end"),
+            Happening::ServerError(ServerError::Other(words)) if words.starts_with(VIOLATION) => {
+                // The inbox of a connection has a name of its own each time.
+                let words = words.split_once(INBOX).map_or(words.clone(), |(before, _)| format!("{before}{INBOX}>\""));
+                Some(Self::NotAllowed(words))
+            }
+            Happening::ServerError(error) => Some(Self::Lost(format!("the server says: {error}"))),
+            Happening::ClientError(error) => Some(Self::Lost(error.to_string())),
+            Happening::Connected | Happening::Draining | Happening::SlowConsumer(_) => None,
+        }
+    }
+
+    /// What it makes of a message in flight. Err: of the connection. A message that is not allowed gets no ack; the first of those to
+    /// its subject is the one that is meant.
+    fn settles(self, remote: &Remote, flights: &mut VecDeque<Flight>) -> Result<(u64, Outcome), String> {
+        let words = match self {
+            Self::Lost(why) => return Err(why),
+            Self::NotAllowed(words) => words,
+        };
+        let subject = words.split_once(VIOLATION_OF_PUBLISH).map(|(_, subject)| subject.trim_matches('"'));
+        let at = subject.and_then(|subject| flights.iter().position(|flight| flight.subject == subject));
+        let flight = at.and_then(|at| flights.remove(at)).ok_or_else(|| not_allowed(&words))?;
+        let at = (flight.subject.as_str(), flight.place);
+        Ok((flight.place, remote.refused.refused(at, not_allowed(&words), Instant::now())))
+    }
+
+    fn why(self) -> String {
+        match self {
+            Self::Lost(why) => why,
+            Self::NotAllowed(words) => not_allowed(&words),
+        }
+    }
+}
+
+async fn connect(
+    remote: &Remote,
+    attempt: u32,
+    (happened, happenings): (mpsc::Sender<Happened>, &mut mpsc::Receiver<Happened>),
+) -> Result<Context, String> {
+    let how = options(remote)?.event_callback(move |event| {
+        let happened = happened.clone();
+        async move {
+            if let Some(what) = Happened::of(event) {
+                let _ = happened.try_send(what);
+            }
+        }
+    });
+    let client = how.connect(remote.address(attempt)).await.map_err(|error| why_not(&error))?;
+    let context = ContextBuilder::new().timeout(ACK).max_ack_inflight(remote.window.max(1) * 2).build(client);
+    // Somebody answers who has JetStream. What else older servers say differs from newer ones'.
+    let answer: Result<serde_json::Value, _> = tokio::select! {
+        answer = context.request("INFO", &()) => answer,
+        Some(what) = happenings.recv() => return Err(what.why()),
+    };
+    let answer = answer.map_err(|error| format!("JetStream does not answer: {}", because(&error)))?;
+    match answer.pointer("/error/description") {
+        Some(why) => Err(format!("JetStream: {why}")),
+        None => Ok(context),
+    }
+}
+
+fn why_not(error: &ConnectError) -> String {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "an error that needs no more words")]
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation => login_refused(&error.kind().to_string()),
+        ConnectErrorKind::Authentication => login_refused(&because(error)),
+        _ => because(error),
+    }
+}
+
+fn options(remote: &Remote) -> Result<ConnectOptions, String> {
     let mut how = ConnectOptions::new()
         .name(&remote.name)
         .connection_timeout(CONNECT)
         .ping_interval(PING)
         // The bridge connects again by itself, and knows by then what is to be repeated.
         .max_reconnects(1)
-        .ignore_discovered_servers()
-        .event_callback(move |event| {
-            let happened = happened.clone();
-            let why = match event {
-                Happening::Disconnected => Some("the connection is lost".to_owned()),
-                Happening::Closed => Some("the connection is closed".to_owned()),
-                Happening::LameDuckMode => Some("the server is about to end".to_owned()),
-                Happening::ServerError(error) => Some(format!("the server says: {error}")),
-                Happening::ClientError(error) => Some(error.to_string()),
-                Happening::Connected | Happening::Draining | Happening::SlowConsumer(_) => None,
-            };
-            async move {
-                if let Some(why) = why {
-                    let _ = happened.try_send(why);
-                }
-            }
-        });
+        .ignore_discovered_servers();
+    if remote.ca_file.is_some() || remote.identity.is_some() {
+        // The client says less of a file that does not hold what it should.
+        remote.tls()?;
+    }
     if let Some(file) = &remote.ca_file {
         how = how.add_root_certificates(file.clone());
     }
     if let Some(files) = &remote.identity {
         how = how.add_client_certificate(files.certificate.clone(), files.key.clone());
     }
-    if let Some(password) = remote.password()? {
-        how = match &remote.username {
-            Some(name) => how.user_and_password(name.clone(), password),
-            None => how.token(password),
-        };
+    if let Some(file) = &remote.credentials_file {
+        let text = |error: std::io::Error| format!("{}: {error}", file.display());
+        let credentials = std::fs::read_to_string(file).map_err(text)?;
+        return how.credentials(&credentials).map_err(text);
     }
-    let url = remote.address(attempt);
-    let client = how.connect(url).await.map_err(|error| because(&error))?;
-    let context = ContextBuilder::new().timeout(ACK).max_ack_inflight(remote.window.max(1) * 2).build(client);
-    // Somebody answers who has JetStream. What else older servers say differs from newer ones'.
-    let answer: serde_json::Value = context
-        .request("INFO", &())
-        .await
-        .map_err(|error| format!("JetStream does not answer: {}", because(&error)))?;
-    match answer.pointer("/error/description") {
-        Some(why) => Err(format!("JetStream: {why}")),
-        None => Ok(context),
-    }
+    Ok(match (&remote.username, remote.password()?) {
+        (Some(name), password) => how.user_and_password(name.clone(), password.unwrap_or_default()),
+        (None, Some(token)) => how.token(token),
+        (None, None) => how,
+    })
 }
 
 async fn publish(remote: &Remote, context: &Context, out: &Outgoing) -> Result<PublishAckFuture, PublishError> {
@@ -226,7 +309,9 @@ fn said(error: &PublishError) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use super::super::remote::nowhere;
     use super::*;
+    use crate::config::RefusedTopic;
 
     #[test]
     fn topics_become_subjects_as_the_server_has_them() {
@@ -265,5 +350,23 @@ mod tests {
         assert!(matches!(said(&error), Outcome::Refused(..)));
         let error = PublishError::new(PublishErrorKind::Other);
         assert!(matches!(said(&error), Outcome::Retry(_)));
+    }
+
+    #[test]
+    fn who_may_not_publish_is_told_from_who_has_lost_the_server() {
+        let words = |said: &str| Happened::of(Happening::ServerError(ServerError::Other(said.to_owned())));
+        let remote = nowhere(RefusedTopic::Wait);
+        let flight =
+            |place, subject: &str| Flight { place, subject: subject.to_owned(), ack: Box::pin(std::future::pending()) };
+        let mut flights = VecDeque::from([flight(1, "a"), flight(2, "b"), flight(3, "b")]);
+        let violation = "Permissions Violation for Publish to \"b\"";
+        let outcome = words(violation).unwrap().settles(&remote, &mut flights);
+        assert_eq!(outcome, Ok((2, Outcome::Retry(format!("not allowed: {violation}")))));
+        assert_eq!(flights.iter().map(|flight| flight.place).collect::<Vec<_>>(), [1, 3]);
+        let inbox = words("Permissions Violation for Subscription to \"_INBOX.x7.*\"").unwrap();
+        assert_eq!(inbox.why(), "not allowed: Permissions Violation for Subscription to \"_INBOX.>\"");
+        let other = words("Permissions Violation for Publish to \"$JS.API.STREAM.NAMES\"").unwrap();
+        assert!(other.settles(&remote, &mut flights).is_err(), "it is of the connection");
+        assert!(matches!(words("Stale Connection"), Some(Happened::Lost(_))));
     }
 }

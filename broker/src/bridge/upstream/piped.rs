@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::remote::Remote;
+use super::remote::{Remote, in_plain_words};
 use super::{Event, Outcome, Outgoing, Setup, Upstream};
 use crate::bridge::template::{Fill, Missing, Template};
 
@@ -79,8 +79,14 @@ impl Piped {
     {
         let remote = Arc::new(Remote::of(setup));
         Self::new(setup.bridge.window, move |attempt, pipe| {
-            let connection = run(remote.clone(), attempt, pipe);
-            Box::pin(async move { connection.await.err().unwrap_or_default() })
+            let (connection, remote) = (run(remote.clone(), attempt, pipe), remote.clone());
+            Box::pin(async move {
+                match connection.await {
+                    Err(why) if remote.urls.len() > 1 => format!("{why} ({})", remote.address(attempt)),
+                    Err(why) => why,
+                    Ok(()) => String::new(),
+                }
+            })
         })
     }
 
@@ -107,7 +113,7 @@ impl Upstream for Piped {
         let connection = (self.connection)(attempt, pipe);
         self.task = Some(tokio::spawn(async move {
             let why = connection.await;
-            let _ = last.send(Event::Lost(why)).await;
+            let _ = last.send(Event::Lost(in_plain_words(why))).await;
         }));
     }
 

@@ -1,28 +1,24 @@
 //! RabbitMQ, by AMQP 0-9-1: publisher confirms, `mandatory`, persistent messages.
 
-use std::collections::{HashSet, VecDeque};
+mod line;
+
 use std::future::poll_fn;
-use std::path::PathBuf;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_core::Stream;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::tcp::{AMQPUriTcpExt, RustlsConnector};
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::uri::AMQPUri;
-use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Error, ErrorKind, Event as Happening,
-    ExchangeKind, PublisherConfirm,
-};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties, Error, ErrorKind, Event as Happening};
+use tokio::time::timeout;
 
+use self::line::Line;
 use super::marks::Marks;
 use super::piped::{Pipe, Piped};
-use super::refused::RefusedTopics;
-use super::remote::Remote;
+use super::remote::{Remote, login_refused, not_allowed};
 use super::{Event, Kind, Outcome, Outgoing, Topics, swap_dots};
 use crate::store::DropReason;
 
@@ -39,193 +35,108 @@ pub const KIND: Kind = Kind {
 const EXCHANGE: &str = "amq.topic";
 /// Bytes of a routing key and of an exchange's name, by the protocol.
 const NAME_MAX: usize = 255;
-/// Exchanges that are known to be there; beyond it they are asked for again.
-const EXCHANGES_MAX: usize = 1_000;
 /// Seconds between two heartbeats, when the address does not say; a server that misses two is given up.
 const HEARTBEAT_S: u16 = 10;
-/// Milliseconds for a connection to be made.
-const CONNECT_MS: u64 = 10_000;
-/// How long what ended a channel is asked for.
-const CLOSE: Duration = Duration::from_secs(1);
+/// For a connection to be made.
+const CONNECT: Duration = Duration::from_secs(10);
 const PERSISTENT: u8 = 2;
-
-/// What is sent and not confirmed.
-struct Flight {
-    place: u64,
-    size: usize,
-    confirm: PublisherConfirm,
-}
 
 async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), String> {
     // What a server that was away said before is no proof.
     remote.refused.forget();
-    let connection = connect(&remote, attempt).await?;
-    let mut flights = VecDeque::new();
-    let Err(mut error) = serve(&remote, &connection, &mut pipe, &mut flights).await else { return Ok(()) };
-    // What ended the channel is what the first confirmation ends by; the calls behind it only say that it has ended.
-    if let Some(first) = flights.front_mut()
-        && let Ok(Err(first)) = tokio::time::timeout(CLOSE, &mut first.confirm).await
-        // It was not this confirmation that said so already.
-        && !matches!(first.kind(), ErrorKind::FutureCompleted)
-    {
-        error = first;
+    let connected = timeout(CONNECT, connect(&remote, attempt)).await;
+    let connection = connected.map_err(|_| format!("no answer in {} s", CONNECT.as_secs()))??;
+    let mut line = Line::open(&remote, &connection).await.map_err(|error| words(&error))?;
+    pipe.say(Event::Connected).await;
+    let Err(error) = serve(&connection, &mut line, &mut pipe).await else { return Ok(()) };
+    if let Some(at) = line.too_large(&error) {
+        pipe.settled(at, Outcome::Refused(words(&error), DropReason::TooLarge)).await;
     }
-    if let Some(at) = too_large(&error, &flights) {
-        pipe.settled(at, Outcome::Refused(error.to_string(), DropReason::TooLarge)).await;
-    }
-    Err(error.to_string())
+    Err(words(&error))
 }
 
 async fn connect(remote: &Remote, attempt: u32) -> Result<Connection, String> {
     let mut uri: AMQPUri = remote.address(attempt).parse()?;
     if let Some(name) = &remote.username {
         uri.authority.userinfo.username.clone_from(name);
-    }
-    if let Some(password) = remote.password()? {
-        uri.authority.userinfo.password = password;
+        uri.authority.userinfo.password = remote.password()?.unwrap_or_default();
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-    uri.query.connection_timeout.get_or_insert(CONNECT_MS);
-    let read = |file: &PathBuf| std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
-    let identity = match &remote.identity {
-        Some(files) => Some(OwnedIdentity::PKCS8 { pem: read(&files.certificate)?, key: read(&files.key)? }),
-        None => None,
-    };
-    let trusted = remote.ca_file.as_ref().map(read).transpose()?;
-    let tls = OwnedTLSConfig {
-        identity,
-        cert_chain: trusted.map(String::from_utf8).transpose().map_err(|_| "`ca_file` is no PEM file".to_owned())?,
+    let tls = match uri.scheme {
+        AMQPScheme::AMQPS => Some(RustlsConnector::from(remote.tls()?)),
+        AMQPScheme::AMQP => None,
     };
     let properties = ConnectionProperties::default().with_connection_name(remote.name.as_str().into());
     let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
-    Connection::connect_uri_with_config(uri, properties, tls, runtime).await.map_err(|error| error.to_string())
+    let connect = Connection::connector(
+        uri,
+        runtime,
+        async move |mut uri, runtime| {
+            uri.scheme = AMQPScheme::AMQP;
+            let socket = uri.connect_async(&runtime).await?;
+            match &tls {
+                Some(tls) => Ok(socket.into_rustls(tls, &uri.authority.host).await?),
+                None => Ok(socket),
+            }
+        },
+        properties,
+    );
+    connect.await.map_err(|error| match soft_or_hard(&error) {
+        Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => login_refused(&words(&error)),
+        // Of a virtual host; it says the same of one that is not there.
+        Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => not_allowed(&words(&error)),
+        _ => words(&error),
+    })
 }
 
-async fn serve(
-    remote: &Remote,
-    connection: &Connection,
-    pipe: &mut Pipe,
-    flights: &mut VecDeque<Flight>,
-) -> Result<(), Error> {
+async fn serve(connection: &Connection, line: &mut Line<'_>, pipe: &mut Pipe) -> Result<(), Error> {
     let mut happenings = pin!(connection.events_listener());
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    let mut exchanges = Exchanges { connection, refused: &remote.refused, known: HashSet::new() };
-    pipe.say(Event::Connected).await;
     loop {
-        tokio::select! {
-            out = pipe.messages.recv() => {
-                let Some(out) = out else { return connection.close(200, "".into()).await };
-                match publish(&remote.marks, &channel, &mut exchanges, &out).await? {
-                    Sent::Confirms(confirm) => {
-                        let (place, size) = (out.place, out.message.payload().len());
-                        flights.push_back(Flight { place, size, confirm: *confirm });
-                    }
-                    Sent::Not(outcome) => pipe.settled(out.place, outcome).await,
-                }
-            }
-            (place, confirmation) = first(flights) => {
-                let outcome = outcome(confirmation?);
-                flights.pop_front();
-                pipe.settled(place, outcome).await;
-            }
+        line.start_trial().await?;
+        let settled = tokio::select! {
+            out = pipe.messages.recv(), if line.is_free() => match out {
+                Some(out) => line.send(out).await?,
+                None => return connection.close(200, "".into()).await,
+            },
+            answer = line.answer() => line.settle(answer).await?,
             happening = poll_fn(|cx| happenings.as_mut().poll_next(cx)) => match happening {
-                Some(Happening::ConnectionBlocked(why)) => pipe.say(Event::Blocked(Some(format!("by the server: {why}")))).await,
-                Some(Happening::ConnectionUnblocked) => pipe.say(Event::Blocked(None)).await,
+                Some(Happening::ConnectionBlocked(why)) => {
+                    pipe.say(Event::Blocked(Some(format!("by the server: {why}")))).await;
+                    continue;
+                }
+                Some(Happening::ConnectionUnblocked) => {
+                    pipe.say(Event::Blocked(None)).await;
+                    continue;
+                }
+                // Of a channel: what ended it is said to whoever waits for it.
+                Some(Happening::Error(error)) if soft(&error).is_some() => continue,
                 Some(Happening::Error(error)) => return Err(error),
                 None => return Err(ErrorKind::MissingHeartbeatError.into()),
-                Some(_) => {}
+                Some(_) => continue,
             },
+        };
+        for (place, outcome) in settled {
+            pipe.settled(place, outcome).await;
         }
     }
 }
 
-/// What the server says of the message that was sent first.
-async fn first(flights: &mut VecDeque<Flight>) -> (u64, lapin::Result<Confirmation>) {
-    poll_fn(|cx| match flights.front_mut() {
-        Some(flight) => Pin::new(&mut flight.confirm).poll(cx).map(|confirmation| (flight.place, confirmation)),
-        None => Poll::Pending,
-    })
-    .await
-}
-
-enum Sent {
-    Confirms(Box<PublisherConfirm>),
-    Not(Outcome),
-}
-
-async fn publish(
-    marks: &Marks,
-    channel: &Channel,
-    exchanges: &mut Exchanges<'_>,
-    out: &Outgoing,
-) -> Result<Sent, Error> {
-    let exchange = out.exchange.as_deref().unwrap_or(EXCHANGE);
-    let names = [("routing key", out.topic.as_str()), ("name of the exchange", exchange)];
-    if let Some((what, name)) = names.iter().find(|(_, name)| name.len() > NAME_MAX) {
-        let why = format!("the {what} has {} bytes; {NAME_MAX} are possible", name.len());
-        return Ok(Sent::Not(Outcome::Refused(why, DropReason::Refused)));
+/// What the server says of an error that it has named; what the library says of any other.
+fn words(error: &Error) -> String {
+    if let ErrorKind::ProtocolError(error) = error.kind() {
+        return error.get_message().to_string();
     }
-    if let Some(outcome) = exchanges.refusal((exchange, out.place)).await? {
-        return Ok(Sent::Not(outcome));
-    }
-    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let confirm = channel
-        .basic_publish(
-            exchange.into(),
-            out.topic.as_str().into(),
-            mandatory,
-            out.message.payload(),
-            properties(marks, out),
-        )
-        .await?;
-    Ok(Sent::Confirms(Box::new(confirm)))
+    error.to_string()
 }
 
-/// A message to an exchange that is not there ends the channel, with all that is in flight: they are asked for before.
-struct Exchanges<'a> {
-    connection: &'a Connection,
-    refused: &'a RefusedTopics,
-    known: HashSet<String>,
-}
-
-impl Exchanges<'_> {
-    /// What becomes of the message to this exchange at this place; `None`: it can be published.
-    async fn refusal(&mut self, (name, place): (&str, u64)) -> Result<Option<Outcome>, Error> {
-        // The one without a name is always there.
-        if name.is_empty() || self.known.contains(name) {
-            return Ok(None);
-        }
-        if let Some(outcome) = self.refused.known((name, place), Instant::now()) {
-            return Ok(Some(outcome));
-        }
-        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        let asked = self.connection.create_channel().await?;
-        let found = asked.exchange_declare(name.into(), ExchangeKind::Topic, passive, FieldTable::default()).await;
-        if let Err(error) = found {
-            return match soft(&error) {
-                Some(AMQPSoftError::NOTFOUND) => Ok(Some(Outcome::Refused(error.to_string(), DropReason::Refused))),
-                // It says the same when it cannot ask who may do what: an LDAP server that is away, say.
-                Some(AMQPSoftError::ACCESSREFUSED) => {
-                    Ok(Some(self.refused.refused((name, place), error.to_string(), Instant::now())))
-                }
-                Some(_) | None => Err(error),
-            };
-        }
-        self.refused.taken(name);
-        asked.close(200, "".into()).await?;
-        if self.known.len() >= EXCHANGES_MAX {
-            self.known.clear();
-        }
-        self.known.insert(name.to_owned());
-        Ok(None)
-    }
+fn soft_or_hard(error: &Error) -> Option<&AMQPErrorKind> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    Some(error.kind())
 }
 
 /// What the server calls an error that ends a channel alone.
 fn soft(error: &Error) -> Option<AMQPSoftError> {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
-    match error.kind() {
+    match soft_or_hard(error)? {
         AMQPErrorKind::Soft(soft) => Some(soft.clone()),
         AMQPErrorKind::Hard(_) => None,
     }
@@ -276,15 +187,6 @@ fn outcome(confirmation: Confirmation) -> Outcome {
         Confirmation::Nack(None) => Outcome::Retry("a queue does not take it (nack)".to_owned()),
         Confirmation::NotRequested => Outcome::Retry("the server does not confirm".to_owned()),
     }
-}
-
-/// The message whose size has ended the channel, if that was the reason. The server says the size, and not which message it was.
-fn too_large(error: &Error, flights: &VecDeque<Flight>) -> Option<u64> {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
-    let text = error.get_message().to_string();
-    let (_, from) = text.split_once("message size ")?;
-    let size: usize = from.split(' ').next()?.parse().ok()?;
-    flights.iter().find(|flight| flight.size == size).map(|flight| flight.place)
 }
 
 #[cfg(test)]

@@ -95,6 +95,18 @@ impl RefusedTopics {
         is_known.then(|| refusal.outcome())
     }
 
+    /// Whether any topic is refused now.
+    #[must_use]
+    pub fn has_some(&self) -> bool {
+        !self.seen.lock().refused.is_empty()
+    }
+
+    /// Whether this topic is refused now.
+    #[must_use]
+    pub fn has(&self, topic: &str) -> bool {
+        self.seen.lock().refused.contains_key(topic)
+    }
+
     /// The upstream was away: it may be starting, and what it said before is no proof.
     pub fn forget(&self) {
         self.seen.lock().refused.clear();

@@ -19,6 +19,8 @@ pub struct Remote {
     pub username: Option<String>,
     /// Read at each connection: it may change while the gateway runs.
     password_file: Option<PathBuf>,
+    /// NATS: the file of the user's JWT and of the seed of its key; read at each connection.
+    pub credentials_file: Option<PathBuf>,
     /// Whom to trust; `None` for the platform's roots.
     pub ca_file: Option<PathBuf>,
     /// The certificate that this side shows.
@@ -42,6 +44,7 @@ impl Remote {
             urls: bridge.urls.clone(),
             username: bridge.username.clone(),
             password_file: bridge.password_file.clone(),
+            credentials_file: bridge.credentials_file.clone(),
             ca_file: bridge.ca_file.clone(),
             identity: bridge.identity.clone(),
             name: format!("forebay-{}-{}", setup.gateway, bridge.name),
@@ -99,6 +102,54 @@ pub fn host_and_port(url: &str, port: u16) -> Result<(String, u16), String> {
     Ok((host.to_owned(), uri.port_u16().unwrap_or(port)))
 }
 
+/// Why a connection was lost, in the same words for every kind of upstream where it is a certificate.
+#[must_use]
+pub fn in_plain_words(why: String) -> String {
+    if let Some((_, fault)) = why.split_once("invalid peer certificate: ") {
+        return format!("the server's certificate is not trusted: {fault}");
+    }
+    match why.split_once("received fatal alert: ") {
+        Some((_, alert)) if alert.contains("Certificate") || alert.contains("UnknownCA") => {
+            format!("the server does not take this side's certificate: {alert}")
+        }
+        _ => why,
+    }
+}
+
+/// Why there is no connection: the user name, the password, the token or the credentials are not what the server knows. It says
+/// so in these words.
+#[cfg(any(feature = "rabbitmq", feature = "nats", feature = "kafka"))]
+#[must_use]
+pub fn login_refused(words: &str) -> String {
+    format!("the login is refused: {words}")
+}
+
+/// Why something is not taken: this side is known, and may not do that. The server says so in these words.
+#[cfg(any(feature = "rabbitmq", feature = "nats", feature = "kafka"))]
+#[must_use]
+pub fn not_allowed(words: &str) -> String {
+    format!("not allowed: {words}")
+}
+
+#[cfg(any(feature = "amqp1", feature = "rocketmq", feature = "rabbitmq", feature = "nats", feature = "kafka"))]
+impl Remote {
+    /// TLS as the configuration has it: whom to trust, and what this side shows.
+    ///
+    /// # Errors
+    /// A file cannot be read, or does not hold what it should; or the platform has no certificates, where none are named.
+    pub fn tls(&self) -> Result<rustls::ClientConfig, String> {
+        let text = |error: forebay_client::InvalidOptions| error.to_string();
+        let mut tls = forebay_client::Tls::new();
+        if let Some(file) = &self.ca_file {
+            tls = tls.ca_file(file).map_err(text)?;
+        }
+        if let Some(files) = &self.identity {
+            tls = tls.identity(&files.certificate, &files.key).map_err(text)?;
+        }
+        tls.client_config().map_err(text)
+    }
+}
+
 #[cfg(any(feature = "amqp1", feature = "rocketmq"))]
 pub use stream::{Stream, connect};
 
@@ -107,8 +158,6 @@ mod stream {
     use std::fmt::Debug;
     use std::sync::Arc;
 
-    use forebay_client::{InvalidOptions, Tls};
-    use rustls::ClientConfig;
     use rustls::pki_types::ServerName;
     use tokio::io::{AsyncRead, AsyncWrite};
     use tokio::net::TcpStream;
@@ -133,29 +182,48 @@ mod stream {
         let socket = TcpStream::connect((host, port)).await.map_err(text)?;
         socket.set_nodelay(true).map_err(text)?;
         let Some(protocols) = tls else { return Ok(Box::new(socket)) };
-        let mut config = config(remote).map_err(|error| error.to_string())?;
+        let mut config = remote.tls()?;
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| format!("\"{host}\" is neither a DNS name nor an address"))?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(text)?;
         Ok(Box::new(stream))
     }
+}
 
-    fn config(remote: &Remote) -> Result<ClientConfig, InvalidOptions> {
-        let mut tls = Tls::new();
-        if let Some(file) = &remote.ca_file {
-            tls = tls.ca_file(file)?;
-        }
-        if let Some(files) = &remote.identity {
-            tls = tls.identity(&files.certificate, &files.key)?;
-        }
-        tls.client_config()
+/// One that is nowhere.
+#[cfg(test)]
+#[must_use]
+pub fn nowhere(policy: crate::config::RefusedTopic) -> Remote {
+    Remote {
+        urls: Vec::new(),
+        username: None,
+        password_file: None,
+        credentials_file: None,
+        ca_file: None,
+        identity: None,
+        name: "forebay-g-up".to_owned(),
+        window: 1,
+        marks: Marks { origin: "g.up".into(), epoch: 3 },
+        refused: Arc::new(RefusedTopics::new(policy)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_is_refused_is_said_in_plain_words() {
+        let said = |why: &str| in_plain_words(why.to_owned());
+        let untrusted =
+            "could not connect to any of [a:1]: TLS handshake failed: invalid peer certificate: UnknownIssuer";
+        assert_eq!(said(untrusted), "the server's certificate is not trusted: UnknownIssuer");
+        let own = "IO error: received fatal alert: CertificateRequired";
+        assert_eq!(said(own), "the server does not take this side's certificate: CertificateRequired");
+        let other = "IO error: received fatal alert: HandshakeFailure";
+        assert_eq!(said(other), other);
+    }
 
     #[test]
     fn an_address_is_a_host_and_perhaps_a_port() {

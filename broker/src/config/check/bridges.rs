@@ -35,14 +35,13 @@ impl Checker<'_> {
         let raw = at.value;
         let name = self.name(&place, raw.name.clone())?;
         let (urls, tls) = self.urls(&place, raw.url.clone(), raw.urls.clone())?;
-        self.only_known(&raw, Kind::of(urls.first()?)?);
-        let mqtt5 = self.word(raw.version, "version", Bridge::VERSIONS, true);
+        let kind = Kind::of(urls.first()?)?;
+        self.only_known(&raw, kind);
+        let mqtt5 = self.word(raw.version.clone(), "version", Bridge::VERSIONS, true);
+        self.account(&raw, kind, mqtt5);
         let exactly_once = self.word(raw.delivery, "delivery", Bridge::DELIVERIES, false);
         self.only_with_tls(tls, [&raw.ca_file, &raw.certificate, &raw.key]);
         let identity = self.identity(raw.certificate, raw.key);
-        if let (Some(file), None, false) = (&raw.password_file, &raw.username, mqtt5) {
-            self.wrong(file, "MQTT 3.1.1 has a password only with a user name: set `username`");
-        }
         let carries = [&raw.out, &raw.ins].into_iter().flatten().any(|rules| !rules.value.is_empty());
         let outs = raw.out.map(|at| self.bridge_rules(at, exactly_once)).unwrap_or_default();
         let ins = raw.ins.map(|at| self.bridge_rules(at, exactly_once)).unwrap_or_default();
@@ -56,6 +55,7 @@ impl Checker<'_> {
             client_id: raw.client_id.and_then(|at| self.not_empty(at)),
             username: raw.username.map(|at| at.value),
             password_file: self.path(raw.password_file),
+            credentials_file: self.path(raw.credentials_file),
             ca_file: self.path(raw.ca_file),
             identity,
             keep_alive: duration(raw.keep_alive, defaults::BRIDGE_KEEP_ALIVE),
@@ -115,50 +115,67 @@ impl Checker<'_> {
         url: Option<At<String>>,
         urls: Option<At<Vec<At<String>>>>,
     ) -> Option<(Vec<String>, bool)> {
-        let all = match (url, urls) {
-            (Some(url), None) => vec![url],
-            (None, Some(urls)) if urls.value.is_empty() => {
-                self.wrong(&urls, "must have one address at least");
-                return None;
-            }
-            (None, Some(urls)) => urls.value,
-            (Some(_), Some(urls)) => {
-                self.wrong(&urls, "there is `url` already; write all addresses here");
-                return None;
-            }
-            (None, None) => {
-                self.wrong(place, "needs `url`, such as \"mqtts://central.example:8883\", or `urls`");
-                return None;
-            }
-        };
-        let mut tls = false;
+        let all = self.all_urls(place, url, urls)?;
+        let mut known: Vec<(&Kind, bool)> = Vec::with_capacity(all.len());
         for url in &all {
-            match self.upstream_url(url) {
-                Ok(with_tls) => tls |= with_tls,
+            match upstream_url(&url.value) {
+                Ok(kind) => known.push(kind),
                 Err(why) => {
                     self.wrong(url, why);
                     return None;
                 }
             }
         }
-        let kind = |at: &At<String>| Kind::of(&at.value).map(|kind| kind.schemes);
-        for other in all.iter().skip(1).filter(|other| kind(other) != all.first().and_then(kind)) {
-            self.wrong(other, "is of another kind than the first address; a bridge has one kind of upstream");
+        let (first, tls) = *known.first()?;
+        for (url, (kind, with_tls)) in all.iter().zip(&known) {
+            if kind.schemes != first.schemes {
+                self.wrong(url, "is of another kind than the first address; a bridge has one kind of upstream");
+            } else if *with_tls != tls && kind.has("sasl") {
+                // Kafka's servers are learnt from each other, with the addresses of one kind of listener.
+                self.wrong(
+                    url,
+                    "has TLS and the first address has none, or the reverse; a cluster is reached in one way",
+                );
+            }
         }
-        Some((all.into_iter().map(|at| at.value).collect(), tls))
+        let some_tls = known.iter().any(|(_, with_tls)| *with_tls);
+        Some((all.into_iter().map(|at| at.value).collect(), some_tls))
     }
 
-    fn upstream_url(&self, url: &At<String>) -> Result<bool, String> {
-        let (scheme, _) = url.value.split_once("://").ok_or_else(|| {
-            format!("\"{}\" is not an address to connect to, such as \"mqtts://central.example:8883\"", url.value)
-        })?;
-        let schemes: Vec<&(&str, bool)> = KINDS.iter().flat_map(|kind| kind.schemes).collect();
-        let valid: Vec<&str> = schemes.iter().map(|(known, _)| *known).collect();
-        let (kind, (_, tls)) = Kind::of(&url.value)
-            .zip(schemes.iter().find(|(known, _)| *known == scheme))
-            .ok_or_else(|| format!("\"{scheme}\": {}", no_such("kind of upstream", scheme, &valid)))?;
-        (kind.check_url)(&url.value)?;
-        Ok(*tls)
+    fn all_urls(
+        &mut self,
+        place: &At<()>,
+        url: Option<At<String>>,
+        urls: Option<At<Vec<At<String>>>>,
+    ) -> Option<Vec<At<String>>> {
+        match (url, urls) {
+            (Some(url), None) => return Some(vec![url]),
+            (None, Some(urls)) if urls.value.is_empty() => self.wrong(&urls, "must have one address at least"),
+            (None, Some(urls)) => return Some(urls.value),
+            (Some(_), Some(urls)) => self.wrong(&urls, "there is `url` already; write all addresses here"),
+            (None, None) => {
+                self.wrong(place, "needs `url`, such as \"mqtts://central.example:8883\", or `urls`");
+            }
+        }
+        None
+    }
+
+    /// Who this side is: said once, and in full.
+    fn account(&mut self, raw: &RawBridge, kind: &Kind, mqtt5: bool) {
+        match (&raw.username, &raw.password_file) {
+            (None, Some(file)) if !mqtt5 => {
+                self.wrong(file, "MQTT 3.1.1 has a password only with a user name: set `username`");
+            }
+            (None, Some(file)) if kind.has("username") && !kind.has("token") => {
+                self.wrong(file, "is the password of nobody: set `username`");
+            }
+            _ => {}
+        }
+        if let Some(file) = &raw.credentials_file
+            && (raw.username.is_some() || raw.password_file.is_some())
+        {
+            self.wrong(file, "says who this side is; leave `username` and `password_file` out");
+        }
     }
 
     /// What an upstream whose topics are names would refuse for each message, or would make slow for all.
@@ -198,6 +215,7 @@ impl Checker<'_> {
         refuse(raw.keep_alive.as_ref().map(At::place), "keep_alive");
         refuse(raw.username.as_ref().map(At::place), "username");
         refuse(raw.password_file.as_ref().map(At::place), "username");
+        refuse(raw.credentials_file.as_ref().map(At::place), "credentials_file");
         refuse(raw.compression.as_ref().map(At::place), "compression");
         refuse(raw.sasl.as_ref().map(At::place), "sasl");
         refuse(raw.progress_topic.as_ref().map(At::place), "progress_topic");
@@ -287,4 +305,24 @@ impl Checker<'_> {
         }
         parsed.ok()
     }
+}
+
+/// The kind of an address, and whether it has TLS.
+fn upstream_url(url: &str) -> Result<(&'static Kind, bool), String> {
+    // Addresses are shown and logged. This one is not: what is in it may be a password.
+    if url.contains('@') {
+        return Err(
+            "has a user name or a password in it; leave them out, and set `username` and `password_file`".into()
+        );
+    }
+    let (scheme, _) = url.split_once("://").ok_or_else(|| {
+        format!("\"{url}\" is not an address to connect to, such as \"mqtts://central.example:8883\"")
+    })?;
+    let schemes: Vec<&(&str, bool)> = KINDS.iter().flat_map(|kind| kind.schemes).collect();
+    let valid: Vec<&str> = schemes.iter().map(|(known, _)| *known).collect();
+    let (kind, (_, tls)) = Kind::of(url)
+        .zip(schemes.iter().find(|(known, _)| *known == scheme))
+        .ok_or_else(|| format!("\"{scheme}\": {}", no_such("kind of upstream", scheme, &valid)))?;
+    (kind.check_url)(url)?;
+    Ok((kind, *tls))
 }

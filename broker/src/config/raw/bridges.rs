@@ -26,8 +26,10 @@ table!(
         client_id: String,
         /// User name and the file of the password there. Default: none.
         username: String,
-        /// Its last line break does not count.
+        /// Its last line break does not count. Without a user name it is a token, for MQTT 5, NATS and HTTP.
         password_file: String,
+        /// NATS: the file with the user's JWT and the seed of its key, as nsc writes it; instead of a password. Default: none.
+        credentials_file: String,
         /// The certificates that are trusted (PEM). Default: the platform's.
         ca_file: String,
         /// The certificate that this side shows (PEM), and its key. Default: none.
@@ -54,7 +56,7 @@ table!(
         queue: RawQueue = about().optional(),
         /// Messages that the upstream will never take: so many are kept in $dead/NAME/...; then the oldest make room.
         dead_letters: u64 = about().within(1..=1_000_000).is(defaults::BRIDGE_DEAD_LETTERS),
-        /// Kafka, RocketMQ, RabbitMQ, AMQP 1.0: what becomes of a message whose topic there is missing, or not allowed. "wait": until
+        /// Kafka, RocketMQ, RabbitMQ, NATS, AMQP 1.0: what becomes of a message whose topic there is missing, or not allowed. "wait": until
         /// it is taken; the bridge is `blocked`. "dead-letter": dead letter, when that has lasted for 30 s.
         refused_topic: String = about().words(RefusedTopic::WORDS).is("wait"),
         /// What goes up: [[bridges.out]]. The first filter that matches holds.

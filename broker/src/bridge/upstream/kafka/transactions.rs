@@ -11,7 +11,7 @@ use krafka::producer::{DeliveryHandle, TopicPartitionOffset, TransactionalProduc
 use krafka::{Kafka, Record};
 use tokio::time::{Instant, timeout};
 
-use super::{Options, in_flight, producer, record, refusal};
+use super::{Options, group, in_flight, producer, reason, record, refusal};
 use crate::bridge::upstream::piped::Pipe;
 use crate::bridge::upstream::{Event, Outcome, Outgoing};
 use crate::store::DropReason;
@@ -31,8 +31,8 @@ const SESSION: Duration = Duration::from_secs(30);
 const SAID: Duration = Duration::from_millis(10);
 
 pub(super) async fn run(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Result<(), String> {
-    let group = format!("{}-{}", options.remote.name, options.remote.marks.epoch);
-    let text = |error: KrafkaError| error.to_string();
+    let group = group(&options.remote);
+    let text = |error: KrafkaError| reason(&options.remote, &error);
     let consumer = kafka
         .consumer(group.as_str())
         .group_instance_id(options.remote.name.as_str())
@@ -42,7 +42,7 @@ pub(super) async fn run(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Res
         .build()
         .await
         .map_err(text)?;
-    join(&consumer, &options.progress_topic).await?;
+    join(&consumer, options).await?;
     let build =
         producer(options, kafka).transaction_timeout(TRANSACTION).build_transactional(options.remote.name.as_str());
     let producer = build.await.map_err(text)?;
@@ -56,7 +56,7 @@ pub(super) async fn run(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Res
         let settled = transaction(options, &consumer, &producer, &batch).await;
         let (settled, failed) = match settled {
             Ok(Committed { settled, waits }) => (settled, waits),
-            Err(Failed { why, refused }) => (refused, Some(why)),
+            Err(Failed { why, refused }) => (refused, Some(text(why))),
         };
         for (place, outcome) in settled {
             pipe.settled(place, outcome).await;
@@ -71,11 +71,13 @@ pub(super) async fn run(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Res
 }
 
 /// Becomes a member of the group: without one the offsets of a transaction could be another's.
-async fn join(consumer: &Consumer, topic: &str) -> Result<(), String> {
-    consumer.subscribe([topic]).await.map_err(|error| error.to_string())?;
+async fn join(consumer: &Consumer, options: &Options) -> Result<(), String> {
+    let topic = options.progress_topic.as_str();
+    let text = |error| format!("{}; of the topic {topic}, where progress is kept", reason(&options.remote, &error));
+    consumer.subscribe([topic]).await.map_err(text)?;
     let begun = Instant::now();
     while member(consumer).await.is_none() {
-        consumer.poll(LOOK).await.map_err(|error| format!("the topic {topic}, where progress is kept: {error}"))?;
+        consumer.poll(LOOK).await.map_err(text)?;
         if begun.elapsed() > JOIN {
             return Err(format!("its consumer group did not form in {} s; is there a topic {topic}?", JOIN.as_secs()));
         }
@@ -89,13 +91,13 @@ async fn member(consumer: &Consumer) -> Option<ConsumerGroupMetadata> {
 
 /// Nothing of the transaction is there; all of it is to be sent again, but what was refused.
 struct Failed {
-    why: String,
+    why: KrafkaError,
     refused: Vec<(u64, Outcome)>,
 }
 
 impl From<KrafkaError> for Failed {
     fn from(error: KrafkaError) -> Self {
-        Self { why: error.to_string(), refused: Vec::new() }
+        Self { why: error, refused: Vec::new() }
     }
 }
 
@@ -122,9 +124,9 @@ async fn transaction(
         match prepare(options, producer, out).await? {
             Ok(record) => {
                 let handle = producer.enqueue(record).await.map_err(|error| {
-                    let refused = in_flight(&options.remote.refused, (&out.topic, out.place), &error).ok();
+                    let refused = in_flight(&options.remote, (&out.topic, out.place), &error).ok();
                     let refused = refused.map(|refused| (out.place, refused)).into_iter().collect();
-                    Failed { why: error.to_string(), refused }
+                    Failed { why: error, refused }
                 })?;
                 handles.push((out, handle));
                 settled.push((out.place, Outcome::Delivered));
@@ -145,7 +147,7 @@ async fn transaction(
             handles.iter().for_each(|(out, _)| options.remote.refused.taken(&out.topic));
             Ok(Committed { settled, waits })
         }
-        Err(why) => Err(Failed { why: why.to_string(), refused: refused(options, handles).await }),
+        Err(why) => Err(Failed { why, refused: refused(options, handles).await }),
     }
 }
 
@@ -166,7 +168,7 @@ async fn prepare(
     }
     match producer.partitions_for(&out.topic).await {
         Ok(_) => Ok(Ok(record)),
-        Err(error) => refusal(refused, at, &error).map(Err).ok_or(error),
+        Err(error) => refusal(&options.remote, at, &error).map(Err).ok_or(error),
     }
 }
 
@@ -189,7 +191,7 @@ async fn refused(options: &Options, handles: Vec<(&Outgoing, DeliveryHandle)>) -
     let mut all = Vec::new();
     for (out, handle) in handles {
         if let Ok(Err(error)) = timeout(SAID, handle).await {
-            let refused = in_flight(&options.remote.refused, (&out.topic, out.place), &error);
+            let refused = in_flight(&options.remote, (&out.topic, out.place), &error);
             all.extend(refused.ok().map(|refused| (out.place, refused)));
         }
     }
