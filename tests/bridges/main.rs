@@ -12,6 +12,7 @@ mod numbered;
 mod post;
 mod rabbitmq;
 mod rocketmq;
+mod secured;
 mod trial;
 mod upstreams;
 
@@ -38,6 +39,7 @@ fn main() {
         amqp1::trials(),
         rocketmq::trials(),
         post::trials(),
+        secured::trials(),
         trial::trials(),
     ]
     .concat();

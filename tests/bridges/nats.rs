@@ -31,12 +31,18 @@ async fn context(port: u16) -> Context {
 
 async fn stream(context: &Context, more: Config) -> Messages {
     let config = Config { name: "ALL".to_owned(), subjects: vec!["up.>".to_owned()], ..more };
-    let stream = soon(context.get_or_create_stream(config)).await.unwrap();
+    soon(context.get_or_create_stream(config)).await.unwrap();
+    messages(context).await
+}
+
+/// What the stream `ALL` has, and what comes.
+pub(crate) async fn messages(context: &Context) -> Messages {
+    let stream = soon(context.get_stream("ALL")).await.unwrap();
     let consumer = soon(stream.create_consumer(Pull::default())).await.unwrap();
     soon(consumer.messages()).await.unwrap()
 }
 
-async fn next(messages: &mut Messages) -> Option<Delivery> {
+pub(crate) async fn next(messages: &mut Messages) -> Option<Delivery> {
     let delivery = poll_fn(|cx| Pin::new(&mut *messages).poll_next(cx)).await?.ok()?;
     delivery.ack().await.ok()?;
     Some(delivery)

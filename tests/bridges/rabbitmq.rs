@@ -31,13 +31,21 @@ pub(crate) fn trials() -> Vec<Case> {
 }
 
 /// A connection to the server, and what reads the queue `all`: declared so, bound to `up.#`.
-struct There {
+pub(crate) struct There {
     _connection: Connection,
-    channel: Channel,
-    queue: Consumer,
+    pub(crate) channel: Channel,
+    pub(crate) queue: Consumer,
 }
 
-async fn there(port: u16, kind: &str) -> There {
+impl There {
+    /// What has this key at this exchange comes to the queue, too.
+    pub(crate) async fn bind(&self, exchange: &str, key: &str) {
+        let (none, bind) = (FieldTable::default(), QueueBindOptions::default());
+        self.channel.queue_bind("all".into(), exchange.into(), key.into(), bind, none).await.unwrap();
+    }
+}
+
+pub(crate) async fn there(port: u16, kind: &str) -> There {
     let url = format!("amqp://127.0.0.1:{port}");
     let connection = soon(Connection::connect(&url, ConnectionProperties::default())).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -58,7 +66,7 @@ async fn declare(channel: &Channel, kind: &str, mut arguments: FieldTable) {
         .unwrap();
 }
 
-async fn next(queue: &mut Consumer) -> Option<Delivery> {
+pub(crate) async fn next(queue: &mut Consumer) -> Option<Delivery> {
     let delivery = poll_fn(|cx| Pin::new(&mut *queue).poll_next(cx)).await?.ok()?;
     delivery.ack(BasicAckOptions::default()).await.ok()?;
     Some(delivery)
@@ -83,8 +91,7 @@ async fn carries() {
         there.channel.exchange_declare(name.into(), ExchangeKind::Topic, durable, FieldTable::default())
     };
     exchange("other").await.unwrap();
-    let (none, bind) = (FieldTable::default(), QueueBindOptions::default());
-    there.channel.queue_bind("all".into(), "other".into(), "#".into(), bind, none).await.unwrap();
+    there.bind("other", "#").await;
     let rules = format!(
         "{}\n[[bridges.out]]\nfilter = 'to/#'\nexchange = '{{topic/2}}'\ntopic = '{{topic/3..}}'\n\
          [[bridges.out]]\nfilter = 'lost/#'\ntopic = 'nobody'\n\
@@ -128,7 +135,7 @@ async fn carries() {
     let mut broker = gateway(&example("bridge-rabbitmq.toml", "127.0.0.1:5672", server.port));
     broker.run();
     let here = client(broker.port(), "here").await;
-    there.channel.queue_bind("all".into(), "amq.topic".into(), "#".into(), bind, FieldTable::default()).await.unwrap();
+    there.bind("amq.topic", "#").await;
     publish(&here, "site/7/temperature", "21").await;
     let came = soon(next(&mut there.queue)).await.unwrap();
     assert_eq!((came.routing_key.as_str(), came.data.as_slice()), ("gateway.site.7.temperature", &b"21"[..]));

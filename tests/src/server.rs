@@ -1,6 +1,7 @@
 //! Servers as child processes on free ports of 127.0.0.1, their data in a scratch folder.
 
 mod java;
+pub mod secured;
 
 use std::fs::File;
 use std::net::TcpStream;
@@ -103,15 +104,21 @@ impl Program {
 
     /// One node of Kafka in KRaft mode. It makes no topic by itself, and takes messages of 100,000 bytes.
     pub fn kafka() -> Self {
-        let (scratch, port, controller) = (Scratch::new("servers"), free_port(), free_port());
+        Self::kafka_with(Scratch::new("servers"), free_port(), "", "", &[])
+    }
+
+    /// The same, open to everybody at this port; with more listeners (`,NAME://ADDRESS`), lines, and words for the tool that formats
+    /// its store.
+    fn kafka_with(scratch: Scratch, port: u16, listeners: &str, more: &str, formatting: &[&str]) -> Self {
+        let controller = free_port();
         let folder = scratch.path().display().to_string();
         let text = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}\n\
              controller.listener.names=CONTROLLER\nlog.dirs={folder}/data\nauto.create.topics.enable=false\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
-             transaction.state.log.num.partitions=1\ngroup.initial.rebalance.delay.ms=0\nmessage.max.bytes=100000\n"
+             transaction.state.log.num.partitions=1\ngroup.initial.rebalance.delay.ms=0\nmessage.max.bytes=100000\n{more}"
         );
         let properties = write(&scratch, "server.properties", &text);
         let java = |class: &str, arguments: &[&str]| -> Vec<String> {
@@ -119,7 +126,8 @@ impl Program {
             let line = ["java", "-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-cp", &path, class];
             line.iter().chain(arguments).map(|word| (*word).to_owned()).collect()
         };
-        let format = java("kafka.tools.StorageTool", &["format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", &properties]);
+        let arguments = [&["format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", &properties], formatting].concat();
+        let format = java("kafka.tools.StorageTool", &arguments);
         let formatted = Command::new(&format[0]).args(&format[1..]).output().unwrap();
         assert!(formatted.status.success(), "{formatted:?}");
         Self::start(scratch, port, java("kafka.Kafka", &[&properties]), Vec::new())
