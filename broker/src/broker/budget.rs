@@ -7,12 +7,14 @@ use std::cell::Cell;
 
 use crate::session::SHARED_PAYLOAD_BYTES;
 
-/// Units of one turn: a few milliseconds.
-const TURN: usize = 128 * 1024;
+/// Units of one turn: a millisecond or two. Whoever floods costs the others of its worker that much a round.
+const TURN: usize = 32 * 1024;
 /// Bytes that cost one unit where they are copied.
 const COPIED_BYTES: usize = 512;
 /// Bytes that cost one unit where they are read and understood.
 const READ_BYTES: usize = 16;
+/// What a message costs that is read, understood and looked up, though nobody is subscribed.
+const MESSAGE: usize = 16;
 /// What a subscriber costs that is locked and woken, and a message that is encoded or queued for it.
 const SUBSCRIBER: usize = 4;
 /// What a topic filter of a SUBSCRIBE or UNSUBSCRIBE costs.
@@ -22,7 +24,7 @@ const FILTER: usize = 64;
 #[derive(Debug)]
 pub struct Budget {
     left: Cell<usize>,
-    /// A subscriber has much to be written: its connection should have its turn before more is read.
+    /// No more should be read: a subscriber has much to be written, or much has been read at once.
     pressed: Cell<bool>,
 }
 
@@ -65,7 +67,7 @@ impl Budget {
         self.left.get() == 0
     }
 
-    /// Somebody else has much to write now.
+    /// What is at hand is done, and nothing more is read in this turn.
     pub fn press(&self) {
         self.pressed.set(true);
     }
@@ -95,7 +97,7 @@ pub fn copied(payload: &[u8]) -> usize {
 pub fn cost(messages: usize, bytes: usize, subscribers: usize, as_one: bool) -> usize {
     let copies = bytes / COPIED_BYTES;
     let one = if as_one { SUBSCRIBER + copies } else { messages.saturating_mul(SUBSCRIBER) + copies };
-    messages.saturating_add(one.saturating_mul(subscribers))
+    messages.saturating_mul(MESSAGE).saturating_add(one.saturating_mul(subscribers))
 }
 
 #[cfg(test)]
@@ -120,9 +122,9 @@ mod tests {
 
     #[test]
     fn what_goes_as_one_block_costs_less() {
-        assert_eq!(cost(600, 64 * 1024, 1000, true), 600 + 132 * 1000);
-        assert_eq!(cost(600, 64 * 1024, 1000, false), 600 + 2528 * 1000);
-        assert_eq!(cost(1, 10, 0, false), 1);
+        assert_eq!(cost(600, 64 * 1024, 1000, true), 600 * MESSAGE + 132 * 1000);
+        assert_eq!(cost(600, 64 * 1024, 1000, false), 600 * MESSAGE + 2528 * 1000);
+        assert_eq!(cost(1, 10, 0, false), MESSAGE);
         assert_eq!(Budget::messages_a_turn(0), TURN);
         assert_eq!(Budget::messages_a_turn(usize::MAX), 1);
     }

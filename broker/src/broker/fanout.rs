@@ -194,6 +194,9 @@ impl Broker {
                 Some(route) => self.run(route, batch, run, cx),
                 None => self.run_special(batch, run, cx),
             }
+            if let Some(budget) = batch.budget {
+                budget.spend(cache.take_visited());
+            }
             if run.iter().any(|staged| batch.stops_at(staged)) {
                 return;
             }

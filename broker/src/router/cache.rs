@@ -39,6 +39,7 @@ pub struct RouteCache<T> {
     nobody: Arc<Route<T>>,
     /// The last route that was not kept, to be lent to the caller.
     passing: Arc<Route<T>>,
+    visited: usize,
 }
 
 impl<T: Subscriber> Default for RouteCache<T> {
@@ -62,7 +63,13 @@ impl<T: Subscriber> RouteCache<T> {
             targets: 0,
             passing: Arc::clone(&nobody),
             nobody,
+            visited: 0,
         }
+    }
+
+    /// How many levels of filters were looked at for routes that were not here, since this was asked last.
+    pub fn take_visited(&mut self) -> usize {
+        std::mem::take(&mut self.visited)
     }
 
     /// The route of a topic, as `router` knew it when its version was read at the start of this call, or newer.
@@ -87,7 +94,8 @@ impl<T: Subscriber> RouteCache<T> {
     /// Asks the router. True if the route is at its place now, false if it is in `passing`.
     #[cold]
     fn learn(&mut self, router: &Router<T>, topic: &str, hash: u64, place: usize) -> bool {
-        let route = router.route(topic);
+        let (route, visited) = router.visit(topic);
+        self.visited = self.visited.saturating_add(visited);
         if topic.is_empty() || topic.len() > CACHED_TOPIC_BYTES_MAX {
             self.passing = route;
             return false;

@@ -147,9 +147,16 @@ impl<T: Subscriber> Router<T> {
     ///
     /// A topic that begins with `$` is not matched by a filter that begins with a wildcard `[MQTT5-4.7.2-1]`.
     pub fn route(&self, topic: &str) -> Arc<Route<T>> {
+        self.visit(topic).0
+    }
+
+    /// The same, and how many levels of filters were looked at.
+    fn visit(&self, topic: &str) -> (Arc<Route<T>>, usize) {
         let trie = self.trie.read();
-        let matches = trie.matches(topic);
-        if matches.is_empty() { Arc::clone(&self.nobody) } else { Arc::new(Route::collect(&matches, topic)) }
+        let (matches, visited) = trie.matches(topic);
+        let found =
+            if matches.is_empty() { Arc::clone(&self.nobody) } else { Arc::new(Route::collect(&matches, topic)) };
+        (found, visited)
     }
 
     /// Makes all routes that are remembered be asked for again: what subscribers may receive has changed.

@@ -227,15 +227,18 @@ impl<T: Subscriber> Trie<T> {
         }
     }
 
-    /// Everything that matches a topic. Visits the nodes that match a beginning of it; memory is bounded by them.
-    pub(super) fn matches(&self, topic: &str) -> Matches<'_, T> {
+    /// Everything that matches a topic, and how many nodes were visited: those that match a beginning of it; memory is bounded
+    /// by them.
+    pub(super) fn matches(&self, topic: &str) -> (Matches<'_, T>, usize) {
         let mut found = Matches::new();
+        let mut visited = 0;
         // Nodes to visit, each with the levels that are left for what is below it.
         let mut open: SmallVec<[(&Node<T>, Option<&str>); 16]> = SmallVec::new();
         open.push((&self.root, Some(topic)));
         // `$` topics are hidden from a wildcard at the first level [MQTT5-4.7.2-1], and only there.
         let mut wildcards = !topic.starts_with('$');
         while let Some((node, rest)) = open.pop() {
+            visited += 1;
             if wildcards && let Some(all) = &node.all {
                 // `#` includes the level above it: `sport/#` matches `sport`.
                 found.push(all);
@@ -253,7 +256,7 @@ impl<T: Subscriber> Trie<T> {
             }
             wildcards = true;
         }
-        found
+        (found, visited)
     }
 
     /// Counts the nodes one by one, to check `stats`.

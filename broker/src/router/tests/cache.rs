@@ -110,3 +110,20 @@ fn targets_and_options_are_small() {
     assert_eq!(size_of::<crate::router::Target<Client>>(), 24);
     assert_eq!(size_of::<Options>(), 8);
 }
+
+/// What a route costs is known to who asked for it: many filters that look alike, and nothing once it is remembered.
+#[test]
+fn what_was_looked_at_is_counted() {
+    let router = Router::new();
+    for bits in 0..64 {
+        let levels: Vec<&str> = (0..6).map(|level| if bits >> level & 1 == 0 { "a" } else { "+" }).collect();
+        router.subscribe(&levels.join("/"), client(1), qos(0));
+    }
+    let mut cache = RouteCache::new(64);
+    cache.get(&router, "b/a");
+    assert_eq!(cache.take_visited(), 4, "the root, `+`, `+/a` and `+/+`");
+    cache.get(&router, "a/a/a/a/a/a");
+    assert_eq!(cache.take_visited(), 127);
+    cache.get(&router, "a/a/a/a/a/a");
+    assert_eq!(cache.take_visited(), 0);
+}
