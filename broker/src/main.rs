@@ -23,10 +23,10 @@ use forebay::config::{self, Config, ConfigError};
 use forebay::logging;
 use forebay::memory;
 use forebay::start::{self, RunArgs};
-use forebay::store::Recovered;
 use forebay::store::journal::store::JournaledStore;
 use forebay::store::medium::make_folder;
 use forebay::store::redb::contain_quietly;
+use forebay::store::{Known, Recovered};
 use forebay::transport::{self, BoundListener};
 use forebay::{doctor, systemd};
 
@@ -186,7 +186,7 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
     // Before anything is open: a broker that does not know who may come is not reached.
     let access = Access::load(&config.access)?;
     let mut config = Arc::new(config);
-    let first = open_store(&config)?;
+    let first = open_store(&config, Known::default())?;
     // Before the listeners: whoever finds those open can end it, and finds the API open as well.
     let mut stop = std::pin::pin!(signals.block_on(async { stop_signal() })?);
     let mut bound = admin::bind(&config.admin)?;
@@ -194,10 +194,11 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
     let mut opening = Some(opening_lines(&config, &listeners, &first.1, bound.as_ref()));
     let mut opened = Some(first);
     let mut at_least = Duration::ZERO;
+    let mut known = Known::default();
     loop {
         let (store, recovered) = match opened.take() {
             Some(opened) => opened,
-            None => open_store(&config)?,
+            None => open_store(&config, std::mem::take(&mut known))?,
         };
         let args = RunArgs {
             config: config.clone(),
@@ -237,7 +238,9 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
             systemd::tell("STOPPING=1");
         }
         config = running.broker().live();
+        let broker = anew.then(|| running.broker().clone());
         running.stop();
+        known = broker.map_or_else(Known::default, |broker| broker.known());
         // Operators see how it ends.
         if let Some(operators) = operators {
             operators.stop();
@@ -247,7 +250,7 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
         }
         at_least = ANEW;
         bound = admin::bind(&config.admin)?;
-        tracing::error!("the broker begins anew, with what its store has");
+        tracing::error!("the broker begins anew, with what it knows and what its store has");
     }
 }
 
@@ -261,10 +264,10 @@ async fn begins_anew(running: &start::Running, at_least: Duration) {
     tokio::time::sleep_until(earliest).await;
 }
 
-fn open_store(config: &Config) -> anyhow::Result<(JournaledStore, Recovered)> {
+fn open_store(config: &Config, known: Known) -> anyhow::Result<(JournaledStore, Recovered)> {
     let options = config.store.options();
     let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
-    Ok(JournaledStore::open(&config.data_dir, &options, wall_ms)?)
+    Ok(JournaledStore::open_knowing(&config.data_dir, &options, wall_ms, known)?)
 }
 
 /// Tells systemd that the broker lives, for as long as it does; a broker whose threads hang is started anew.

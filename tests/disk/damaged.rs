@@ -11,7 +11,7 @@ use forebay_tests::peer::{Came, Connect, Peer};
 use forebay_tests::scratch::Scratch;
 use forebay_tests::sys::{Sys, assert_balanced, figure};
 
-use crate::full::{Disk, start};
+use crate::full::{Disk, retain, start};
 use crate::{Case, LIMIT, MOMENT, absent, accepted_again, code, fill, number, publisher, send, takes, tcp};
 
 pub(crate) fn trials() -> Vec<Case> {
@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Case> {
     vec![
         ("damaged_with_no_room_to_recover_it", absent, on_a_full_disk),
         ("damaged_while_it_runs_begins_anew_by_itself", None, while_it_runs),
+        ("damaged_while_it_runs_with_a_journal_loses_nothing_that_is_acknowledged_then", None, with_a_journal),
         ("a_store_is_not_larger_than_max_bytes", None, bounded),
     ]
 }
@@ -44,7 +45,7 @@ fn zero(file: &Path, at: u64, len: usize) {
 }
 
 /// Until it has begun anew, which ends connections: the next message is accepted.
-fn accepted_by_one_anew(broker: &Broker) {
+fn accepted_by_one_anew(broker: &Broker, number: u32) {
     let begun = Instant::now();
     loop {
         let device = Peer::silent(&tcp(broker), Version::V5).ok();
@@ -53,7 +54,7 @@ fn accepted_by_one_anew(broker: &Broker) {
             matches!(device.answer(), Came::Connack(..)).then_some(device)
         });
         if let Some(mut device) = connected {
-            send(&mut device, Version::V5, MESSAGES);
+            send(&mut device, Version::V5, number);
             if let Came::Ack(Ack::Puback, _, 0, _) = device.answer() {
                 return;
             }
@@ -79,7 +80,7 @@ fn on_a_full_disk() {
     assert_eq!(code(&mut device, MESSAGES, LIMIT), Some(0x97), "what must be durable is refused");
     drop(takes(&broker, 0..MESSAGES));
     std::fs::remove_file(other).unwrap();
-    accepted_by_one_anew(&broker);
+    accepted_by_one_anew(&broker, MESSAGES);
     assert!(broker.is_running());
     let names = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.filter(|name| name.starts_with("forebay-damaged-")).count(), 1, "the damaged file is kept");
@@ -99,10 +100,37 @@ fn while_it_runs() {
     let file = store_in(&data);
     let len = std::fs::metadata(&file).unwrap().len();
     zero(&file, len / 2 / 4096 * 4096, (len / 4) as usize);
-    let mut subscriber = Some(takes(&broker, 0..1));
-    let mut came: BTreeSet<u32> = [0].into();
+    let mut came = taken_until_it_begins_anew(&broker);
+    accepted_by_one_anew(&broker, MESSAGES);
+    let mut subscriber = comes(&broker).unwrap();
+    while !came.contains(&MESSAGES) {
+        came.insert(number(&subscriber.message().payload));
+    }
+    let figures = Sys::open(&tcp(&broker)).figures();
+    let missing = u64::from(MESSAGES) + 1 - came.len() as u64;
+    assert_balanced(&figures);
+    assert_eq!(figure(&figures, "ledger/dropped/damaged"), missing, "{}", broker.log());
+    assert!(missing < u64::from(MESSAGES) / 2, "{missing} are lost of a quarter that was damaged");
+    assert!(broker.is_running());
+}
+
+/// The absent one comes, unless the broker is about to begin anew.
+fn comes(broker: &Broker) -> Option<Peer> {
+    let mut peer = Peer::silent(&tcp(broker), Version::V5).ok()?;
+    peer.send(&Connect::kept(Version::V5, "absent").packet());
+    match peer.within(LIMIT) {
+        Some(Came::Connack(present, 0, _)) => {
+            assert!(present, "the session is there: {}", broker.log());
+            Some(peer)
+        }
+        _ => None,
+    }
+}
+
+/// What the absent one takes until its reader meets the damage.
+fn taken_until_it_begins_anew(broker: &Broker) -> BTreeSet<u32> {
+    let (mut subscriber, mut came) = (comes(broker), BTreeSet::new());
     let begun = Instant::now();
-    // Its reader meets the damage when the messages before it are gone.
     while !broker.log().contains("begins anew") {
         assert!(begun.elapsed() < LIMIT, "it goes on with a damaged file: {}", broker.log());
         let Some(peer) = &mut subscriber else { continue };
@@ -115,19 +143,51 @@ fn while_it_runs() {
             _ => {}
         }
     }
-    drop(subscriber);
-    accepted_by_one_anew(&broker);
-    let (mut subscriber, present) = Peer::open(&tcp(&broker), &Connect::kept(Version::V5, "absent"));
-    assert!(present, "the session is there");
-    while !came.contains(&MESSAGES) {
+    came
+}
+
+/// What is acknowledged after the file was damaged is in the journal. Both tables that say whose the sessions are lie where
+/// the file is damaged, and so does what is retained: the broker knows them.
+fn with_a_journal() {
+    const FOLDED: u32 = 600;
+    let scratch = Scratch::new("damaged");
+    let data = scratch.path().join("data");
+    let mut broker = Broker::prepare(Some(&data));
+    broker.configure("sys_interval = \"1s\"\n[store]\ncache_bytes = \"1MiB\"\n[limits]\nmemory_messages = 50\n");
+    broker.run();
+    absent(&broker);
+    retain(&broker);
+    let mut device = publisher(&broker, "device", Version::V5);
+    let mut publish = |numbers: std::ops::Range<u32>| {
+        for next in numbers {
+            send(&mut device, Version::V5, next);
+            assert_eq!(code(&mut device, next, LIMIT), Some(0));
+        }
+    };
+    publish(0..FOLDED);
+    Sys::open(&tcp(&broker)).until("it is folded", |figures| figure(figures, "store/folds") > 0);
+    zero(&store_in(&data), 4096, 60 << 10);
+    zero(&store_in(&data), 1 << 20, 2 << 20);
+    let all = FOLDED + MESSAGES;
+    publish(FOLDED..all);
+    let mut came = taken_until_it_begins_anew(&broker);
+    accepted_by_one_anew(&broker, all);
+    let mut subscriber = comes(&broker).unwrap();
+    while !came.contains(&all) {
         came.insert(number(&subscriber.message().payload));
     }
+    let lost: Vec<u32> = (FOLDED..all).filter(|number| !came.contains(number)).collect();
+    assert!(lost.is_empty(), "{lost:?} were acknowledged when the file was damaged already");
+    let (mut online, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V4, "online"));
+    assert_eq!(online.subscribe(&[("state", 1)]), [1]);
+    assert_eq!(online.message().payload, b"kept");
     let figures = Sys::open(&tcp(&broker)).figures();
-    let missing = u64::from(MESSAGES) + 1 - came.len() as u64;
     assert_balanced(&figures);
+    let missing = u64::from(all) + 1 - came.len() as u64;
+    assert!(missing > 0, "nothing was damaged: {}", broker.log());
     assert_eq!(figure(&figures, "ledger/dropped/damaged"), missing, "{}", broker.log());
-    assert!(missing < u64::from(MESSAGES) / 2, "{missing} are lost of a quarter that was damaged");
-    assert!(broker.is_running());
+    let said = |line: &str| line.contains("ERROR") && line.contains("is damaged: ");
+    assert!(broker.log().lines().any(said), "{}", broker.log());
 }
 
 /// 16 MiB, of messages of 10 kB.

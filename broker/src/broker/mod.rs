@@ -58,7 +58,7 @@ use crate::queue::{KeyOf, Policy, QueueLimits};
 use crate::router::Router;
 use crate::session::{Cx, Settings};
 use crate::store::redb::Gauge;
-use crate::store::{Ledger, Recovered, SessionNo};
+use crate::store::{Known, Ledger, Recovered, SessionNo};
 
 /// Milliseconds after which a refused publisher or client is told to try again.
 pub const RETRY_AFTER_MS: u32 = 1000;
@@ -289,6 +289,13 @@ impl Broker {
     #[must_use]
     pub fn all_slots(&self) -> Vec<Arc<Slot>> {
         self.sessions.lock().values().cloned().collect()
+    }
+
+    /// What another broker is to know that begins with what can be read of this one's store.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        let sessions = self.all_slots().into_iter().filter_map(|slot| slot.look(|session| session.known()));
+        Known { sessions: sessions.collect(), retained: self.retained.all() }
     }
 
     /// The session of this client.

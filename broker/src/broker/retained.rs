@@ -137,6 +137,14 @@ impl RetainedStore {
         found
     }
 
+    /// All that clients have retained.
+    #[must_use]
+    pub(crate) fn all(&self) -> Vec<Arc<Message>> {
+        let mut all = Vec::new();
+        self.state.lock().messages.each(&mut |message| all.push(message.clone()));
+        all
+    }
+
     /// Whether it is worth looking for expired ones before their time: there are some, and somebody was refused.
     #[must_use]
     pub fn wants_room(&self, now: Time) -> bool {
@@ -176,16 +184,13 @@ impl RetainedStore {
         }
         let mut gone = Vec::new();
         let mut next = Time(u64::MAX);
-        // `#` is for no topic that begins with `$`; a client's own may.
-        for filter in ["#", "$SYS"] {
-            state.messages.matching(filter, &mut |topic, message| {
-                if message.expired(now) {
-                    gone.push(topic.to_owned());
-                } else if let Some(at) = message.expires_at {
-                    next = next.min(at);
-                }
-            });
-        }
+        state.messages.each(&mut |message| {
+            if message.expired(now) {
+                gone.push(message.topic().to_owned());
+            } else if let Some(at) = message.expires_at {
+                next = next.min(at);
+            }
+        });
         state.expires = next;
         for topic in &gone {
             state.messages.remove(topic);
@@ -280,6 +285,24 @@ mod tests {
             accepted_at: Time(0),
         };
         Arc::new(Message::new(&parts, None))
+    }
+
+    /// No filter that begins with a wildcard is for a topic that begins with `$`, and a client may have some.
+    #[test]
+    fn what_has_expired_goes_whatever_its_topic() {
+        let none = usize::MAX;
+        let store = RetainedStore::new(Limits { messages_max: none, bytes_max: none, nodes_max: none });
+        let expiring = |topic| {
+            let mut message = message(topic, 1);
+            Arc::get_mut(&mut message).unwrap().expires_at = Some(Time(10));
+            message
+        };
+        for topic in ["a", "a/b", "$a", "$a/b", "$SYSTEM/a"] {
+            store.set(&expiring(topic), false).unwrap();
+        }
+        store.set(&message("$a/stays", 1), false).unwrap();
+        assert_eq!((store.all().len(), store.expire(Time(9))), (6, 0));
+        assert_eq!((store.expire(Time(10)), store.count().0), (5, 1));
     }
 
     /// 200 MB of retained messages were one commit, and nobody's durable message was acknowledged meanwhile.

@@ -175,6 +175,17 @@ impl<M: Clone> Retained<M> {
         self.look(filter, &mut Place::default(), usize::MAX, &mut visit);
     }
 
+    /// Shows every message, in no order.
+    pub fn each(&self, visit: &mut dyn FnMut(&M)) {
+        let mut nodes = vec![&self.root];
+        while let Some(node) = nodes.pop() {
+            if let Some(stored) = &node.stored {
+                visit(&stored.message);
+            }
+            nodes.extend(node.children.iter_after(None).map(|(_, child)| child));
+        }
+    }
+
     /// As [`Retained::matching`], from a place on: until `visit` wants no more, or so many levels of topics have been looked
     /// at. The place is then behind the last one. What comes and goes meanwhile does not disturb it: a message that is there
     /// all the time is shown exactly once.

@@ -93,6 +93,28 @@ impl Session {
         self.want(Urgency::Lazy);
     }
 
+    fn record(&self) -> SessionRecord {
+        SessionRecord {
+            client_id: self.client_id.to_string(),
+            protocol: self.version.level(),
+            expiry_s: self.expiry_s,
+            disconnected_at: self.disconnected_at,
+            will: self.will.as_deref().cloned(),
+        }
+    }
+
+    /// Whose it is, and what it is subscribed to; `None`: the store has nothing of it.
+    #[must_use]
+    pub fn known(&self) -> Option<RecoveredSession> {
+        let is_kept = self.durable() && !self.ended && !self.leaving();
+        is_kept.then(|| RecoveredSession {
+            no: self.no,
+            record: Some(self.record()),
+            subscriptions: self.subscriptions.clone(),
+            state: QueueState::default(),
+        })
+    }
+
     /// Whether everything up to delta `mark` is committed.
     #[must_use]
     pub fn mark_committed(&self, mark: u64) -> bool {
@@ -144,14 +166,9 @@ impl Session {
             state,
         };
         if std::mem::take(&mut persist.record) {
-            delta.record = Some(SessionRecord {
-                client_id: self.client_id.to_string(),
-                protocol: self.version.level(),
-                expiry_s: self.expiry_s,
-                disconnected_at: self.disconnected_at,
-                will: self.will.as_deref().cloned(),
-            });
+            delta.record = Some(self.record());
         }
+        let Some(persist) = &mut self.persist else { return (None, left) };
         persist.changed = false;
         persist.stored = true;
         let mark = persist.open;

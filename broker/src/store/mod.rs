@@ -10,6 +10,7 @@ mod clean;
 mod generation;
 mod held;
 pub mod journal;
+mod known;
 mod leaves;
 pub mod medium;
 pub mod memory;
@@ -31,6 +32,8 @@ pub mod upkeep;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use known::Known;
 
 use crate::message::{Message, Time};
 use upkeep::Upkeep;

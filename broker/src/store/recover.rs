@@ -15,7 +15,7 @@ use super::redb::{FORMAT_VERSION, Fault, Inner, contain, open_database, wants_ch
 use super::rows::{self, Damage, Mark};
 use super::salvage;
 use super::unsynced::write_all_again;
-use super::{Batch, DropReason, Recovered, RecoveredSession, SessionDelta, SessionNo, SessionRecord, owner};
+use super::{Batch, DropReason, Recovered, RecoveredSession, SessionDelta, SessionNo, SessionRecord, known, owner};
 
 /// Lines of [`Recovered::lost`] for single things; more are summed up in one.
 const LOST_LINES_MAX: usize = 200;
@@ -161,6 +161,9 @@ pub(super) fn open_and_repair(inner: &Inner, database: Database, mut lost: Vec<S
         lost.push(format!("row {} of table {} is damaged ({}) and was removed", row.key, row.table, row.damage));
     }
     repair(&database, &mut found, &damaged, &mut lost)?;
+    if !lost.is_empty() {
+        known::put_back(&database, &mut found, &inner.known.lock(), &mut lost)?;
+    }
     owner::recall(&database, &mut found, &mut lost)?;
     end_unknown(&database, &mut found, &mut lost)?;
     let mark = found.mark.unwrap_or_default();
@@ -168,12 +171,13 @@ pub(super) fn open_and_repair(inner: &Inner, database: Database, mut lost: Vec<S
         let more = lost.split_off(LOST_LINES_MAX).len();
         lost.push(format!("and {more} more"));
     }
+    let last_session = found.sessions.last_key_value().map_or(0, |(no, _)| *no);
     let recovered = Recovered {
         sessions: found.sessions.into_values().collect(),
         retained: found.retained,
         clock: (mark.commit > 0).then_some(mark.clock),
         ended_ledger: found.ended,
-        last_session: mark.last_session,
+        last_session: mark.last_session.max(last_session),
         lost,
     };
     Ok((database, recovered, mark))

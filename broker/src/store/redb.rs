@@ -25,7 +25,7 @@ use super::recover::{self, Opened};
 use super::rows::{self, Damage, Mark};
 use super::unsynced::Unsynced;
 use super::upkeep::{Compacted, UpkeepError};
-use super::{Batch, ClockMark, Committed, Keyed, Reader, Recovered, Store, StoreError};
+use super::{Batch, ClockMark, Committed, Keyed, Known, Reader, Recovered, Store, StoreError};
 use crate::message::Time;
 
 /// The format that this program writes, and the newest that it reads.
@@ -379,6 +379,8 @@ pub(super) struct Inner {
     /// A reader has met what it could not read: the file is to be opened again, and checked.
     misread: AtomicBool,
     seen_damaged: Mutex<HashSet<(u64, u64)>>,
+    /// Of the broker before, until the store is open.
+    pub(super) known: Mutex<Known>,
 }
 
 impl Inner {
@@ -392,6 +394,7 @@ impl Inner {
             gauge: Arc::default(),
             misread: AtomicBool::new(false),
             seen_damaged: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -553,7 +556,18 @@ impl RedbStore {
     /// # Errors
     /// As [`RedbStore::open`].
     pub fn open_on(medium: impl Medium, options: &StoreOptions, wall_ms: u64) -> Result<(Self, Recovered), StoreError> {
+        Self::open_knowing(medium, options, wall_ms, Known::default())
+    }
+
+    /// The same, for a broker that begins anew: what it knew is put back where the file does not have it.
+    pub(super) fn open_knowing(
+        medium: impl Medium,
+        options: &StoreOptions,
+        wall_ms: u64,
+        known: Known,
+    ) -> Result<(Self, Recovered), StoreError> {
         let inner = Arc::new(Inner::new(medium, options));
+        *inner.known.lock() = known;
         let (held, database, recovered, mark) = match open_patiently(&inner, wall_ms) {
             Ok((database, recovered, mark)) => (None, Some(database), recovered, mark),
             Err(fault @ (Fault::InUse | Fault::Newer(_))) => return Err(inner.error(fault)),
@@ -569,6 +583,7 @@ impl RedbStore {
             None
         });
         *inner.database.write() = database;
+        *inner.known.lock() = Known::default();
         inner.gauge.live_bytes.store(mark.live_bytes, Ordering::Relaxed);
         let mut store = Self {
             inner,

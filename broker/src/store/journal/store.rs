@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::super::medium::{Folder, Medium};
 use super::super::redb::{Commits, Gauge, RedbStore, StoreOptions, room_for};
 use super::super::upkeep::Upkeep;
-use super::super::{Batch, Committed, Reader, Recovered, Store, StoreError};
+use super::super::{Batch, Committed, Known, Reader, Recovered, Store, StoreError};
 use super::fold::{Core, View};
 use super::reader::JournaledReader;
 use super::record::{self, Before};
@@ -72,7 +72,21 @@ impl JournaledStore {
     /// # Errors
     /// As [`RedbStore::open`].
     pub fn open(dir: &Path, options: &StoreOptions, wall_ms: u64) -> Result<(Self, Recovered), StoreError> {
-        Self::open_on(Folder::open(dir)?, options, wall_ms, Folding::Beside)
+        Self::open_knowing(dir, options, wall_ms, Known::default())
+    }
+
+    /// The same, for a broker that begins anew: what it knew is put back where a damaged file does not have it.
+    ///
+    /// # Errors
+    /// As [`RedbStore::open`].
+    pub fn open_knowing(
+        dir: &Path,
+        options: &StoreOptions,
+        wall_ms: u64,
+        known: Known,
+    ) -> Result<(Self, Recovered), StoreError> {
+        let (redb, recovered) = RedbStore::open_knowing(Folder::open(dir)?, options, wall_ms, known)?;
+        Ok(Self::over(redb, recovered, options, wall_ms, Folding::Beside))
     }
 
     /// The same on any medium.
@@ -85,13 +99,24 @@ impl JournaledStore {
         wall_ms: u64,
         folding: Folding,
     ) -> Result<(Self, Recovered), StoreError> {
-        let (mut redb, mut recovered) = RedbStore::open_on(medium, options, wall_ms)?;
+        let (redb, recovered) = RedbStore::open_on(medium, options, wall_ms)?;
+        Ok(Self::over(redb, recovered, options, wall_ms, folding))
+    }
+
+    /// Over a store that is open, with the journal beside it.
+    fn over(
+        mut redb: RedbStore,
+        mut recovered: Recovered,
+        options: &StoreOptions,
+        wall_ms: u64,
+        folding: Folding,
+    ) -> (Self, Recovered) {
         let mark = redb.mark();
         let mut source = read_pending(redb.medium(), &mark);
         source.pending.apply_to(&mut recovered);
         recovered.lost.append(&mut source.lost);
         let begin = source::prepare(&mut redb, source, options.journal_bytes, wall_ms);
-        Ok((Self::assemble(redb, begin, options, folding), recovered))
+        (Self::assemble(redb, begin, options, folding), recovered)
     }
 
     /// A store over any journal, which holds records of its own: for journals that are no file.
