@@ -149,3 +149,15 @@ fn dropping_is_said_once_until_all_was_read() {
         before = dropped(&sys.figures());
     }
 }
+
+/// A packet that takes more than one turn to read alone is read once, in its parts, and not again and again.
+#[test]
+fn a_packet_larger_than_a_turn_comes_through() {
+    let broker = Broker::with_config("[limits]\nmax_packet_size = \"16MiB\"\n");
+    let (mut idle, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "idle"));
+    idle.subscribe(&[("large", 1)]);
+    let (mut publisher, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "publisher"));
+    let payload = vec![b'x'; 10_000_000];
+    assert_eq!(publisher.publish(1, "large", &payload).0, 0);
+    assert_eq!(idle.message().payload.len(), payload.len());
+}

@@ -60,7 +60,6 @@ impl<S: Stream> Connection<S> {
     /// They are all complete packets, unless the turn is over before, or as much is parked as may be: then `tail_is_fresh`.
     pub(super) fn process(&mut self, scratch: &mut Scratch, bytes: &[u8], budget: &Budget) -> Result<usize, End> {
         let mut at = 0;
-        budget.spend_on_reading(bytes.len());
         loop {
             if at < bytes.len() && (budget.is_spent() || self.is_parked_full()) {
                 self.tail_is_fresh = true;

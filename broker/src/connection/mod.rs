@@ -233,6 +233,8 @@ impl<S: Stream> Connection<S> {
         let broker = &self.on.broker;
         broker.counters.bytes_received.add(bytes.len() as u64);
         self.slot.heard(broker.now_s());
+        // Once for each byte: a packet that comes in many parts must not cost more than a turn has each time.
+        budget.spend_on_reading(bytes.len());
         if let Some(pace) = &mut self.pace {
             pace.bytes(bytes.len());
         }
