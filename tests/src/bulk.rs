@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::link;
 use crate::packet::{self, Ack, Packet, Version};
 
 /// Messages in one write, and in one batch of acks.
@@ -65,7 +66,7 @@ pub fn drain(port: u16, client: &str, numbers: Range<u64>) {
         acks.clear();
     }
     socket.write_all(&packet::DISCONNECT).unwrap();
-    assert_eq!(socket.read(&mut [0; 16]).unwrap(), 0, "nothing comes after the last");
+    assert_eq!(link::read(&mut socket, &mut [0; 16]).unwrap(), 0, "nothing comes after the last");
 }
 
 /// Bytes that have come; those before `from` are done with.
@@ -79,7 +80,7 @@ impl Input {
         self.bytes.drain(..self.from);
         self.from = 0;
         let mut chunk = [0; 128 * 1024];
-        match socket.read(&mut chunk)? {
+        match link::read(socket, &mut chunk)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             n => {
                 self.bytes.extend(&chunk[..n]);

@@ -1,9 +1,11 @@
 //! A line to a broker that can be cut, and listened to.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+
+use crate::link;
 
 /// Passes connections on; it ends when this is dropped.
 #[derive(Debug)]
@@ -102,7 +104,7 @@ impl Drop for End {
 
 fn carry(mut from: &TcpStream, mut to: &TcpStream, ear: impl Fn(&[u8])) {
     let mut buffer = [0; 8 * 1_024];
-    while let Ok(len @ 1..) = from.read(&mut buffer) {
+    while let Ok(len @ 1..) = link::read(&mut from, &mut buffer) {
         ear(&buffer[..len]);
         if to.write_all(&buffer[..len]).is_err() {
             return;

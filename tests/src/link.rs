@@ -79,11 +79,22 @@ impl Link {
     }
 }
 
+/// Reads once. A read of a socket that has a time limit is broken off when the process is stopped and goes on (signal(7)):
+/// that says nothing of the other side.
+pub fn read(from: &mut (impl Read + ?Sized), into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match from.read(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 impl Read for Link {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(tcp) => tcp.read(into),
-            Self::Tls(tls) => tls.read(into),
+            Self::Tcp(tcp) => read(tcp, into),
+            Self::Tls(tls) => read(tls, into),
         }
     }
 }

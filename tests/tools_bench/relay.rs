@@ -1,9 +1,11 @@
 //! A relay that loses, repeats or swaps every so manyeth message on its way to a subscriber.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+
+use forebay_tests::link;
 
 /// What it does to every so manyeth message of the first subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +65,7 @@ fn packet(bytes: &[u8]) -> Option<(usize, usize)> {
 fn serve(mut socket: TcpStream, topics: &Topics, fault: Fault) {
     let (mut input, mut buffer, mut published) = (Vec::new(), vec![0; 65_536], 0);
     loop {
-        match socket.read(&mut buffer) {
+        match link::read(&mut socket, &mut buffer) {
             Ok(n) if n > 0 => input.extend_from_slice(&buffer[..n]),
             _ => return,
         }
