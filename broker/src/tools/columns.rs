@@ -9,7 +9,8 @@ const USUAL: usize = 80;
 #[cfg(unix)]
 pub(super) fn of(stream: &(impl IsTerminal + std::os::fd::AsFd)) -> usize {
     let size = stream.is_terminal().then(|| rustix::termios::tcgetwinsize(stream).ok()).flatten();
-    size.map_or(USUAL, |size| usize::from(size.ws_col)).max(1)
+    // A serial console has no size, and says 0.
+    size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(USUAL)
 }
 
 /// Columns of the terminal behind a stream.
