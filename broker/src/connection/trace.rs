@@ -3,14 +3,11 @@
 use std::sync::Arc;
 
 use forebay_wire::frame::{self, Frame};
+use forebay_wire::read::Reader;
 
 use crate::broker::Slot;
 use crate::logging;
 use crate::session::{Encoded, Session};
-
-/// The first and the last type whose packets begin with an identifier, PUBLISH apart.
-const PUBACK: u8 = 4;
-const UNSUBACK: u8 = 11;
 
 /// Names of the packets, by their type.
 const NAMES: [&str; 16] = [
@@ -67,22 +64,17 @@ struct About<'a> {
     packet_id: Option<u16>,
 }
 
-fn number(bytes: &[u8]) -> Option<u16> {
-    bytes.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
-}
-
 impl<'a> About<'a> {
     fn of(frame: &Frame, packet: &'a [u8]) -> Self {
-        let body = packet.get(frame.header_len..).unwrap_or_default();
+        let mut body = Reader::new(packet.get(frame.header_len..).unwrap_or_default());
         match frame.packet_type() {
             frame::PUBLISH => {
-                let qos = frame.first_byte >> 1 & 3;
-                let end = number(body).map_or(0, |len| usize::from(len).saturating_add(2));
-                let topic = body.get(2..end).and_then(|topic| std::str::from_utf8(topic).ok());
-                let packet_id = body.get(end..).and_then(number).filter(|_| qos > 0);
+                let (qos, topic) = (frame.first_byte >> 1 & 3, body.string().ok());
+                let packet_id = topic.filter(|_| qos > 0).and_then(|_| body.u16().ok());
                 Self { topic, qos: Some(qos), packet_id }
             }
-            PUBACK..=UNSUBACK => Self { packet_id: number(body), ..Self::default() },
+            // All of these begin with it.
+            frame::PUBACK..=frame::UNSUBACK => Self { packet_id: body.u16().ok(), ..Self::default() },
             _ => Self::default(),
         }
     }

@@ -70,10 +70,9 @@ impl Shape {
 
 #[cfg(unix)]
 fn is_journal(stream: Option<&str>) -> bool {
-    use std::os::unix::fs::MetadataExt;
     let Some((device, inode)) = stream.and_then(|stream| stream.split_once(':')) else { return false };
-    let stderr = std::fs::metadata("/proc/self/fd/2").or_else(|_| std::fs::metadata("/dev/stderr"));
-    stderr.is_ok_and(|meta| device == meta.dev().to_string() && inode == meta.ino().to_string())
+    let stderr = rustix::fs::fstat(std::io::stderr());
+    stderr.is_ok_and(|stat| device == stat.st_dev.to_string() && inode == stat.st_ino.to_string())
 }
 
 #[cfg(not(unix))]
