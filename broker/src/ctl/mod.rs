@@ -404,14 +404,13 @@ fn time_of(text: &str) -> Result<Duration, String> {
 }
 
 fn log(level: Option<&String>, client: Option<&String>, time: Option<Duration>, stop: bool) -> Request {
-    let path = |at, pairs: &[_]| with_query(at, pairs);
     let (method, path) = match (level, client) {
         _ if stop => ("DELETE", "/api/log/client".to_owned()),
         (_, Some(client)) => {
             let seconds = time.map(|time| time.as_secs().to_string());
-            ("PUT", path("/api/log/client", &[("client", Some(client.clone())), ("for_s", seconds)]))
+            ("PUT", with_query("/api/log/client", &[("client", Some(client.clone())), ("for_s", seconds)]))
         }
-        (Some(level), None) => ("PUT", path("/api/log", &[("level", Some(level.clone()))])),
+        (Some(level), None) => ("PUT", with_query("/api/log", &[("level", Some(level.clone()))])),
         (None, None) => return get("/api/log", show::log),
     };
     Request { show: show::log, ..change(method, path) }

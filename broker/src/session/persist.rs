@@ -154,21 +154,19 @@ impl Session {
         });
         let done = state.as_ref().map_or_else(Vec::new, |state| self.queue.take_done(state));
         let subscribed = self.collect_subscriptions();
+        let wants_record = self.persist.as_mut().is_some_and(|persist| std::mem::take(&mut persist.record));
+        let record = wants_record.then(|| self.record());
         let Some(persist) = &mut self.persist else { return (None, left) };
-        let mut delta = SessionDelta {
+        let delta = SessionDelta {
             no: self.no,
             ended: false,
-            record: None,
+            record,
             subscribed,
             unsubscribed: std::mem::take(&mut persist.unsubscribed),
             enqueued,
             done,
             state,
         };
-        if std::mem::take(&mut persist.record) {
-            delta.record = Some(self.record());
-        }
-        let Some(persist) = &mut self.persist else { return (None, left) };
         persist.changed = false;
         persist.stored = true;
         let mark = persist.open;
