@@ -26,12 +26,14 @@ pub(crate) fn trials() -> Vec<Case> {
 
 const MESSAGES: u32 = 200;
 
-fn published(broker: &Broker) {
+/// Whoever has published so many.
+fn published(broker: &Broker, messages: u32) -> Peer {
     let mut device = publisher(broker, "device", Version::V5);
-    for next in 0..MESSAGES {
+    for next in 0..messages {
         send(&mut device, Version::V5, next);
         assert_eq!(code(&mut device, next, LIMIT), Some(0));
     }
+    device
 }
 
 fn store_in(dir: &Path) -> PathBuf {
@@ -68,7 +70,7 @@ fn accepted_by_one_anew(broker: &Broker, number: u32) {
 fn on_a_full_disk() {
     let (mut broker, disk) = start("0B");
     absent(&broker);
-    published(&broker);
+    drop(published(&broker, MESSAGES));
     broker.kill();
     let data = disk.path().join("data");
     zero(&store_in(&data), 0, 4096);
@@ -96,7 +98,7 @@ fn while_it_runs() {
     broker.configure("[store]\ncache_bytes = \"1MiB\"\njournal = \"0B\"\n[limits]\nmemory_messages = 50\n");
     broker.run();
     absent(&broker);
-    published(&broker);
+    drop(published(&broker, MESSAGES));
     let file = store_in(&data);
     let len = std::fs::metadata(&file).unwrap().len();
     zero(&file, len / 2 / 4096 * 4096, (len / 4) as usize);
@@ -157,11 +159,7 @@ fn with_a_journal() {
     broker.run();
     absent(&broker);
     retain(&broker);
-    let mut device = publisher(&broker, "device", Version::V5);
-    for next in 0..FOLDED {
-        send(&mut device, Version::V5, next);
-        assert_eq!(code(&mut device, next, LIMIT), Some(0));
-    }
+    let mut device = published(&broker, FOLDED);
     // And none is under way.
     let (mut sys, mut folds) = (Sys::open(&tcp(&broker)), 0);
     while folds == 0 || folds != figure(&sys.figures(), "store/folds") {
