@@ -25,9 +25,8 @@ impl Backoff {
         self.connected_at = Some(now);
     }
 
-    /// How long to wait after a connection that failed or ended; `None`: that was the last attempt. What the server asked
-    /// for is a lower bound.
-    pub(crate) fn next(&mut self, now: Instant, retry_after: Option<Duration>, slowest: bool) -> Option<Duration> {
+    /// How long to wait after a connection that failed or ended; `None`: that was the last attempt.
+    pub(crate) fn next(&mut self, now: Instant, slowest: bool) -> Option<Duration> {
         let stable = |at: Instant| now.saturating_duration_since(at) >= self.limits.stable_after;
         let was_connected = self.connected_at.is_some();
         if self.connected_at.take().is_some_and(stable) {
@@ -42,8 +41,12 @@ impl Backoff {
         if slowest {
             self.last = self.limits.max;
         }
-        let asked = retry_after.map(|wait| wait + self.drawn(Duration::ZERO, wait / 4 + min));
-        Some(self.last.max(asked.unwrap_or_default()))
+        Some(self.last)
+    }
+
+    /// How long to leave a server alone that asked for patience: that is a lower bound, or all would come back together.
+    pub(crate) fn patience(&mut self, asked: Duration) -> Duration {
+        asked + self.drawn(Duration::ZERO, asked / 4 + self.limits.min)
     }
 
     fn drawn(&mut self, from: Duration, to: Duration) -> Duration {
@@ -68,7 +71,7 @@ mod tests {
     fn waits_grow_and_stay_within_bounds() {
         let mut backoff = Backoff::new(limits());
         let now = Instant::now();
-        let waits: Vec<_> = (0..200).filter_map(|_| backoff.next(now, None, false)).collect();
+        let waits: Vec<_> = (0..200).filter_map(|_| backoff.next(now, false)).collect();
         assert_eq!(waits.len(), 200);
         assert!(waits.iter().all(|wait| (limits().min..=limits().max).contains(wait)));
         assert!(waits.iter().max() > waits.first());
@@ -82,15 +85,15 @@ mod tests {
         let mut backoff = Backoff::new(limits());
         let start = Instant::now();
         for _ in 0..50 {
-            backoff.next(start, None, false);
+            backoff.next(start, false);
         }
         backoff.last = Duration::from_secs(5);
         backoff.connected(start);
-        backoff.next(start + Duration::from_secs(1), None, false);
+        backoff.next(start + Duration::from_secs(1), false);
         let after_short = backoff.last;
         backoff.last = Duration::from_secs(5);
         backoff.connected(start);
-        backoff.next(start + Duration::from_secs(60), None, false);
+        backoff.next(start + Duration::from_secs(60), false);
         assert!(backoff.last <= limits().min * 3, "{:?}", backoff.last);
         assert!(after_short >= limits().min);
     }
@@ -100,10 +103,10 @@ mod tests {
         let now = Instant::now();
         let mut backoff = Backoff::new(limits());
         let asked = Duration::from_secs(30);
-        assert!(backoff.next(now, Some(asked), false).unwrap() >= asked);
+        assert!((0..100).all(|_| (asked..asked * 2).contains(&backoff.patience(asked))));
         let mut backoff = Backoff::new(Reconnect { max_attempts: Some(2), ..limits() });
-        assert!(backoff.next(now, None, false).is_some() && backoff.next(now, None, false).is_some());
-        assert_eq!(backoff.next(now, None, false), None);
-        assert_eq!(Backoff::new(Reconnect::never()).next(now, None, false), None);
+        assert!(backoff.next(now, false).is_some() && backoff.next(now, false).is_some());
+        assert_eq!(backoff.next(now, false), None);
+        assert_eq!(Backoff::new(Reconnect::never()).next(now, false), None);
     }
 }

@@ -11,8 +11,8 @@ use tokio::sync::broadcast;
 
 use crate::driver;
 use crate::error::{ConnectError, EndReason, PublishError, SubscribeError};
-use crate::event::Event;
-use crate::message::{Message, Received};
+use crate::event::{Event, PutOff};
+use crate::message::{Message, Received, Restored};
 use crate::options::{Options, Subscribe, WhenFull};
 use crate::session::Session;
 #[cfg(not(feature = "durable"))]
@@ -52,23 +52,14 @@ impl std::fmt::Debug for Client {
 impl Options {
     /// Starts a client that connects, and connects again, in the background. To be called within a tokio runtime.
     ///
+    /// With a durable outbox this reads its file, and blocks the thread meanwhile: for as long as that takes, and for half a
+    /// second more where the disk fails. [`Options::connect`] does not.
+    ///
     /// # Errors
     /// What is wrong with the options, or with the file of the durable outbox.
     pub fn start(self) -> Result<Client, ConnectError> {
         self.check()?;
-        let options = Arc::new(self);
-        #[cfg(feature = "durable")]
-        let (session, store) = crate::durable::open(&options)?;
-        #[cfg(not(feature = "durable"))]
-        let session = Session::new(options.clone(), Journal::default(), Instant::now());
-        #[allow(unused_mut, reason = "the durable outbox has a thread to signal")]
-        let mut shared = Shared::new(options, session);
-        #[cfg(feature = "durable")]
-        let shared = crate::durable::attach(shared, store)?;
-        #[cfg(not(feature = "durable"))]
-        let shared = Arc::new(shared);
-        tokio::spawn(driver::run(shared.clone()));
-        Ok(Client { handle: Arc::new(Handle { shared }) })
+        Past::open(Arc::new(self))?.start()
     }
 
     /// Starts a client and waits for its first connection. When that fails the client is ended.
@@ -76,7 +67,8 @@ impl Options {
     /// # Errors
     /// Why the first connection failed.
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let client = self.start()?;
+        self.check()?;
+        let client = Past::open_aside(Arc::new(self)).await?.start()?;
         let shared = &client.handle.shared;
         let mut status = shared.status.subscribe();
         // The sender lives as long as the client does.
@@ -85,6 +77,49 @@ impl Options {
             Some(error) => Err(error),
             None => Ok(client.clone()),
         }
+    }
+}
+
+/// What a client begins with: what an earlier run of the program left in the durable outbox.
+struct Past {
+    options: Arc<Options>,
+    session: Session,
+    #[cfg(feature = "durable")]
+    store: Option<crate::durable::Store>,
+}
+
+impl Past {
+    #[cfg(feature = "durable")]
+    fn open(options: Arc<Options>) -> Result<Self, ConnectError> {
+        let (session, store) = crate::durable::open(&options)?;
+        Ok(Self { options, session, store })
+    }
+
+    #[cfg(not(feature = "durable"))]
+    fn open(options: Arc<Options>) -> Result<Self, ConnectError> {
+        let session = Session::new(options.clone(), Journal::default(), Instant::now());
+        Ok(Self { options, session })
+    }
+
+    /// The same; a file is read on a thread that may wait for it.
+    async fn open_aside(options: Arc<Options>) -> Result<Self, ConnectError> {
+        #[cfg(feature = "durable")]
+        if options.durable.is_some() {
+            let opened = tokio::task::spawn_blocking(|| Self::open(options)).await;
+            return opened.unwrap_or_else(|error| Err(ConnectError::Store(error.to_string())));
+        }
+        Self::open(options)
+    }
+
+    fn start(self) -> Result<Client, ConnectError> {
+        #[allow(unused_mut, reason = "the durable outbox has a thread to signal")]
+        let mut shared = Shared::new(self.options, self.session);
+        #[cfg(feature = "durable")]
+        let shared = crate::durable::attach(shared, self.store)?;
+        #[cfg(not(feature = "durable"))]
+        let shared = Arc::new(shared);
+        tokio::spawn(driver::run(shared.clone()));
+        Ok(Client { handle: Arc::new(Handle { shared }) })
     }
 }
 
@@ -144,6 +179,21 @@ impl Client {
     #[must_use]
     pub fn mark(&self) -> Option<u64> {
         self.handle.shared.with(|session| session.mark())
+    }
+
+    /// The message that the server refuses and for which all others wait, if there is one; see
+    /// [`Options::when_refused`](crate::Options::when_refused).
+    #[must_use]
+    pub fn put_off(&self) -> Option<PutOff> {
+        self.handle.shared.with(|session| session.put_off())
+    }
+
+    /// Messages that an earlier run of the program left in the durable outbox and that are still there, with tickets that say what
+    /// becomes of them; in their order. Each is given once.
+    #[must_use]
+    pub fn restored(&self) -> Vec<Restored> {
+        let left = self.handle.shared.with(|session| session.adopt());
+        left.into_iter().map(|(frame, told)| Restored::new(frame.message(), Ticket { told })).collect()
     }
 
     /// Notes a mark without a message, for a program whose queue has begun anew.
@@ -207,7 +257,8 @@ impl Client {
     }
 
     /// Subscribes: resolves when the server has answered. Connections that come and go meanwhile do not matter. Dropping
-    /// this future takes the subscription back.
+    /// this future takes the subscription back. The answer is behind all that the server has sent before: while it is waited
+    /// for, other subscriptions are to be read when more comes for them than [`Inbox::max_bytes`](crate::Inbox::max_bytes).
     ///
     /// # Errors
     /// A filter is not valid, the server refused all of them, or the client has ended.
@@ -403,7 +454,8 @@ impl Subscription {
         &self.granted
     }
 
-    /// Unsubscribes, and resolves when the server has answered. What is unread is dropped.
+    /// Unsubscribes, and resolves when the server has answered. What is unread is dropped. Other subscriptions are to be read
+    /// meanwhile, as with [`Client::subscribe`].
     pub async fn unsubscribe(mut self) {
         let Some(key) = self.key.take() else { return };
         let (teller, told): (_, Told<()>) = pair();

@@ -28,6 +28,8 @@ const SCRATCH: usize = 64 * 1024;
 const ROUNDS: usize = 16;
 /// How long a client that has ended waits for a socket that takes nothing, and then for the server to close.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long what a server said before it left is waited for, when its end is noticed by a write.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// A buffer larger than this is given back when it is empty.
 const KEPT: usize = 1024;
 
@@ -45,11 +47,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         if shared.lock().session.ended().is_some() {
             break;
         }
-        let address = addresses.next();
+        let address = addresses.next(Instant::now());
         let over = attempt(&shared, &address, &mut backoff).await;
         shared.with_driver(|locked| locked.closed(over.ended_by()));
         // Who waits for the first connection waits until every address was tried.
-        if *shared.status.borrow() != Status::Starting || !addresses.has_untried() {
+        if *shared.status.borrow() != Status::Starting || !addresses.has_untried(Instant::now()) {
             if let (Over::NotConnected(error, _), Status::Starting) = (&over, *shared.status.borrow()) {
                 *shared.first_error.lock() = Some(error.clone());
             }
@@ -128,6 +130,7 @@ async fn attempt(shared: &Arc<Shared>, address: &Address, backoff: &mut Backoff)
         timer: Timer::default(),
         connect_by: started.checked_add(limit),
         end_by: None,
+        broken: None,
         online: false,
     };
     let over = poll_fn(|cx| connection.poll(shared, backoff, cx)).await;
@@ -164,6 +167,7 @@ fn after(
     addresses: &mut Addresses,
 ) -> Option<Duration> {
     let now = Instant::now();
+    let was_online = matches!(over, Over::Lost(..));
     let (event, hint, for_good) = match over {
         Over::NotConnected(error, hint) => {
             tracing::debug!(%address, "not connected: {error}");
@@ -182,20 +186,27 @@ fn after(
         | Event::Waiting(_)
         | Event::SubscriptionEnded { .. }
         | Event::SetAside { .. }
+        | Event::PutOff(_)
+        | Event::GoesOn
         | Event::TooLarge { .. }
         | Event::Ended(_) => String::new(),
     };
     addresses.refer(hint.server_reference.as_deref(), address);
+    if let Some(asked) = hint.retry_after {
+        addresses.hold(address, now + backoff.patience(asked));
+    }
+    // Another address is tried at once; but all clients of a server that has gone would be at the next one together.
+    let at_once = !was_online && !for_good && addresses.has_untried(now);
     shared.with_driver(|locked| locked.session.event(event));
-    // Another address is tried at once.
-    if !for_good && addresses.has_untried() && shared.options.reconnect.max_attempts != Some(0) {
+    if at_once && shared.options.reconnect.max_attempts != Some(0) {
         return Some(Duration::ZERO);
     }
     let give_up = for_good && shared.options.reconnect.give_up_when_refused;
-    let Some(wait) = backoff.next(now, hint.retry_after, for_good).filter(|_| !give_up) else {
+    let Some(wait) = backoff.next(now, for_good).filter(|_| !give_up) else {
         shared.end(EndReason::GaveUp(what), None);
         return None;
     };
+    let wait = wait.max(addresses.wait(now));
     shared.with_driver(|locked| locked.session.event(Event::Waiting(wait)));
     Some(wait)
 }
@@ -238,6 +249,8 @@ struct Connection {
     connect_by: Option<Instant>,
     /// The client has ended, and the socket must have taken the rest by then.
     end_by: Option<Instant>,
+    /// Writing has failed: what that comes to, and until when it is read on.
+    broken: Option<(Over, Instant)>,
     online: bool,
 }
 
@@ -256,23 +269,20 @@ impl Connection {
                 Ok(step) => step,
                 Err(over) => {
                     self.last_words(shared, cx);
-                    return Poll::Ready(Some(over));
+                    return Poll::Ready(Some(self.which_says_more(over)));
                 }
             };
-            let write = match self.write(shared, cx) {
-                Ok(step) => step,
-                Err(over) => {
-                    // What the server said before it left is still there.
-                    self.coalesce.stop();
-                    while let Ok(Step::Progress) = self.read(shared, cx) {}
-                    return Poll::Ready(Some(over));
-                }
-            };
+            let write = self.write(shared, cx).unwrap_or_else(|over| {
+                // What the server said before it left may be there still: why, and when to come back.
+                self.coalesce.stop();
+                self.broken = Some((over, Instant::now() + LAST_WORDS));
+                Step::Progress
+            });
             self.notice_online(shared, backoff);
             if read == Step::Progress || write == Step::Progress {
                 continue;
             }
-            let blocked = !self.out.is_empty();
+            let blocked = !self.out.is_empty() || self.broken.is_some();
             let (asleep, ended, deadline, holds_back) = shared.with_driver(|locked| {
                 let session = &locked.session;
                 let (ended, deadline, holds_back) =
@@ -292,7 +302,8 @@ impl Connection {
             if !asleep {
                 continue;
             }
-            let at = deadline.into_iter().chain(self.connect_by).chain(self.end_by).min();
+            let broken_by = self.broken.as_ref().map(|(_, by)| *by);
+            let at = deadline.into_iter().chain(self.connect_by).chain(self.end_by).chain(broken_by).min();
             if self.timer.poll(cx, at).is_pending() {
                 return Poll::Pending;
             }
@@ -314,6 +325,9 @@ impl Connection {
 
     fn due(&mut self, shared: &Shared) -> Option<Option<Over>> {
         let now = Instant::now();
+        if let Some((over, _)) = self.broken.take_if(|(_, by)| now >= *by) {
+            return Some(Some(over));
+        }
         if self.connect_by.is_some_and(|by| now >= by) {
             return Some(None);
         }
@@ -321,6 +335,18 @@ impl Connection {
             return Some(Some(Over::Lost(LostReason::Ended, Hint::default())));
         }
         shared.with_driver(|locked| locked.session.tick(now)).err().map(Some)
+    }
+
+    /// Reading has come to an end. A write may have before, and whoever closes a connection says less than whoever says why.
+    fn which_says_more(&mut self, read: Over) -> Over {
+        let says_nothing = match &read {
+            Over::Lost(reason, _) => matches!(reason, LostReason::Closed | LostReason::Io(_)),
+            Over::NotConnected(error, _) => matches!(error, ConnectError::Closed | ConnectError::Unreachable { .. }),
+        };
+        match self.broken.take() {
+            Some((write, _)) if says_nothing => write,
+            _ => read,
+        }
     }
 
     fn read(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Result<Step, Over> {
@@ -367,6 +393,9 @@ impl Connection {
     }
 
     fn write(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Result<Step, Over> {
+        if self.broken.is_some() {
+            return Ok(Step::Blocked);
+        }
         let now = Instant::now();
         if self.out.is_empty() {
             self.out = SPARE.take();
@@ -460,6 +489,9 @@ impl Connection {
 
     /// DISCONNECT with what the server did wrong, if the socket takes it. No message more: it would be lost.
     fn last_words(&mut self, shared: &Shared, cx: &mut Context<'_>) {
+        if self.broken.is_some() {
+            return;
+        }
         shared.with_driver(|locked| locked.session.last_words(&mut self.out));
         let _ = self.push(shared, cx);
     }

@@ -5,12 +5,15 @@
 //! came, and PUBREC when the packet identifier of the message is: so QoS 2 is exactly once over a crash of either side.
 //!
 //! A disk that takes no writes at the start is one that may be full: what the file has is read and sent, and it is opened with
-//! the first commit that works. Until then publishing waits, as it does when a disk fills up later.
+//! the first commit that works. Until then publishing waits, as it does when a disk fills up later. Only new messages wait for
+//! room: what becomes of those that are there is written without them, so that they come to their end, and make room.
 
+pub(crate) mod backlog;
 #[cfg(test)]
 pub(crate) mod disk;
 mod load;
 pub(crate) mod place;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
@@ -20,9 +23,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use redb::{Builder, Database, ReadableTable, TableDefinition};
+use redb::{Database, TableDefinition};
 use tokio::sync::Notify;
 
+use backlog::{Backlog, Freed};
 use load::{Fault, Found, contain};
 use place::{Folder, Place};
 
@@ -30,19 +34,27 @@ use crate::codec::frame::Frame;
 use crate::error::{ConnectError, PublishError};
 use crate::options::Options;
 use crate::session::Session;
-use crate::session::journal::{Journal, Op, OpNumber};
+use crate::session::journal::{Committed, Journal, Op, OpNumber};
 use crate::shared::Shared;
 
 /// Number of the message to [`row`].
 const MESSAGES: TableDefinition<u64, &[u8]> = TableDefinition::new("messages");
+/// Numbers of messages whose PUBREC has come. Apart from the messages: a disk that is full has room for this.
+const RELEASED: TableDefinition<u64, ()> = TableDefinition::new("released");
 /// Packet identifiers of QoS 2 messages of the server that the program has, with their marks.
 const SEEN: TableDefinition<u16, u64> = TableDefinition::new("seen");
 /// `format`, `client`, `level`, `mark`, `opened` (how often).
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
-const FORMAT: u8 = 1;
-/// A disk that cannot be written is tried again after this.
+/// In format 1 each row of a message said whether it was released.
+const FORMAT: u8 = 2;
+/// A disk that cannot be written is tried again after this, and then after twice as long each time.
 const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// A reserve that was given up, or for which there was no room, is made again after this.
+const RESERVE_AGAIN: Duration = Duration::from_secs(60);
+/// While it cannot be written, what comes in so much time is looked at together.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// How the committing thread is woken, and how it wakes those who wait for the disk.
 pub(crate) struct Signal {
@@ -104,45 +116,66 @@ impl Signal {
 /// The file. redb refuses everything after an error of its file, for good: it is opened again then.
 pub(crate) struct Store {
     place: Box<dyn Place>,
+    /// `None`: it could only be read so far, or a commit has failed. What is done at each start is done with the next commit.
     database: Option<Database>,
-    /// It could only be read so far: what is done at each start is done with the first commit.
-    to_begin: Option<Options>,
-    /// A commit has failed: what the system takes for written may not be.
-    in_doubt: bool,
+    options: Options,
+    /// Why the last commit has failed, though the file had just been opened for it.
+    fault: Option<Fault>,
+    /// When there was no room for the reserve, or it was given up.
+    without_reserve: Option<Instant>,
 }
 
 impl Store {
     pub(crate) fn open(place: Box<dyn Place>, options: &Options) -> Result<(Self, Found), Fault> {
         let (database, found) = load::open(place.as_ref(), options)?;
         tracing::debug!(messages = found.messages.len(), "the outbox was read");
-        let to_begin = database.is_none().then(|| options.clone());
-        Ok((Self { in_doubt: to_begin.is_some(), place, database, to_begin }, found))
+        let mut store = Self { place, database, options: options.clone(), fault: None, without_reserve: None };
+        store.keep_reserve();
+        Ok((store, found))
+    }
+
+    /// Commits what must not wait until there is room for messages. They may have taken all that there was.
+    pub(crate) fn commit_small(&mut self, ops: &[Op]) -> Result<(), Fault> {
+        match self.commit(ops) {
+            Err(Fault::NoRoom(_)) if self.place.give_up_reserve() => {
+                self.without_reserve = Some(Instant::now());
+                self.commit(ops)
+            }
+            committed => committed,
+        }
+    }
+
+    fn keep_reserve(&mut self) {
+        if let Err(error) = self.place.keep_reserve() {
+            tracing::debug!("there is no room for a reserve beside the outbox: {error}");
+            self.without_reserve = Some(Instant::now());
+        } else {
+            self.without_reserve = None;
+        }
     }
 
     pub(crate) fn commit(&mut self, ops: &[Op]) -> Result<(), Fault> {
-        let committed = contain(|| {
-            let database = match self.database.take() {
-                Some(database) => database,
-                None => self.reopen()?,
+        contain(|| {
+            let (database, is_new) = match self.database.take() {
+                Some(database) => (database, false),
+                None => (self.reopen()?, true),
             };
-            commit(&database, ops)?;
+            if let Err(fault) = contain(|| commit(&database, ops)) {
+                self.fault = is_new.then(|| fault.clone());
+                return Err(fault);
+            }
             self.database = Some(database);
             Ok(())
-        });
-        self.in_doubt = committed.is_err();
-        committed
+        })?;
+        if self.without_reserve.is_some_and(|since| since.elapsed() >= RESERVE_AGAIN) {
+            self.keep_reserve();
+        }
+        Ok(())
     }
 
     fn reopen(&mut self) -> Result<Database, Fault> {
-        if self.in_doubt {
-            self.place.open()?.write_again()?;
-        }
-        let Some(options) = &self.to_begin else {
-            return Ok(Builder::new().create_with_backend(self.place.open()?)?);
-        };
-        let database = load::begin(self.place.as_ref(), options)?;
-        self.to_begin = None;
-        Ok(database)
+        load::write_again_if_needed(self.place.as_ref())?;
+        load::begin(self.place.as_ref(), &self.options, self.fault.take())
     }
 
     fn close(mut self) {
@@ -199,41 +232,100 @@ fn run(shared: &Shared, mut file: Store) {
 }
 
 fn commit_until_the_end(shared: &Shared, signal: &Signal, file: &mut Store) {
-    let mut safe = 0;
-    let mut complained = false;
-    let mut ops = Vec::new();
+    let (mut backlog, mut trouble) = (Backlog::default(), Trouble::default());
     loop {
         signal.noticed.store(false, Ordering::Release);
         let (new, number, ended) = shared.with(|session| {
             let (ops, number) = session.take_ops();
             (ops, number, session.ended().is_some())
         });
-        ops.extend(new);
-        if ops.is_empty() {
-            if ended {
-                return;
+        let tell = |what| {
+            shared.with(|session| session.committed(number, what));
+            signal.committed.notify_waiters();
+        };
+        backlog.extend(new);
+        let idle = backlog.is_empty();
+        if idle {
+            // What was put and removed again is as good as written.
+            tell(Committed::All);
+        } else if ended || trouble.may_try(Instant::now()) {
+            match backlog.commit(file) {
+                Ok(()) => {
+                    trouble = Trouble::default();
+                    tell(Committed::All);
+                }
+                Err(fault) => trouble.begins(&fault, Instant::now()),
             }
-            std::thread::park();
-            continue;
         }
-        match file.commit(&ops) {
-            Ok(()) => {
-                ops.clear();
-                complained = false;
-                shared.with(|session| session.committed(safe, number));
-                safe = number;
-                signal.committed.notify_waiters();
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut complained, true) {
-                    tracing::error!("the outbox cannot be written, publishing waits: {error}");
+        if trouble.stuck == Stuck::Messages {
+            match backlog.commit_acks(file) {
+                Ok(Some(freed)) => {
+                    tell(Committed::Acks);
+                    trouble.eased(freed, Instant::now());
                 }
-                if ended {
-                    return;
-                }
-                cancel_out(&mut ops);
-                std::thread::sleep(RETRY);
+                Ok(None) => {}
+                Err(_) => trouble.stuck = Stuck::All,
             }
+        }
+        if ended && (idle || trouble.stuck != Stuck::Nothing) {
+            return;
+        }
+        if !ended {
+            trouble.wait(backlog.is_empty());
+        }
+    }
+}
+
+/// What the disk does not take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stuck {
+    #[default]
+    Nothing,
+    /// It has no room for new messages, and perhaps for all else.
+    Messages,
+    All,
+}
+
+/// A disk that cannot be written.
+#[derive(Default)]
+struct Trouble {
+    stuck: Stuck,
+    /// It is tried again then.
+    until: Option<Instant>,
+    /// How often it was tried.
+    tries: u32,
+}
+
+impl Trouble {
+    fn may_try(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now >= until)
+    }
+
+    /// A commit of everything has failed.
+    fn begins(&mut self, fault: &Fault, now: Instant) {
+        if self.stuck == Stuck::Nothing {
+            tracing::error!("the outbox cannot be written, publishing waits: {fault}");
+        }
+        self.stuck = if matches!(fault, Fault::NoRoom(_)) { Stuck::Messages } else { Stuck::All };
+        self.until = Some(now + RETRY.saturating_mul(1 << self.tries.min(6)).min(RETRY_MAX));
+        self.tries = self.tries.saturating_add(1);
+    }
+
+    /// Everything but new messages was written.
+    fn eased(&mut self, freed: Freed, now: Instant) {
+        if freed == Freed::Room {
+            self.until = self.until.min(Some(now + RETRY));
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self, idle: bool) {
+        if self.stuck != Stuck::Nothing {
+            std::thread::sleep(GATHER);
+        }
+        match self.until.filter(|_| !idle) {
+            Some(until) => std::thread::park_timeout(until.saturating_duration_since(Instant::now())),
+            None => std::thread::park(),
         }
     }
 }
@@ -242,6 +334,7 @@ fn commit(database: &Database, ops: &[Op]) -> Result<(), Fault> {
     let write = database.begin_write()?;
     {
         let mut messages = write.open_table(MESSAGES)?;
+        let mut released = write.open_table(RELEASED)?;
         let mut seen = write.open_table(SEEN)?;
         for (at, op) in ops.iter().enumerate() {
             match op {
@@ -251,16 +344,11 @@ fn commit(database: &Database, ops: &[Op]) -> Result<(), Fault> {
                     messages.insert(number, row(frame, *expires_unix_ms).as_slice())?;
                 }
                 Op::Release { number } => {
-                    let released = messages.get(number)?.map(|bytes| bytes.value().to_vec());
-                    if let Some(mut bytes) = released {
-                        if let Some(flag) = bytes.first_mut() {
-                            *flag = 1;
-                        }
-                        messages.insert(number, bytes.as_slice())?;
-                    }
+                    released.insert(number, ())?;
                 }
                 Op::Remove { number } => {
                     messages.remove(number)?;
+                    released.remove(number)?;
                 }
                 Op::Seen { id, mark } => {
                     seen.insert(id.get(), mark)?;
@@ -319,7 +407,7 @@ fn removed_later(ops: &[Op], at: usize, number: u64) -> bool {
     near.any(|op| matches!(op, Op::Remove { number: removed } if *removed == number))
 }
 
-/// Released or not, expiry in milliseconds of Unix time (0: none), and the frame.
+/// A zero, expiry in milliseconds of Unix time (0: none), and the frame.
 fn row(frame: &Frame, expires_unix_ms: Option<u64>) -> Vec<u8> {
     let mut bytes = vec![0];
     bytes.extend_from_slice(&expires_unix_ms.unwrap_or(0).to_be_bytes());
@@ -327,6 +415,7 @@ fn row(frame: &Frame, expires_unix_ms: Option<u64>) -> Vec<u8> {
     bytes
 }
 
+/// In rows of format 1 the first byte says whether the message is released.
 fn of_row(bytes: &[u8]) -> Option<(bool, Option<u64>, Frame)> {
     let (released, rest) = bytes.split_first()?;
     let (expires, rest) = rest.split_first_chunk::<8>()?;

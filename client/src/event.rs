@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::codec::read::ConnAck;
 use crate::error::{ConnectError, EndReason, LostReason, SubscribeError};
+use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::QoS;
 
 /// What happened.
@@ -37,6 +38,12 @@ pub enum Event {
         /// Connections that ended with it.
         connections: u32,
     },
+    /// The server has refused a message, which stays at the head of the outbox since the program says so
+    /// ([`Options::when_refused`](crate::Options::when_refused)); all behind it wait. It is sent again, alone, after 1 to 30 s, until it
+    /// is taken.
+    PutOff(PutOff),
+    /// What was put off is taken, or was dropped: messages are sent as usual.
+    GoesOn,
     /// The server sent a message that is larger than [`Options::maximum_packet_size`](crate::Options::maximum_packet_size).
     /// In MQTT 3.1.1, where the server cannot be told, it is skipped and acknowledged; otherwise it would come again with
     /// every connection.
@@ -48,6 +55,16 @@ pub enum Event {
     },
     /// The client has ended; nothing comes after this.
     Ended(EndReason),
+}
+
+/// A message that the server refuses, and that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PutOff {
+    /// Its topic.
+    pub topic: String,
+    /// What the server said.
+    pub reason: ReasonCode,
 }
 
 /// What the server said in CONNACK.

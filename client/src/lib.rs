@@ -55,12 +55,12 @@ mod url;
 pub use auth::Authenticator;
 pub use client::{Client, Events, Subscription};
 pub use error::{ConnectError, Dropped, EndReason, InvalidOptions, LostReason, PublishError, SubscribeError};
-pub use event::{Connected, Event};
+pub use event::{Connected, Event, PutOff};
 pub use forebay_wire::WireError;
 pub use forebay_wire::reason::ReasonCode;
 pub use forebay_wire::types::{QoS, Version};
-pub use message::{Message, Properties, Received};
-pub use options::{Inbox, Options, Outbox, Reconnect, RetainHandling, Subscribe, WhenFull, Will};
+pub use message::{Message, Properties, Received, Restored};
+pub use options::{Inbox, Options, Outbox, Reconnect, RetainHandling, Subscribe, WhenFull, WhenRefused, Will};
 pub use request::{RequestError, Requester};
 /// For the fuzzer.
 #[cfg(fuzzing)]

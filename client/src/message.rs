@@ -9,6 +9,8 @@ use forebay_wire::property::{Place, Properties as WireProperties, Property, id};
 use forebay_wire::types::QoS;
 use forebay_wire::{WireError, topic, varint};
 
+use crate::ticket::Ticket;
+
 /// Topic levels that a message or filter may have.
 pub(crate) const LEVELS_MAX: usize = 1_000;
 
@@ -27,6 +29,38 @@ pub struct Message {
     pub(crate) retain: bool,
     pub(crate) expiry: Option<Duration>,
     pub(crate) properties: Option<Box<Properties>>,
+}
+
+/// A message that an earlier run of the program left in the durable outbox; see [`Client::restored`](crate::Client::restored).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Restored {
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Its payload.
+    pub payload: Bytes,
+    /// Its quality of service.
+    pub qos: QoS,
+    /// Whether the server is to keep it for those who subscribe later.
+    pub retain: bool,
+    /// Its properties, without its expiry.
+    pub properties: Properties,
+    /// Resolves when it is acknowledged or dropped.
+    pub ticket: Ticket,
+}
+
+impl Restored {
+    pub(crate) fn new(message: Message, ticket: Ticket) -> Self {
+        let Message { topic, payload, qos, retain, properties, .. } = message;
+        Self {
+            topic,
+            payload,
+            qos,
+            retain,
+            properties: properties.map_or_else(Properties::default, |all| *all),
+            ticket,
+        }
+    }
 }
 
 /// Properties of a message that only MQTT 5 has; MQTT 3.1.1 leaves them out.
@@ -74,6 +108,10 @@ impl Message {
 
     /// How long it is worth delivering. The time runs while it waits here, in MQTT 3.1.1 as well; MQTT 5 tells the server
     /// what remains, in whole seconds.
+    ///
+    /// In a durable outbox it runs on by the system's clock while no program does. What is over then is not sent, unless it
+    /// is of QoS 2: an earlier run may have sent that, and what the server holds of it is brought to its end. Where the
+    /// clock was not set, then or now (it is before 2020), the message is sent with the time that it began with.
     #[must_use]
     pub fn expires_after(mut self, expiry: Duration) -> Self {
         self.expiry = Some(expiry);

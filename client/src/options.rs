@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay_wire::reason::ReasonCode;
 use forebay_wire::topic;
 use forebay_wire::types::Version;
 
@@ -57,6 +58,7 @@ pub struct Options {
     pub(crate) connect_timeout: Duration,
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
     pub(crate) connector: Option<Arc<dyn Connector>>,
+    pub(crate) when_refused: Option<Judge>,
     #[cfg(feature = "websocket")]
     pub(crate) websocket_headers: Vec<crate::transport::Header>,
     #[cfg(feature = "tls")]
@@ -64,6 +66,22 @@ pub struct Options {
     #[cfg(feature = "durable")]
     pub(crate) durable: Option<std::path::PathBuf>,
 }
+
+/// What becomes of a message that the server refuses; see [`Options::when_refused`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenRefused {
+    /// It is dropped.
+    Drop,
+    /// It stays, and so does all behind it, until the server takes it or it expires:
+    /// [`Event::PutOff`](crate::Event::PutOff), [`Client::put_off`](crate::Client::put_off).
+    PutOff,
+}
+
+/// See [`Options::when_refused`].
+#[derive(Clone)]
+pub(crate) struct Judge(pub(crate) Arc<OnRefusal>);
+
+type OnRefusal = dyn Fn(&str, ReasonCode) -> WhenRefused + Send + Sync;
 
 /// A message that the server publishes when the connection ends without DISCONNECT.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,8 +148,9 @@ pub enum WhenFull {
 /// What waits for the program: messages that subscriptions have and the program has not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbox {
-    /// Bytes after which the client reads no more from the server until the program has read some. A program that waits
-    /// for an ack and reads its subscriptions in one task must not let them fill. 16 MiB by default.
+    /// Bytes after which the client reads no more from the server until the program has read some; twice as many while the
+    /// server owes an ack, or the answer to SUBSCRIBE or UNSUBSCRIBE. A program that waits for such a one and reads its
+    /// subscriptions in one task must not let them fill. 16 MiB by default.
     pub max_bytes: usize,
     /// QoS 1 and 2 messages that no subscription of this program matches (left over from an earlier one) which are kept
     /// for a subscription that is made later, and at most `max_bytes` of them. What is over is acknowledged, dropped,
@@ -218,6 +237,7 @@ impl Options {
             connect_timeout: Duration::from_secs(20),
             authenticator: None,
             connector: None,
+            when_refused: None,
             #[cfg(feature = "websocket")]
             websocket_headers: Vec::new(),
             #[cfg(feature = "tls")]
@@ -227,7 +247,8 @@ impl Options {
         })
     }
 
-    /// Another server with the same sessions, tried in turn when one cannot be reached.
+    /// Another server with the same sessions, tried in turn: at once when one cannot be reached, and after a wait when a
+    /// connection is lost. One that asked for patience (`retry-after-ms`) is passed over until then.
     ///
     /// # Errors
     /// What is wrong with the URL.
@@ -419,6 +440,27 @@ impl Options {
         self
     }
 
+    /// What becomes of a message of QoS 1 or 2 that the server refuses for another reason than want of room: `judge` is asked with its
+    /// topic and the server's reason code. Without it such a message is dropped, and its ticket is told
+    /// [`Dropped::Refused`](crate::Dropped::Refused). MQTT 3.1.1 has no reason codes: there nothing is ever refused.
+    ///
+    /// ```
+    /// use forebay_client::{Options, ReasonCode, WhenRefused};
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let options = Options::new("mqtt://127.0.0.1:1883")?.when_refused(|_topic, reason| match reason {
+    ///     // Somebody will change the server's rules.
+    ///     ReasonCode::NotAuthorized => WhenRefused::PutOff,
+    ///     _ => WhenRefused::Drop,
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn when_refused(mut self, judge: impl Fn(&str, ReasonCode) -> WhenRefused + Send + Sync + 'static) -> Self {
+        self.when_refused = Some(Judge(Arc::new(judge)));
+        self
+    }
+
     /// What opens the byte stream to the server in place of a plain TCP connection: a proxy's, or a test's. A Unix socket is
     /// not opened by it.
     #[must_use]
@@ -450,9 +492,15 @@ impl Options {
     /// disk, and while the disk is full or fails `publish` waits. Needs a client identifier; the session does not end unless
     /// [`Options::session_expiry`] says when.
     ///
-    /// A second file with `.mark` behind the name says that this one has been an outbox. If it is gone then, empty or damaged
+    /// When the disk is full, messages that are in the outbox are sent and come to their end all the same: for that a file of
+    /// 256 KiB with `.reserve` behind the name keeps room, which is given up then.
+    ///
+    /// Another file with `.mark` behind the name says that this one has been an outbox. If it is gone then, empty or damaged
     /// at the start, that is logged and counted ([`Stats::unreadable_files`](crate::Stats::unreadable_files)), and it is moved
-    /// aside, to a name with `.damaged-1` (or the next number that is free) behind it, before a new one is made.
+    /// aside, to a name with `.damaged-1` (or the next number that is free) behind it, before a new one is made. Where only a part
+    /// of it is damaged or cannot be read, the new one has the rest, and what is lost is counted
+    /// ([`Stats::unreadable_messages`](crate::Stats::unreadable_messages)); where that part said which messages have been
+    /// acknowledged, some of those are sent once more.
     #[cfg(feature = "durable")]
     #[must_use]
     pub fn durable(mut self, file: impl Into<std::path::PathBuf>) -> Self {

@@ -12,7 +12,7 @@ pub struct Stats {
     pub restored: u64,
     /// Files that had been the durable outbox and were gone, empty or damaged at the start: set aside beside it.
     pub unreadable_files: u64,
-    /// Messages in the durable outbox that were damaged at the start, and are lost.
+    /// Messages in the durable outbox that were damaged or could not be read at the start, and are lost.
     pub unreadable_messages: u64,
     /// PUBLISH packets of new messages that were given to the socket.
     pub sent: u64,
@@ -24,6 +24,8 @@ pub struct Stats {
     pub written: u64,
     /// Times the server had no room and the message stayed in the outbox.
     pub refused_for_now: u64,
+    /// Times the server refused a message that stayed in the outbox all the same ([`Options::when_refused`](crate::Options::when_refused)).
+    pub put_off: u64,
     /// Dropped: expired while they waited.
     pub expired: u64,
     /// Dropped: to make room.

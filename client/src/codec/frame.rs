@@ -5,7 +5,7 @@ use forebay_wire::property::id;
 use forebay_wire::types::{PacketId, QoS, Version};
 use forebay_wire::varint;
 
-use crate::message::Message;
+use crate::message::{Message, Properties};
 
 /// An encoded PUBLISH. Its layout is `body`: topic with its length, packet identifier (QoS 1 and 2), property length and
 /// properties (MQTT 5), payload. The fixed header is made when it is sent.
@@ -82,6 +82,15 @@ impl Frame {
         let head = 2 + usize::from(self.topic_len) + id_len;
         let at = head.max(self.properties_at as usize + self.properties_len as usize);
         bytes::Bytes::copy_from_slice(self.body.get(at..).unwrap_or_default())
+    }
+
+    /// The message that it was made from, without its expiry.
+    pub(crate) fn message(&self) -> Message {
+        let topic = String::from_utf8_lossy(self.topic());
+        let message = Message::new(topic.as_ref(), self.payload()).qos(self.qos()).retain(self.retain());
+        let (at, len) = (self.properties_at as usize, self.properties_len as usize);
+        let properties = Properties::decode(self.body.get(at..at + len).filter(|_| at > 0).unwrap_or_default());
+        if properties == Properties::default() { message } else { message.properties(properties) }
     }
 
     /// What it counts against a limit in bytes.

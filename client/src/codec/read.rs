@@ -9,9 +9,8 @@ use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, QoS, Version};
 
 use super::{Ack, AckKind, Words};
-use crate::message::LEVELS_MAX;
 
-/// User properties in one packet that are looked at: more is a peer that means harm.
+/// User properties of CONNACK that are kept: more is a peer that means harm.
 const USER_PROPERTIES_MAX: usize = 1_000;
 
 /// A packet of a server.
@@ -90,16 +89,16 @@ pub(crate) fn read(version: Version, frame: &Frame, packet: &[u8]) -> Result<Inc
 
 /// Reads a complete PUBLISH.
 ///
+/// What the sender and the server answer for is not asked about here: a payload that is said to be UTF-8 and is not, a
+/// topic of very many levels, very many user properties. A receiver may look at the payload, and need not [MQTT5-3.3.2.3.2];
+/// a server that does not look would send what is refused again with every connection. The packet's size bounds it all.
+///
 /// # Errors
 /// What is wrong with it.
 #[inline]
 pub(crate) fn read_publish<'a>(version: Version, frame: &Frame, packet: &'a [u8]) -> Result<Publish<'a>, WireError> {
     let body = packet.get(frame.header_len..).unwrap_or_default();
-    let publish = Publish::parse(version, Sender::Server, frame.first_byte, body, LEVELS_MAX);
-    if publish.as_ref().is_ok_and(|publish| publish.user_properties > USER_PROPERTIES_MAX) {
-        return Err(WireError::new(ReasonCode::QuotaExceeded, "MQTT5-4.13.2", "more than 1,000 user properties"));
-    }
-    publish
+    Publish::parse_head(version, Sender::Server, frame.first_byte, body, usize::MAX)
 }
 
 fn read_ack(version: Version, kind: AckKind, body: &[u8]) -> Result<Incoming, WireError> {

@@ -167,7 +167,7 @@ impl Inbound {
 
     /// PUBRECs whose identifiers are on disk, and PUBCOMPs whose are off it.
     pub(crate) fn send_safe(&mut self, version: Version, journal: &Journal, out: &mut Vec<u8>) {
-        while let Some((_, kind, id, reason)) = self.unsafe_yet.pop_front_where(|(op, ..)| journal.is_safe(*op)) {
+        while let Some((_, kind, id, reason)) = self.unsafe_yet.pop_front_where(|(op, ..)| journal.is_ack_safe(*op)) {
             write::ack(version, kind, id, reason, out);
         }
     }

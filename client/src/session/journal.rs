@@ -25,8 +25,25 @@ pub(crate) enum Op {
     Mark { mark: u64 },
 }
 
+#[cfg(feature = "durable")]
+impl Op {
+    /// Whether it waits for room on a disk that is full. A mark takes none, and stays with its message.
+    pub(crate) fn takes_room(&self) -> bool {
+        matches!(self, Self::Put { .. } | Self::Mark { .. })
+    }
+}
+
 /// Number of an operation; what is sent waits until it is safe.
 pub(crate) type OpNumber = u64;
+
+/// What a commit has written.
+#[cfg(feature = "durable")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Committed {
+    All,
+    /// All but what takes room.
+    Acks,
+}
 
 /// Operations in order.
 #[derive(Default)]
@@ -34,7 +51,10 @@ pub(crate) struct Journal {
     on: bool,
     ops: Vec<Op>,
     next: OpNumber,
+    /// Everything up to this one is on disk.
     safe: OpNumber,
+    /// Everything but new messages and marks is: those may have to wait for room, and what is acknowledged must not.
+    acks_safe: OpNumber,
 }
 
 impl Journal {
@@ -62,18 +82,19 @@ impl Journal {
         self.next
     }
 
+    /// Whether a message, or a mark, is on disk, with all that was before it.
     pub(crate) fn is_safe(&self, number: OpNumber) -> bool {
         number <= self.safe || !self.on
+    }
+
+    /// Whether what becomes of messages is: what PUBREL, PUBREC and PUBCOMP wait for.
+    pub(crate) fn is_ack_safe(&self, number: OpNumber) -> bool {
+        number <= self.acks_safe || !self.on
     }
 
     #[cfg(feature = "durable")]
     pub(crate) fn has_ops(&self) -> bool {
         !self.ops.is_empty()
-    }
-
-    #[cfg(all(test, feature = "durable"))]
-    pub(crate) fn safe_number(&self) -> OpNumber {
-        self.safe
     }
 
     /// What is to be committed, and the number to tell [`Journal::committed`] then.
@@ -82,8 +103,14 @@ impl Journal {
         (std::mem::take(&mut self.ops), self.next)
     }
 
+    /// The number up to which acks did not have to wait before.
     #[cfg(feature = "durable")]
-    pub(crate) fn committed(&mut self, number: OpNumber) {
-        self.safe = self.safe.max(number);
+    pub(crate) fn committed(&mut self, number: OpNumber, what: Committed) -> OpNumber {
+        let before = self.acks_safe;
+        self.acks_safe = before.max(number);
+        if what == Committed::All {
+            self.safe = self.safe.max(number);
+        }
+        before
     }
 }

@@ -6,6 +6,9 @@
 //! this is all of the state that can do harm, and it can be made good: PUBREL ends what is left under an identifier, and
 //! says nothing wrong when there is nothing (PUBCOMP with 0x92 is "not an error during recovery"). So before an identifier
 //! is used for QoS 2 the first time, it is released together with its neighbours.
+//!
+//! What is left there can also fill Receive Maximum: mosquitto counts it, and refuses every message (0x97). Then all identifiers are
+//! released, a block after the other, until something is taken.
 
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
@@ -23,6 +26,8 @@ pub(super) struct Leftovers {
     asked: Option<(u16, u64)>,
     /// Connections that ended while the server had answered nothing.
     attempts: u32,
+    /// The server has refused a message for want of room, and has taken none since.
+    no_room: bool,
 }
 
 const fn block(id: PacketId) -> u16 {
@@ -31,13 +36,25 @@ const fn block(id: PacketId) -> u16 {
 
 impl Leftovers {
     pub(super) fn new() -> Self {
-        Self { released: [0; 16], asked: None, attempts: 0 }
+        Self { released: [0; 16], asked: None, attempts: 0, no_room: false }
     }
 
     /// Whether a new message of QoS 2 may have this identifier.
     pub(super) fn is_released(&self, id: PacketId) -> bool {
         let block = block(id);
         self.released.get(usize::from(block / 64)).is_some_and(|bits| bits >> (block % 64) & 1 == 1)
+    }
+
+    /// The server has refused a message for want of room, or has taken one.
+    pub(super) fn set_no_room(&mut self, no_room: bool) {
+        self.no_room = no_room;
+    }
+
+    /// While the server has no room: the first identifier of the next block that is not released.
+    pub(super) fn next_to_release(&self) -> Option<PacketId> {
+        let blocks = 0..=PUBLISH_IDS / 64;
+        let mut firsts = blocks.filter(|_| self.no_room).filter_map(|block| PacketId::new((block * 64).max(1)));
+        firsts.find(|id| !self.is_released(*id))
     }
 
     /// Whether the identifier waits for its PUBCOMP.

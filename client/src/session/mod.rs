@@ -16,6 +16,7 @@ pub(crate) mod journal;
 mod leftovers;
 pub(crate) mod outbox;
 mod pulse;
+mod put_off;
 pub(crate) mod subscriptions;
 mod suspect;
 #[cfg(test)]
@@ -32,11 +33,11 @@ use forebay_wire::types::QoS;
 use crate::codec::frame::Frame;
 use crate::codec::write::{self, ConnectNow, PINGREQ};
 use crate::error::{ConnectError, Dropped, EndReason, LostReason, SubscribeError};
-use crate::event::Event;
+use crate::event::{Event, PutOff};
 use crate::message::{Message, Received};
 use crate::options::{Options, Subscribe};
 use crate::stats::Stats;
-use crate::ticket::{Outcome, Teller};
+use crate::ticket::{Outcome, Teller, Told};
 use inbound::Inbound;
 use journal::{Journal, Op, OpNumber};
 use outbox::{Expiry, Fill, NoRoom, Outbox, SetAside, Takes};
@@ -145,6 +146,8 @@ pub(crate) struct Session {
     response_information: Option<String>,
     /// The program's own, see `Client::try_publish_marked`.
     mark: Option<u64>,
+    /// What was told last of what is put off.
+    told_put_off: Option<PutOff>,
 }
 
 impl Session {
@@ -160,7 +163,7 @@ impl Session {
             was_connected: false,
             in_doubt: false,
             knows_its_past: false,
-            outbox: Outbox::new(options.outbox.clone()),
+            outbox: Outbox::new(options.outbox.clone(), options.when_refused.clone()),
             inbound: Inbound::default(),
             subscriptions: Subscriptions::new(),
             journal,
@@ -176,6 +179,7 @@ impl Session {
             ended: None,
             response_information: None,
             mark: None,
+            told_put_off: None,
             options,
         }
     }
@@ -226,8 +230,9 @@ impl Session {
 
     /// The program has no more use for a subscription.
     pub(crate) fn unsubscribe(&mut self, key: usize, left: Option<Teller<()>>) {
-        for token in self.subscriptions.remove(key, left) {
-            self.inbound.done(token, ReasonCode::Success);
+        let (unread, reason) = self.subscriptions.remove(key, left);
+        for token in unread {
+            self.inbound.done(token, reason);
         }
         self.acknowledge();
     }
@@ -378,6 +383,25 @@ impl Session {
             unwritten,
         };
         work(&mut self.outbox, &mut fill);
+        self.tell_put_off();
+    }
+
+    /// What the server refuses and what waits for that, when it is other than it was.
+    fn tell_put_off(&mut self) {
+        let now = self.outbox.put_off();
+        if now == self.told_put_off.as_ref() {
+            return;
+        }
+        self.told_put_off = now.cloned();
+        self.events.push_back(now.cloned().map_or(Event::GoesOn, Event::PutOff));
+    }
+
+    pub(crate) fn put_off(&self) -> Option<PutOff> {
+        self.outbox.put_off().cloned()
+    }
+
+    pub(crate) fn adopt(&mut self) -> Vec<(Frame, Told<Outcome>)> {
+        self.outbox.adopt()
     }
 
     /// What is still to be said on a connection that is over: why, and no message more.
@@ -446,6 +470,7 @@ impl Session {
         self.link = Link::Offline;
         self.out.clear();
         self.outbox.disconnected();
+        self.tell_put_off();
         if was_online {
             self.inbound.disconnected();
             self.subscriptions.disconnected();
@@ -477,9 +502,12 @@ impl Session {
         self.outbox.holds_back()
     }
 
-    /// Whether the program has so much unread that no more is taken from the socket.
+    /// Whether the program has so much unread that no more is taken from the socket. An answer that it may be waiting for is
+    /// behind that: for such a one there is as much room again.
     pub(crate) fn inbox_is_full(&self) -> bool {
-        self.subscriptions.bytes() >= self.options.inbox.max_bytes
+        let max = self.options.inbox.max_bytes;
+        let is_owed = self.subscriptions.are_asked() || self.outbox.is_owed();
+        self.subscriptions.bytes() >= if is_owed { max.saturating_mul(2) } else { max }
     }
 
     pub(crate) fn outbox_is_roomy_for(&self, size: usize) -> bool {
@@ -540,8 +568,8 @@ impl Session {
 
     /// Operations up to this one are on disk: what waited for that is sent.
     #[cfg(feature = "durable")]
-    pub(crate) fn committed(&mut self, before: OpNumber, number: OpNumber) {
-        self.journal.committed(number);
+    pub(crate) fn committed(&mut self, number: OpNumber, what: journal::Committed) {
+        let before = self.journal.committed(number, what);
         if self.link == Link::Online {
             self.inbound.send_safe(self.options.version, &self.journal, &mut self.out);
             self.outbox.release_safe(before, self.options.version, &self.journal, &mut self.out);
@@ -581,8 +609,17 @@ fn random_client_id() -> String {
     format!("forebay{:016x}", random.hash_one(0u8))
 }
 
-/// When a message that was kept over a restart expires.
+/// Earlier than this, 2020, is a clock that nobody has set.
 #[cfg(feature = "durable")]
-pub(crate) fn instant_of(unix_ms: u64, now: Instant, wall: WallTime) -> Instant {
-    now + Duration::from_millis(unix_ms).saturating_sub(wall.0)
+const SET: Duration = Duration::from_secs(1_577_836_800);
+
+/// When a message that was kept over a restart expires. `None`: that is not known, since the clock was not set when it was
+/// accepted, or is not now.
+#[cfg(feature = "durable")]
+pub(crate) fn instant_of(unix_ms: u64, now: Instant, wall: WallTime) -> Option<Instant> {
+    let at = Duration::from_millis(unix_ms);
+    if at < SET || wall.0 < SET {
+        return None;
+    }
+    now.checked_add(at.saturating_sub(wall.0))
 }

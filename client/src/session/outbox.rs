@@ -12,21 +12,24 @@ use forebay_wire::types::{PacketId, QoS, Version};
 use super::alias;
 use super::journal::{Journal, Op, OpNumber};
 use super::leftovers::Leftovers;
+use super::put_off::{Refusal, Waits};
 use super::suspect::{OnWire, Suspect};
 use crate::codec::frame::{Alias, Frame};
 use crate::codec::{Ack, AckKind, write};
 use crate::error::Dropped;
+use crate::event::PutOff;
 use crate::message::whole_seconds;
-use crate::options::{Outbox as Limits, WhenFull};
+use crate::options::{Judge, Outbox as Limits, WhenFull, WhenRefused};
 use crate::stats::Stats;
-use crate::ticket::{Acked, Outcome, Teller};
+use crate::ticket::{Acked, Outcome, Teller, Told, pair};
 
 /// Packet identifiers 1 to this are for PUBLISH; the 16 above are for SUBSCRIBE and UNSUBSCRIBE.
 pub(crate) const PUBLISH_IDS: u16 = 65_519;
 /// The socket's buffer takes no more once it is this full.
 const OUT_FULL: usize = 128 * 1024;
-/// Before MQTT 5 a server cannot say how many QoS 2 messages it takes at once; mosquitto ends a connection with more.
-const QOS_2_MAX: usize = 20;
+/// Before MQTT 5 a server cannot say how many QoS 2 messages it takes at once. mosquitto holds 20; while it does, it acknowledges
+/// messages of QoS 1 and forgets them.
+const QOS_2_MAX: usize = 19;
 /// After a refusal for want of room that does not say when to try again; doubled each time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
@@ -41,6 +44,8 @@ struct Waiting {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// An earlier run of the program may have sent PUBLISH; this one has not.
+    Restored,
     /// PUBLISH was sent.
     Sent,
     /// PUBREC came; PUBREL is sent when that is safe.
@@ -97,6 +102,8 @@ pub(crate) enum NoRoom {
 
 pub(crate) struct Outbox {
     limits: Limits,
+    /// What becomes of a message that the server refuses.
+    judge: Option<Judge>,
     queue: VecDeque<Waiting>,
     flight: VecDeque<Flight>,
     /// How many of `flight` are on the wire of this connection; the rest is to be repeated.
@@ -107,6 +114,8 @@ pub(crate) struct Outbox {
     /// The same for QoS 2 alone, and how many of those are on the wire.
     window_of_qos_2: usize,
     qos_2_on_wire: usize,
+    /// Messages that are done with and are in the file still: the operations that remove them.
+    in_file: VecDeque<OpNumber>,
     bytes: usize,
     /// QoS 0 messages that were given to the socket's buffer and are not written yet.
     unwritten: u64,
@@ -120,6 +129,7 @@ pub(crate) struct Outbox {
     /// The server asked for patience.
     paused_until: Option<Instant>,
     refusals: u32,
+    put_off: Waits,
     /// Which message the server may never take.
     suspect: Suspect,
     /// Something was acknowledged on this connection.
@@ -129,9 +139,10 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, judge: Option<Judge>) -> Self {
         Self {
             limits,
+            judge,
             queue: VecDeque::new(),
             flight: VecDeque::new(),
             on_wire: 0,
@@ -139,6 +150,7 @@ impl Outbox {
             window_was_full: false,
             window_of_qos_2: 0,
             qos_2_on_wire: 0,
+            in_file: VecDeque::new(),
             bytes: 0,
             unwritten: 0,
             kept: 0,
@@ -147,6 +159,7 @@ impl Outbox {
             next_expiry: None,
             paused_until: None,
             refusals: 0,
+            put_off: Waits::default(),
             suspect: Suspect::default(),
             fruitful: false,
             leftovers: None,
@@ -168,6 +181,11 @@ impl Outbox {
     /// What was in the socket's buffer is written, or lost; how many messages of QoS 0 that were.
     pub(crate) fn settle_unwritten(&mut self) -> u64 {
         std::mem::take(&mut self.unwritten)
+    }
+
+    /// Whether the server owes an ack.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.on_wire > 0
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -283,9 +301,15 @@ impl Outbox {
     }
 
     fn finish(&mut self, waiting: Waiting, outcome: Outcome, journal: &mut Journal) {
+        self.put_off.ended(waiting.number);
         self.bytes = self.bytes.saturating_sub(waiting.frame.size());
         if waiting.frame.qos() != QoS::AtMostOnce {
-            journal.log(|| Op::Remove { number: waiting.number });
+            let op = journal.log(|| Op::Remove { number: waiting.number });
+            let safe = self.in_file.partition_point(|op| journal.is_ack_safe(*op));
+            self.in_file.drain(..safe);
+            if !journal.is_ack_safe(op) {
+                self.in_file.push_back(op);
+            }
         }
         if let Some(teller) = waiting.teller {
             teller.tell(outcome);
@@ -313,9 +337,10 @@ impl Outbox {
             return;
         }
         self.leftovers = None;
+        self.put_off.forgotten();
         for flight in std::mem::take(&mut self.flight).into_iter().rev() {
             match flight.stage {
-                Stage::Sent => {
+                Stage::Restored | Stage::Sent => {
                     self.expires_at(flight.of.expires);
                     self.queue.push_front(flight.of);
                 }
@@ -391,6 +416,7 @@ impl Outbox {
             next.frame.put(fill.out, id, false, expiry_s, alias);
             fill.stats.sent += 1;
             if id.is_some() {
+                self.put_off.sent(next.number);
                 self.qos_2_on_wire += usize::from(next.frame.qos() == QoS::ExactlyOnce);
                 self.flight.push_back(Flight { of: next, stage: Stage::Sent });
                 self.sort_last();
@@ -411,9 +437,10 @@ impl Outbox {
 
     /// The packet identifier of the next message, when what an earlier run may have left there is to be released first.
     fn id_to_release(&self) -> Option<PacketId> {
-        let leftovers = self.leftovers.as_ref().filter(|leftovers| !leftovers.is_asking())?;
-        let next = self.queue.front().filter(|next| next.frame.qos() == QoS::ExactlyOnce)?;
-        let id = packet_id(next.number);
+        let leftovers = self.leftovers.as_ref().filter(|leftovers| !leftovers.is_asking() && self.window > 0)?;
+        let next = self.queue.front()?;
+        let of_next = Some(packet_id(next.number)).filter(|_| next.frame.qos() == QoS::ExactlyOnce);
+        let id = leftovers.next_to_release().or(of_next)?;
         let in_use = |flight: &Flight| Leftovers::share_a_block(packet_id(flight.of.number), id);
         (self.on_wire == self.flight.len() && !leftovers.is_released(id) && !self.flight.iter().any(in_use))
             .then_some(id)
@@ -431,7 +458,9 @@ impl Outbox {
     /// Whether a message waits because it, or the one that is on the wire, is to be alone there.
     fn is_kept_back(&self, next: &Waiting) -> bool {
         let Some(oldest) = self.flight.front() else { return false };
-        self.suspect.is_careful(oldest.of.number) || self.suspect.is_careful(next.number)
+        self.put_off.why().is_some()
+            || self.suspect.is_careful(oldest.of.number)
+            || self.suspect.is_careful(next.number)
     }
 
     fn must_wait(&self, next: &Waiting, journal: &Journal) -> bool {
@@ -442,12 +471,24 @@ impl Outbox {
             return true;
         }
         next.frame.qos() != QoS::AtMostOnce
-            && !(self.window_is_open() && self.id_is_free(next.number) && self.takes_qos_2(&next.frame))
+            && !(self.window_is_open()
+                && self.id_is_free(next.number)
+                && self.takes_qos_2(&next.frame)
+                && self.would_be_repeated_first(&next.frame, journal))
             || self.is_in_doubt(next)
     }
 
     fn takes_qos_2(&self, frame: &Frame) -> bool {
         frame.qos() != QoS::ExactlyOnce || self.qos_2_on_wire < self.window_of_qos_2
+    }
+
+    /// Whether this message would be within the first window of what is repeated, if the program were killed now.
+    ///
+    /// mosquitto counts what it holds of QoS 2 against Receive Maximum when a session is resumed, before any of it has come again,
+    /// and refuses what goes beyond (0x97). What is done with and still in the file would come before that, and be refused for ever.
+    fn would_be_repeated_first(&self, frame: &Frame, journal: &Journal) -> bool {
+        let done = self.in_file.len() - self.in_file.partition_point(|op| journal.is_ack_safe(*op));
+        frame.qos() != QoS::ExactlyOnce || self.on_wire + done < self.window
     }
 
     /// Whether no other message in flight has the same packet identifier: they follow from the numbers, so those of one
@@ -458,13 +499,17 @@ impl Outbox {
 
     /// Whether the next message that is to be repeated may be. What a durable outbox gave back was not all in flight: it may
     /// be more than a window, or than there are packet identifiers.
-    fn may_repeat(&self) -> bool {
+    fn may_repeat(&self, journal: &Journal) -> bool {
         let next = self.flight.get(self.on_wire).filter(|_| self.on_wire < self.window);
         let careful = |flight: &Flight| self.suspect.is_careful(flight.of.number);
         if self.on_wire > 0 && next.is_some_and(careful) {
             return false;
         }
-        next.is_some_and(|flight| self.id_is_free(flight.of.number) && self.takes_qos_2(&flight.of.frame))
+        next.is_some_and(|flight| {
+            let is_released = matches!(flight.stage, Stage::Released(_));
+            let may_go = is_released || self.would_be_repeated_first(&flight.of.frame, journal);
+            may_go && self.id_is_free(flight.of.number) && self.takes_qos_2(&flight.of.frame)
+        })
     }
 
     /// A window that was full opens again when a quarter of it is free: one write for many messages, where acks come one by
@@ -494,13 +539,14 @@ impl Outbox {
 
     /// DUP, in order, within the window; only after a resumed session.
     fn repeat(&mut self, fill: &mut Fill<'_>) {
-        while self.may_repeat() && fill.out.len() < OUT_FULL {
-            let Some(flight) = self.flight.get(self.on_wire) else { break };
+        while self.may_repeat(fill.journal) && fill.out.len() < OUT_FULL {
+            let Some(flight) = self.flight.get_mut(self.on_wire) else { break };
             let id = packet_id(flight.of.number);
             match flight.stage {
-                Stage::Sent => {
-                    if let Some(why) = not_taken(&flight.of.frame, &fill.takes) {
-                        // Another server, or another limit: this would end every connection anew.
+                Stage::Restored | Stage::Sent => {
+                    // Another server, or another limit: this would end every connection anew.
+                    let not_taken = not_taken(&flight.of.frame, &fill.takes);
+                    if let Some(why) = not_taken.or_else(|| has_expired(flight, fill.now)) {
                         if let Some(flight) = self.flight.remove(self.on_wire) {
                             self.drop_one(flight.of, why, fill.journal, fill.stats);
                         }
@@ -510,9 +556,10 @@ impl Outbox {
                     let expiry_s = expires.map(|at| whole_seconds(at.saturating_duration_since(fill.now)));
                     let alias = alias_of(&flight.of.frame, fill);
                     flight.of.frame.put(fill.out, Some(id), true, expiry_s, alias);
+                    flight.stage = Stage::Sent;
                     fill.stats.repeated += 1;
                 }
-                Stage::Released(op) if fill.journal.is_safe(op) => {
+                Stage::Released(op) if fill.journal.is_ack_safe(op) => {
                     write::ack(fill.version, AckKind::Pubrel, id, ReasonCode::Success, fill.out);
                 }
                 // Its PUBREL comes with the commit.
@@ -529,7 +576,7 @@ impl Outbox {
         for flight in self.flight.iter().take(self.on_wire) {
             if let Stage::Released(op) = flight.stage
                 && op > from
-                && journal.is_safe(op)
+                && journal.is_ack_safe(op)
             {
                 write::ack(version, AckKind::Pubrel, packet_id(flight.of.number), ReasonCode::Success, out);
             }
@@ -564,12 +611,12 @@ impl Outbox {
                 let number = flight.of.number;
                 let op = fill.journal.log(|| Op::Release { number });
                 flight.stage = Stage::Released(op);
-                if fill.journal.is_safe(op) {
+                if fill.journal.is_ack_safe(op) {
                     write::ack(fill.version, AckKind::Pubrel, ack.id, ReasonCode::Success, fill.out);
                 }
             }
             (AckKind::Pubrec, Stage::Released(op)) => {
-                if fill.journal.is_safe(op) {
+                if fill.journal.is_ack_safe(op) {
                     write::ack(fill.version, AckKind::Pubrel, ack.id, ReasonCode::Success, fill.out);
                 }
             }
@@ -586,26 +633,50 @@ impl Outbox {
         let Some(flight) = self.flight.remove(at) else { return };
         self.on_wire -= 1;
         self.qos_2_on_wire -= usize::from(flight.of.frame.qos() == QoS::ExactlyOnce);
+        if let Some(leftovers) = &mut self.leftovers {
+            leftovers.set_no_room(ack.reason == ReasonCode::QuotaExceeded);
+        }
         if ack.reason.is_success() {
             self.refusals = 0;
             fill.stats.acked += 1;
             self.finish(flight.of, Ok(Acked { reason: ack.reason }), fill.journal);
         } else if ack.reason == ReasonCode::QuotaExceeded {
-            self.refused_for_now(flight.of, ack.retry_after_ms, fill);
+            fill.stats.refused_for_now += 1;
+            self.wait(ack.retry_after_ms, fill.now);
+            self.take_back(flight.of);
+        } else if self.is_put_off(&flight.of.frame, ack.reason) {
+            fill.stats.put_off += 1;
+            if self.put_off.refused(flight.of.number, flight.of.frame.topic(), ack.reason) == Refusal::OfTry {
+                self.wait(ack.retry_after_ms, fill.now);
+            }
+            self.take_back(flight.of);
         } else {
             self.drop_one(flight.of, Dropped::Refused(ack.reason), fill.journal, fill.stats);
         }
     }
 
-    /// There was no room at the server: the message stays, before all that were accepted after it.
-    fn refused_for_now(&mut self, waiting: Waiting, retry_after_ms: Option<u32>, fill: &mut Fill<'_>) {
+    fn is_put_off(&self, frame: &Frame, reason: ReasonCode) -> bool {
+        let judge = |judge: &Judge| judge.0(&String::from_utf8_lossy(frame.topic()), reason);
+        self.judge.as_ref().is_some_and(|by| judge(by) == WhenRefused::PutOff)
+    }
+
+    /// What is put off, if something is.
+    pub(crate) fn put_off(&self) -> Option<&PutOff> {
+        self.put_off.why()
+    }
+
+    /// Nothing is sent for a while.
+    fn wait(&mut self, retry_after_ms: Option<u32>, now: Instant) {
         let wait = retry_after_ms.map_or_else(
             || RETRY_AFTER.saturating_mul(1 << self.refusals.min(5)).min(RETRY_AFTER_MAX),
             |ms| Duration::from_millis(u64::from(ms)),
         );
         self.refusals = self.refusals.saturating_add(1);
-        fill.stats.refused_for_now += 1;
-        self.paused_until = self.paused_until.max(Some(fill.now + wait));
+        self.paused_until = self.paused_until.max(Some(now + wait));
+    }
+
+    /// A message that was refused stays, before all that were accepted after it.
+    fn take_back(&mut self, waiting: Waiting) {
         self.expires_at(waiting.expires);
         let at = self.queue.partition_point(|other| other.number < waiting.number);
         self.queue.insert(at, waiting);
@@ -654,7 +725,7 @@ impl Outbox {
     /// Whether [`Outbox::fill`] would find something.
     pub(crate) fn wants_to_send(&self, journal: &Journal) -> bool {
         if self.on_wire < self.flight.len() {
-            return self.may_repeat();
+            return self.may_repeat(journal);
         }
         self.queue.front().is_some_and(|next| !self.must_wait(next, journal)) || self.id_to_release().is_some()
     }
@@ -677,6 +748,18 @@ impl Outbox {
         self.qos_2_on_wire = 0;
     }
 
+    /// Gives each message that nobody is told of to somebody who wants to be told.
+    pub(crate) fn adopt(&mut self) -> Vec<(Frame, Told<Outcome>)> {
+        let all = self.flight.iter_mut().map(|flight| &mut flight.of).chain(&mut self.queue);
+        all.filter(|waiting| waiting.teller.is_none())
+            .map(|waiting| {
+                let (teller, told) = pair();
+                waiting.teller = Some(teller);
+                (waiting.frame.clone(), told)
+            })
+            .collect()
+    }
+
     /// A message that an earlier run of the program left; in the order of the numbers.
     #[cfg(feature = "durable")]
     pub(crate) fn restore(&mut self, number: u64, frame: Frame, expires: Option<Instant>, released: bool) {
@@ -684,7 +767,7 @@ impl Outbox {
         self.bytes += frame.size();
         let of = Waiting { number, frame, expires, op: 0, teller: None };
         // Whether it was sent is not known: it may have been. With DUP, under its identifier, it cannot become two.
-        let stage = if released { Stage::Released(0) } else { Stage::Sent };
+        let stage = if released { Stage::Released(0) } else { Stage::Restored };
         self.flight.push_back(Flight { of, stage });
     }
 }
@@ -709,6 +792,13 @@ fn alias_of(frame: &Frame, fill: &mut Fill<'_>) -> Alias {
         return Alias::None;
     }
     fill.aliases.of(frame.topic())
+}
+
+/// A message whose time was over while no program ran. With QoS 2 the server may hold it: it is sent for its end to be known.
+fn has_expired(flight: &Flight, now: Instant) -> Option<Dropped> {
+    let is_over = flight.of.expires.is_some_and(|at| at <= now);
+    let may_go = flight.stage == Stage::Restored && flight.of.frame.qos() == QoS::AtLeastOnce;
+    (is_over && may_go).then_some(Dropped::Expired)
 }
 
 fn not_taken(frame: &Frame, takes: &Takes) -> Option<Dropped> {

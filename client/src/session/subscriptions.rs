@@ -96,7 +96,7 @@ impl Subscription {
     /// a plain subscription to the same topics. So do subscriptions that overlap, since many servers send a copy for each.
     /// Others do without: identifiers cost bytes in every message.
     fn needs_id(&self) -> bool {
-        self.overlaps || self.what.filters.iter().any(|filter| topic::split_share(&filter.filter).is_some())
+        self.overlaps || !self.is_plain()
     }
 
     /// Whether a topic may match plain filters of both; one filter twice is one subscription for the server.
@@ -106,17 +106,41 @@ impl Subscription {
     }
 
     fn plain(&self) -> impl Iterator<Item = &str> {
-        let filters = self.what.filters.iter().map(|filter| filter.filter.as_str());
-        filters.filter(|filter| topic::split_share(filter).is_none())
+        self.filters().filter(|filter| is_plain(filter))
     }
 
-    fn matches(&self, topic: &str) -> bool {
-        self.phase.is_wanted()
-            && self.what.filters.iter().any(|filter| {
-                let plain = topic::split_share(&filter.filter).map_or(filter.filter.as_str(), |shared| shared.filter);
-                topic::matches(plain, topic)
-            })
+    /// All that it gets is a copy of its own, and is nobody else's.
+    fn is_plain(&self) -> bool {
+        self.filters().all(is_plain)
     }
+
+    fn filters(&self) -> impl Iterator<Item = &str> {
+        self.what.filters.iter().map(|filter| filter.filter.as_str())
+    }
+
+    /// Whether a message with this topic may be for it.
+    fn takes(&self, topic: &str) -> bool {
+        self.matches(topic) || self.phase.is_wanted() && self.filters().any(|filter| topics_of(filter).is_none())
+    }
+
+    /// Whether one of its filters says so.
+    fn matches(&self, topic: &str) -> bool {
+        self.phase.is_wanted() && self.filters().filter_map(topics_of).any(|filter| topic::matches(filter, topic))
+    }
+}
+
+/// The filter of the topics that come for a subscription; `None`: it names a queue or a stream of forebay's, whose messages keep the
+/// topics that they were published to.
+fn topics_of(filter: &str) -> Option<&str> {
+    if let Some(shared) = topic::split_share(filter) {
+        return Some(shared.filter);
+    }
+    let has_name = ["$queue/", "$stream/"].iter().any(|names| filter.starts_with(names));
+    if has_name { None } else { Some(filter.strip_prefix("$q/").unwrap_or(filter)) }
+}
+
+fn is_plain(filter: &str) -> bool {
+    topics_of(filter) == Some(filter)
 }
 
 pub(crate) struct Subscriptions {
@@ -180,7 +204,7 @@ impl Subscriptions {
     fn claim(&mut self, key: usize) {
         let Some(subscription) = self.all.get_mut(key) else { return };
         for (until, received) in self.unclaimed.take() {
-            if subscription.matches(received.topic()) {
+            if subscription.takes(received.topic()) {
                 self.bytes += received.size();
                 subscription.queue.push_back(received);
             } else {
@@ -204,15 +228,17 @@ impl Subscriptions {
         self.unclaimed.deadline()
     }
 
-    /// The program wants no more of it; the tokens of what it has not read, which are now done with.
-    pub(crate) fn remove(&mut self, key: usize, left: Option<Teller<()>>) -> Vec<u64> {
-        let Some(subscription) = self.all.get_mut(key) else { return Vec::new() };
+    /// The program wants no more of it; the tokens of what it has not read, which are now done with, and how.
+    pub(crate) fn remove(&mut self, key: usize, left: Option<Teller<()>>) -> (Vec<u64>, ReasonCode) {
+        let Some(subscription) = self.all.get_mut(key) else { return (Vec::new(), ReasonCode::Success) };
+        // Another member may have what this one has not read, where the server takes no for an answer.
+        let reason = if subscription.is_plain() { ReasonCode::Success } else { ReasonCode::UnspecifiedError };
         if subscription.phase == Phase::Refused {
             let unread = self.detach(key);
             if let Some(left) = left {
                 left.tell(());
             }
-            return unread.iter().filter_map(|received| received.token).collect();
+            return (unread.iter().filter_map(|received| received.token).collect(), reason);
         }
         self.last.0.clear();
         self.to_ask = true;
@@ -220,7 +246,7 @@ impl Subscriptions {
         subscription.left = left;
         let unread = std::mem::take(&mut subscription.queue);
         self.bytes -= unread.iter().map(Received::size).sum::<usize>();
-        unread.iter().filter_map(|received| received.token).collect()
+        (unread.iter().filter_map(|received| received.token).collect(), reason)
     }
 
     /// The stream is gone, the subscription stays with the server: its session outlives this program.
@@ -254,7 +280,7 @@ impl Subscriptions {
         name.clear();
         // An identifier of an earlier run of the program may be another subscription's by now: its filter must match.
         if let Some(key) = id_of.map(|id| id as usize - 1)
-            && self.all.get(key).is_some_and(|subscription| subscription.matches(topic))
+            && self.all.get(key).is_some_and(|subscription| subscription.takes(topic))
         {
             keys.push(key);
             return;
@@ -265,6 +291,9 @@ impl Subscriptions {
         if keys.is_empty() {
             // Sent before the server knew of the identifier.
             keys.extend(matching().map(|(key, _)| key));
+        }
+        if keys.is_empty() {
+            keys.extend(self.all.iter().filter(|(_, subscription)| subscription.takes(topic)).map(|(key, _)| key));
         }
     }
 

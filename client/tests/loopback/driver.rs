@@ -8,7 +8,7 @@ use forebay_client::{Event, Inbox, Outbox, PublishError, QoS, Reconnect, Subscri
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::peer::{PUBACK, PUBREL, ack, connack, packets, publish, publishes, suback, text};
+use crate::peer::{PUBACK, PUBREL, ack, connack, packets, publish, publishes, suback, text, user};
 use crate::server::{Server, whole_packets};
 use crate::{Q0, Q1, message, options, polled, soon};
 
@@ -133,6 +133,52 @@ async fn servers_that_refer_to_each_other_are_not_asked_without_end() {
     soon(waiting).await;
     tokio::time::sleep(A_WHILE).await;
     assert_eq!(connections.load(Ordering::Relaxed), 2);
+}
+
+/// A server that refuses each connection, and how many there were.
+async fn refuses(reason: u8, properties: Vec<u8>) -> (u16, Arc<AtomicUsize>) {
+    let (listener, port) = listen().await;
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = connections.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            counter.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(&connack(V5, false, reason, &properties)).await;
+        }
+    });
+    (port, connections)
+}
+
+#[tokio::test]
+async fn a_server_that_asked_for_patience_is_left_alone_while_another_is_tried() {
+    let (busy, of_busy) = refuses(0x89, user("retry-after-ms", "60000")).await;
+    let (other, of_other) = refuses(0x88, Vec::new()).await;
+    let both = options(busy, V5).also(&format!("mqtt://127.0.0.1:{other}")).unwrap();
+    let _client = both.start().unwrap();
+    soon(async {
+        while of_other.load(Ordering::Relaxed) < 5 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(of_busy.load(Ordering::Relaxed), 1);
+}
+
+/// All clients of a server that has gone would be at the other together.
+#[tokio::test]
+async fn another_server_is_not_tried_at_once_when_a_connection_is_lost() {
+    let (listener, port) = listen().await;
+    let (other, of_other) = refuses(0x88, Vec::new()).await;
+    let both = options(port, V5).reconnect(seldom()).also(&format!("mqtt://127.0.0.1:{other}")).unwrap();
+    let client = both.start().unwrap();
+    let mut events = client.events();
+    drop(accept(&listener).await);
+    let waiting = async { while !matches!(events.next().await, Some(Event::Waiting(_))) {} };
+    soon(waiting).await;
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(of_other.load(Ordering::Relaxed), 0);
 }
 
 /// A server that hears nothing any more; the client's socket is full.
@@ -306,4 +352,26 @@ async fn time_with_nagle(window: u16, messages: usize) -> Duration {
 async fn a_window_that_is_held_back_does_not_wait_for_nagle() {
     let (one, twenty) = (time_with_nagle(1, 400).await, time_with_nagle(20, 400).await);
     assert!(twenty < one * 3, "one at a time took {one:?}, twenty at a time {twenty:?}");
+}
+
+/// Opening an outbox on a disk that fails takes more than half a second.
+#[cfg(all(feature = "durable", target_os = "linux"))]
+#[tokio::test(flavor = "current_thread")]
+async fn an_outbox_that_takes_long_to_open_holds_up_nobody_else() {
+    let folder = std::env::temp_dir().join(format!("forebay-client-slow-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("outbox.redb");
+    std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+    let opening = tokio::spawn(options(1, V5).reconnect(Reconnect::never()).durable(&file).connect());
+    let (start, mut last, mut gap) = (std::time::Instant::now(), std::time::Instant::now(), Duration::ZERO);
+    while !opening.is_finished() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        gap = gap.max(last.elapsed());
+        last = std::time::Instant::now();
+    }
+    let took = start.elapsed();
+    let outcome = opening.await.unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(took >= Duration::from_millis(500), "it was opened in {took:?}: this proves nothing; {outcome:?}");
+    assert!(gap < Duration::from_millis(400), "others waited for {gap:?}");
 }

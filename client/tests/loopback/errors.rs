@@ -1,12 +1,17 @@
 //! Why there is no connection: each told apart.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use forebay_client::{ConnectError, Options, ReasonCode, Reconnect, Version};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use forebay_client::{ConnectError, Connecting, Connector, Event, LostReason, Options, ReasonCode, Reconnect, Version};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
-use crate::peer::connack;
+use crate::peer::{connack, user, with_reason};
 use crate::{options, soon};
 
 const V5: Version = Version::V5;
@@ -104,6 +109,85 @@ async fn the_server_closes() {
     // With a reset: what the client sent was not read.
     let error = outcome(|stream| async move { drop(stream) }).await;
     assert!(matches!(error, ConnectError::Closed), "{error:?}");
+}
+
+/// A stream to a server that takes CONNECT and nothing more.
+struct TakesOne {
+    stream: DuplexStream,
+    heard: bool,
+    /// Told when a write fails.
+    refuses: Arc<Notify>,
+}
+
+impl AsyncRead for TakesOne {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TakesOne {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if std::mem::replace(&mut self.heard, true) {
+            self.refuses.notify_one();
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// What the server still says when the client can write no more.
+struct Leaves(Vec<u8>);
+
+impl Connector for Leaves {
+    fn connect<'a>(&'a self, _: &'a str, _: u16) -> Connecting<'a> {
+        let (stream, mut server) = tokio::io::duplex(4096);
+        let (refuses, words) = (Arc::new(Notify::new()), self.0.clone());
+        let refused = refuses.clone();
+        tokio::spawn(async move {
+            assert!(server.read(&mut [0; 1024]).await.unwrap() > 0);
+            server.write_all(&connack(V5, false, 0, &[])).await.unwrap();
+            refused.notified().await;
+            // The network takes its time.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            server.write_all(&words).await.unwrap();
+        });
+        Box::pin(async move { Ok(Box::new(TakesOne { stream, heard: false, refuses }) as _) })
+    }
+}
+
+/// The reason for which a connection was lost, and the wait after it.
+async fn lost_with(words: Vec<u8>) -> (LostReason, Duration) {
+    let options = options(1, V5).connector(Arc::new(Leaves(words)));
+    let client = soon(options.connect()).await.unwrap();
+    let mut events = client.events();
+    drop(client.try_publish(crate::message("x", crate::Q1)).unwrap());
+    let mut lost = None;
+    loop {
+        match soon(events.next()).await.unwrap() {
+            Event::Lost(reason) => lost = Some(reason),
+            Event::Waiting(wait) => return (lost.unwrap(), wait),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_fails_first_does_not_hide_why_the_server_left() {
+    let busy = with_reason(0xe0, 0x89, &user("retry-after-ms", "60000"));
+    let (reason, wait) = lost_with(busy).await;
+    assert!(matches!(reason, LostReason::Server { reason: ReasonCode::ServerBusy, .. }), "{reason:?}");
+    assert!(wait >= Duration::from_secs(60), "{wait:?}");
+    // And one that says nothing is not waited for without end.
+    let (reason, _) = lost_with(Vec::new()).await;
+    assert!(matches!(reason, LostReason::Io(_)), "{reason:?}");
 }
 
 #[cfg(feature = "tls")]

@@ -1,15 +1,15 @@
 //! A line that carries little: megabytes wait in the kernel's buffers, and the answer to PINGREQ comes when they are
-//! through.
+//! through. A program that reads little: what it asks for is answered all the same.
 
 use std::time::Duration;
 
-use forebay_client::{Outbox, Version};
+use forebay_client::{Inbox, Outbox, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::peer::{Packet, connack, packets};
+use crate::peer::{PUBACK, Packet, ack, connack, packets, publish, suback, unsuback};
 use crate::server::whole_packets;
-use crate::{Q0, VERSIONS, message, options, soon};
+use crate::{Q0, Q1, VERSIONS, message, options, soon};
 
 /// A server behind such a line: what it read, when the client has said DISCONNECT or is gone.
 async fn behind(listener: TcpListener, version: Version, bytes_a_second: usize) -> Vec<Packet> {
@@ -65,5 +65,51 @@ async fn is_not_taken_for_a_dead_one() {
         let published = heard.iter().filter(|packet| matches!(packet, Packet::Publish { .. })).count();
         assert_eq!((published, client.stats().connections), (count, 1), "{size}");
         assert!(heard.contains(&Packet::Ping), "{size}");
+    }
+}
+
+/// The program has as much unread as it may, more is on the way, and the answer is behind that.
+#[tokio::test]
+async fn a_program_that_does_not_read_is_answered() {
+    for version in VERSIONS {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(flooding(listener, version));
+        let inbox = Inbox { max_bytes: 1_000, ..Inbox::default() };
+        let client = soon(options(port, version).inbox(inbox).connect()).await.unwrap();
+        let mut flooded = soon(client.subscribe("flood")).await.unwrap();
+        while client.stats().received < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let other = soon(client.subscribe("other")).await.unwrap();
+        soon(other.unsubscribe()).await;
+        soon(soon(client.publish(message("x", Q1))).await.unwrap()).await.unwrap();
+        for _ in 0..7 {
+            assert_eq!(soon(flooded.recv()).await.unwrap().payload().len(), 250);
+        }
+        server.abort();
+    }
+}
+
+/// A server that sends four messages with the first answer, and one ahead of each other.
+async fn flooding(listener: TcpListener, version: Version) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let (mut tail, mut buffer, mut next) = (Vec::new(), [0; 4096], 4);
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        tail.extend_from_slice(&buffer[..read]);
+        let whole = whole_packets(&tail);
+        for packet in packets(version, &tail.drain(..whole).collect::<Vec<_>>()) {
+            let is_connack = matches!(packet, Packet::Connect { .. });
+            let answer = match packet {
+                Packet::Connect { .. } => connack(version, false, 0, &[]),
+                Packet::Subscribe { id, .. } => suback(version, id, &[0]),
+                Packet::Unsubscribe { id, .. } => unsuback(version, id),
+                Packet::Publish { id, .. } => ack(PUBACK, id),
+                _ => continue,
+            };
+            let one = publish(version, "flood", &"x".repeat(250), Q0, 0, false);
+            let flood = if is_connack { Vec::new() } else { one.repeat(std::mem::replace(&mut next, 1)) };
+            stream.write_all(&[flood, answer].concat()).await.unwrap();
+        }
     }
 }

@@ -60,6 +60,11 @@ impl Subscriptions {
         self.to_ask && self.requests.count_ones() < u32::from(REQUESTS_MAX)
     }
 
+    /// Whether the server owes a SUBACK or UNSUBACK.
+    pub(crate) fn are_asked(&self) -> bool {
+        self.requests != 0
+    }
+
     /// SUBSCRIBE and UNSUBSCRIBE; the tokens of what nobody will read.
     pub(crate) fn ask(&mut self, how: Asking, out: &mut Vec<u8>) -> Vec<u64> {
         let mut tokens = Vec::new();

@@ -112,3 +112,29 @@ fn what_was_not_answered_is_asked_on_the_next_connection_unless_the_server_canno
     let sent = b.flush();
     assert!(released(&sent).is_empty() && publishes(&sent).len() == 1, "{sent:?}");
 }
+
+/// mosquitto counts what it holds against Receive Maximum: full of an earlier run's messages, it refuses those of this one, QoS 1 too.
+#[test]
+fn a_server_that_is_full_of_them_is_emptied() {
+    let mut b = Bench::new(options(V5));
+    b.connect(true);
+    let mut ticket = b.publish(message("t", "x", Q1));
+    let [(_, id, false)] = publishes(&b.flush())[..] else { panic!("one message") };
+    b.receive(&ack_with(PUBACK, id, 0x97, &[]));
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let asked = released(&b.flush());
+        complete(&mut b, asked.iter().copied(), 0);
+        all.extend(asked);
+    }
+    assert_eq!(all, (1..192).collect::<Vec<u16>>(), "one block after the other");
+    b.wait(S).unwrap();
+    let sent = b.flush();
+    let [(_, id, false)] = publishes(&sent)[..] else { panic!("{sent:?}") };
+    let asked = released(&sent);
+    b.receive(&ack(PUBACK, id));
+    assert!(ticket.try_outcome().unwrap().is_ok());
+    complete(&mut b, asked, 0x92);
+    drop(b.publish(message("t", "y", Q1)));
+    assert!(released(&b.flush()).is_empty(), "it has room");
+}

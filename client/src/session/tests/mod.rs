@@ -9,6 +9,7 @@ mod malicious;
 mod outbox;
 mod peer;
 mod publish;
+mod put_off;
 mod receive;
 mod resubscribe;
 mod simulation;

@@ -244,6 +244,28 @@ fn properties_reach_the_program() {
     assert_eq!(found.user, [("k".to_owned(), "v".to_owned())]);
 }
 
+/// A server that does not look would send it again with every connection, if it were refused.
+#[test]
+fn what_only_its_sender_answers_for_is_delivered() {
+    let levels = "l/".repeat(1_500);
+    let users = user("k", "v").repeat(1_500);
+    // Payload format indicator 1, and a byte that is in no character.
+    let mut not_utf8 = publish_with(V5, "t/bytes", "?", Q1, 1, false, &[0x01, 1]);
+    *not_utf8.last_mut().unwrap() = 0xff;
+    let mut b = Bench::new(options(V5));
+    b.connect(false);
+    let key = b.subscribed(Subscribe::to("#").qos(Q1));
+    b.receive(&not_utf8);
+    b.receive(&publish(V5, &levels, "deep", Q1, 2, false));
+    b.receive(&publish_with(V5, "t/users", "many", Q1, 3, false, &users));
+    let bytes = b.take(key).unwrap();
+    assert_eq!((bytes.payload(), bytes.properties().payload_is_utf8), (&[0xff][..], true));
+    assert_eq!(b.take(key).unwrap().topic(), levels);
+    assert_eq!(b.take(key).unwrap().properties().user.len(), 1_500);
+    let acks: Vec<Packet> = (1..=3).map(|id| Packet::Ack(PUBACK, id, 0)).collect();
+    assert_eq!(b.flush(), acks);
+}
+
 #[test]
 fn messages_that_nobody_claims_wait_for_who_subscribes() {
     let inbox = Inbox { max_unclaimed: 3, ..Inbox::default() };
@@ -310,12 +332,12 @@ fn a_message_that_nobody_claims_does_not_hold_back_the_others_for_ever() {
 mod durable {
     use super::*;
     use crate::session::inbound::mark;
-    use crate::session::journal::Op;
+    use crate::session::instant_of;
+    use crate::session::journal::{Committed, Op};
 
     fn commit(b: &mut Bench) -> Vec<Op> {
-        let before = b.session.journal.safe_number();
         let (ops, number) = b.session.take_ops();
-        b.session.committed(before, number);
+        b.session.committed(number, Committed::All);
         ops
     }
 
@@ -388,5 +410,38 @@ mod durable {
         b.receive(&publish(V5, "t", "again", Q2, 4, true));
         assert_eq!(b.flush(), [Packet::Ack(PUBREC, 4, 0)]);
         assert_eq!(b.session.stats().received, 0);
+    }
+
+    /// QoS 2 is brought to its end: the server may hold it.
+    #[test]
+    fn what_expired_while_no_program_ran_is_not_sent() {
+        for present in [true, false] {
+            let mut b = Bench::with_journal(options(V5), Journal::durable());
+            let frame = |qos| crate::codec::frame::Frame::new(V5, &message("t", "x", qos).expires_after(S * 60));
+            b.session.restore(10, frame(Q1), Some(b.now), false);
+            b.session.restore(11, frame(Q2), Some(b.now), false);
+            b.session.restore(12, frame(Q1), Some(b.now + S * 9), false);
+            b.session.restore(13, frame(Q1), None, false);
+            b.connect(present);
+            let sent: Vec<u16> = publishes(&b.flush()).into_iter().map(|(_, id, _)| id).collect();
+            assert_eq!(sent, if present { vec![12, 13, 14] } else { vec![13, 14] });
+            let expired = b.session.stats().expired;
+            assert_eq!(expired, if present { 1 } else { 2 });
+            assert!(commit(&mut b).contains(&Op::Remove { number: 10 }));
+            // What this run has sent is the server's.
+            b.lose();
+            b.now += S * 10;
+            b.connect(true);
+            assert_eq!(publishes(&b.flush()).len(), sent.len());
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_not_set_says_nothing_of_an_expiry() {
+        let (now, day) = (std::time::Instant::now(), Duration::from_secs(86_400));
+        let at = |unix_s: u64, wall_s| instant_of(unix_s * 1_000, now, WallTime(Duration::from_secs(wall_s)));
+        assert_eq!(at(1_700_000_000, 1_700_000_000 - 86_400), Some(now + day));
+        assert_eq!(at(1_700_000_000, 1_700_000_001), Some(now));
+        assert_eq!((at(86_400, 1_700_000_000), at(1_700_000_000, 60), at(86_400, 60)), (None, None, None));
     }
 }

@@ -57,6 +57,11 @@ struct Server {
     online: bool,
     receive_maximum: u16,
     refuses: bool,
+    /// As mosquitto: QoS 2 messages of earlier connections that are not released count against Receive Maximum, which is the same
+    /// on each connection.
+    counts_held: bool,
+    /// Those that have not come again on this connection.
+    held: BTreeSet<u16>,
     /// PUBLISHes of this connection that are not completed.
     open: BTreeSet<u16>,
     /// QoS 1 and 2 messages that were sent on this connection and wait for their first ack, in order.
@@ -77,7 +82,11 @@ impl Server {
                     *kept = Kept::default();
                 }
                 kept.next_id = kept.next_id.max(1);
-                self.receive_maximum = 1 + rng.below(8) as u16;
+                if self.counts_held {
+                    self.held = kept.received.iter().copied().collect();
+                } else {
+                    self.receive_maximum = 1 + rng.below(8) as u16;
+                }
                 let properties = [0x21, 0, self.receive_maximum as u8, 0x22, 0, rng.below(3) as u8];
                 self.out.extend(connack(version, present, 0, if version.is_v5() { &properties } else { &[] }));
                 self.online = true;
@@ -96,8 +105,9 @@ impl Server {
                 let n = payload.parse().unwrap();
                 if qos > 0 {
                     assert!(self.open.insert(id), "{id} is sent again on a live connection");
+                    self.held.remove(&id);
                     let limit = if version.is_v5() { self.receive_maximum.into() } else { usize::MAX };
-                    assert!(self.open.len() <= limit, "more than Receive Maximum");
+                    assert!(self.open.len() + self.held.len() <= limit, "more than Receive Maximum");
                 }
                 let refuse = self.refuses && version.is_v5() && rng.one_in(6) && !dup;
                 match qos {
@@ -122,6 +132,7 @@ impl Server {
             }
             Packet::Ack(PUBREL, id, _) => {
                 kept.received.remove(&id);
+                self.held.remove(&id);
                 self.open.remove(&id);
                 self.out.extend(ack(PUBCOMP, id));
             }
@@ -183,6 +194,7 @@ impl Server {
         self.online = false;
         self.kept.take_if(|kept| !kept.heard_of);
         self.open.clear();
+        self.held.clear();
         self.unacked = Default::default();
         self.out.clear();
     }
@@ -198,9 +210,8 @@ struct Disk {
     on_disk: crate::durable::disk::Disk,
     #[cfg(feature = "durable")]
     store: Option<crate::durable::Store>,
-    /// What a commit that failed was to keep.
     #[cfg(feature = "durable")]
-    failed: Vec<crate::session::journal::Op>,
+    backlog: crate::durable::backlog::Backlog,
     safe: OpNumber,
 }
 
@@ -237,8 +248,11 @@ impl Run {
             version,
             kept: None,
             online: false,
-            receive_maximum: 0,
+            receive_maximum: 1 + rng.below(8) as u16,
             refuses: rng.one_in(3),
+            // A program without a file does not know what it left there.
+            counts_held: on && rng.one_in(2),
+            held: BTreeSet::new(),
             open: BTreeSet::new(),
             unacked: Default::default(),
             arrived: Vec::new(),
@@ -341,8 +355,11 @@ impl Run {
         #[cfg(feature = "durable")]
         if self.disk.on {
             let (ops, number) = self.b.session.take_ops();
-            if self.disk.keep(ops, &mut self.rng) {
-                self.b.session.committed(self.disk.safe, number);
+            let kept = self.disk.keep(ops, &mut self.rng);
+            if let Some(kept) = kept {
+                self.b.session.committed(number, kept);
+            }
+            if kept == Some(crate::session::journal::Committed::All) {
                 self.disk.safe = number;
             }
         }
@@ -457,9 +474,10 @@ impl Run {
                 break;
             }
         }
-        // One may fail; the next does not.
-        self.commit();
-        self.commit();
+        // One may fail, and one may have no room.
+        for _ in 0..20 {
+            self.commit();
+        }
         assert!(self.server.kept.as_ref().is_some_and(|kept| kept.subscribed), "the server knows of no subscription");
         let stats = self.b.session.stats();
         assert!(self.b.session.is_drained(), "{stats:?}");
@@ -507,7 +525,7 @@ impl Disk {
     fn restart(&mut self, b: &mut Bench, rng: &mut Rng) -> HashSet<u16> {
         #[cfg(feature = "durable")]
         if self.on {
-            self.failed.clear();
+            self.backlog = Default::default();
             self.on_disk.program_ends();
             drop(self.store.take());
             self.on_disk.power_cut();
@@ -537,18 +555,21 @@ impl Disk {
         }
     }
 
-    /// False: the commit has failed, and all of it is in the next one.
-    fn keep(&mut self, ops: Vec<crate::session::journal::Op>, rng: &mut Rng) -> bool {
-        self.failed.extend(ops);
+    /// `None`: the commit has failed, and all of it is in the next one. Now and then there is no room for messages.
+    fn keep(
+        &mut self,
+        ops: Vec<crate::session::journal::Op>,
+        rng: &mut Rng,
+    ) -> Option<crate::session::journal::Committed> {
+        use crate::session::journal::Committed;
+        self.backlog.extend(ops);
         self.disturb(rng);
-        let Some(store) = self.store.as_mut().filter(|_| !self.failed.is_empty()) else { return true };
-        let kept = store.commit(&self.failed).is_ok();
-        if kept {
-            self.failed.clear();
-        } else {
-            crate::durable::cancel_out(&mut self.failed);
+        let store = self.store.as_mut()?;
+        if rng.one_in(4) {
+            return self.backlog.commit_acks(store).ok().map(|_| Committed::Acks);
         }
-        kept
+        let committed = if self.backlog.is_empty() { Ok(()) } else { self.backlog.commit(store) };
+        committed.ok().map(|()| Committed::All)
     }
 }
 

@@ -383,3 +383,37 @@ fn the_end_ends_streams_when_they_are_read() {
     assert!(matches!(told.try_take(), Some(Err(SubscribeError::Ended(EndReason::Disconnected)))));
     assert_eq!(b.payloads(key), ["x"]);
 }
+
+/// The messages of a queue and of a stream keep the topics that they were published to.
+#[test]
+fn messages_of_queues_and_streams_come_to_who_subscribed_to_them() {
+    for version in [V311, V5] {
+        for filter in ["$queue/jobs", "$stream/history/@earliest", "$q/job/#", "$share/g/job/#"] {
+            let mut b = Bench::new(options(version));
+            b.connect(false);
+            let (of_it, plain) = (b.subscribed(filter), b.subscribed("t"));
+            b.receive(
+                &[publish(version, "job/1", "x", Q1, 1, false), publish(version, "t", "y", Q1, 2, false)].concat(),
+            );
+            assert_eq!(
+                (b.payloads(of_it), b.payloads(plain)),
+                (vec!["x".to_owned()], vec!["y".to_owned()]),
+                "{filter}"
+            );
+        }
+    }
+}
+
+/// It may be for another member of the group or of the queue.
+#[test]
+fn what_was_not_read_of_a_shared_subscription_is_not_taken_for_read() {
+    for (filter, reason) in [("$queue/jobs", 0x80), ("$share/g/job/#", 0x80), ("job/#", 0)] {
+        let mut b = Bench::new(options(V5));
+        b.connect(false);
+        let key = b.subscribed(filter);
+        b.receive(&publish(V5, "job/1", "x", Q1, 1, false));
+        b.session.unsubscribe(key, None);
+        let acks = b.flush().into_iter().filter(|packet| matches!(packet, Packet::Ack(..))).collect::<Vec<_>>();
+        assert_eq!(acks, [Packet::Ack(PUBACK, 1, reason)], "{filter}");
+    }
+}
