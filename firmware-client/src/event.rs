@@ -85,9 +85,10 @@ pub enum Event<'i> {
     MessageChunk(&'i [u8]),
     /// It is complete.
     MessageEnd,
-    /// A message was larger than `payload_max`: it was refused and is read past.
+    /// A message was larger than `payload_max`, or its topic name and properties were larger than the receive buffer: it was
+    /// refused and is read past.
     MessageRefused {
-        /// Bytes of its payload.
+        /// Bytes of its payload; with those of its properties where these do not fit the receive buffer.
         payload_len: u32,
     },
     /// A published message of QoS 1 or 2 is safe with the server.

@@ -6,19 +6,23 @@ use crate::bytes;
 /// needs the client: read into [`space`](Self::space), say how much came with [`commit`](Self::commit), and give it to
 /// [`Client::poll_event`](crate::Client::poll_event).
 ///
-/// A PUBLISH that is larger than the buffer comes in pieces; any other packet has to fit. 128 bytes and the longest
-/// topic are a good minimum for MQTT 5.
+/// A PUBLISH that is larger than the buffer comes in pieces. One whose topic name and properties are larger is refused
+/// ([`Event::MessageRefused`](crate::Event::MessageRefused)). Acknowledgements of messages, and DISCONNECT, are understood without
+/// the properties that do not fit, such as `retry-after-ms`. Any other packet has to fit. 128 bytes and the longest topic are a good
+/// minimum for MQTT 5.
 #[derive(Debug)]
 pub struct Input<'b> {
     memory: &'b mut [u8],
     start: usize,
     end: usize,
+    /// Something has come since the client looked.
+    fresh: bool,
 }
 
 impl<'b> Input<'b> {
     /// An empty buffer over `memory`.
     pub fn new(memory: &'b mut [u8]) -> Self {
-        Self { memory, start: 0, end: 0 }
+        Self { memory, start: 0, end: 0, fresh: false }
     }
 
     /// Where the next bytes of the transport go. Empty only while there are packets for
@@ -37,6 +41,7 @@ impl<'b> Input<'b> {
     #[inline(never)]
     pub fn commit(&mut self, len: usize) {
         self.end = self.end.saturating_add(len).min(self.memory.len());
+        self.fresh |= len > 0;
     }
 
     /// Copies bytes in, as many as fit; how many that was.
@@ -50,6 +55,12 @@ impl<'b> Input<'b> {
     pub fn clear(&mut self) {
         self.start = 0;
         self.end = 0;
+        self.fresh = false;
+    }
+
+    /// Whether something has come since this was asked before.
+    pub(crate) fn take_fresh(&mut self) -> bool {
+        core::mem::replace(&mut self.fresh, false)
     }
 
     /// Bytes that are not handled yet.

@@ -271,6 +271,9 @@ pub struct Counters {
     pub acknowledged: u32,
     /// Now in a store behind the outbox.
     pub spilled: u32,
+    /// Messages that came and were refused, see [`Event::MessageRefused`](crate::Event::MessageRefused); a snapshot does not
+    /// keep it.
+    pub refused_inbound: u32,
     pub(crate) dropped: [u32; DROP_REASONS],
 }
 

@@ -47,6 +47,9 @@
 use crate::{Client, Event, Input};
 use embedded_io::{Read, ReadReady, Write};
 
+/// How often a server that takes nothing any more is read from at most.
+const LAST_READS: u32 = 64;
+
 /// An open connection. `OUT` is how many bytes are given to the transport at a time: for TLS, one record.
 #[derive(Debug)]
 pub struct Connection<T, const OUT: usize = 256> {
@@ -87,9 +90,12 @@ impl<T: Read + ReadReady + Write, const OUT: usize> Connection<T, OUT> {
         now: u64,
         client: &mut Client<'a>,
         input: &mut Input<'_>,
-        on_event: impl FnMut(&mut Client<'a>, Event<'_>),
+        mut on_event: impl FnMut(&mut Client<'a>, Event<'_>),
     ) -> Result<bool, Ended<T::Error>> {
-        let result = self.turn(now, client, input, on_event);
+        let result = self.turn(now, client, input, &mut on_event);
+        if matches!(result, Err(Ended::Transport(_))) {
+            self.hear_out(now, client, input, &mut on_event);
+        }
         if result.is_err() {
             client.disconnected(now);
         }
@@ -111,7 +117,7 @@ impl<T: Read + ReadReady + Write, const OUT: usize> Connection<T, OUT> {
         now: u64,
         client: &mut Client<'a>,
         input: &mut Input<'_>,
-        mut on_event: impl FnMut(&mut Client<'a>, Event<'_>),
+        on_event: &mut impl FnMut(&mut Client<'a>, Event<'_>),
     ) -> Result<bool, Ended<T::Error>> {
         let mut busy = self.receive(input)?;
         loop {
@@ -126,6 +132,25 @@ impl<T: Read + ReadReady + Write, const OUT: usize> Connection<T, OUT> {
             busy = true;
         }
         if client.should_close() { Err(Ended::Closed) } else { Ok(busy) }
+    }
+
+    /// A write fails once the server has hung up. Why it did, and for how long it wants to be left alone, may still be there to
+    /// be read.
+    fn hear_out<'a>(
+        &mut self,
+        now: u64,
+        client: &mut Client<'a>,
+        input: &mut Input<'_>,
+        on_event: &mut impl FnMut(&mut Client<'a>, Event<'_>),
+    ) {
+        for _ in 0..LAST_READS {
+            if client.should_close() || !matches!(self.receive(input), Ok(true)) {
+                return;
+            }
+            while let Some(event) = client.poll_event(now, input) {
+                on_event(client, event);
+            }
+        }
     }
 
     fn receive(&mut self, input: &mut Input<'_>) -> Result<bool, Ended<T::Error>> {

@@ -33,6 +33,8 @@ use std::vec::Vec;
 
 /// Bytes that are written at once at most.
 const BATCH: usize = 4 * 1024;
+/// How long a server that takes nothing any more is listened to.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// The shortest wait: a socket cannot wait for no time at all.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -154,7 +156,10 @@ where
     /// [`Client::connect_at`].
     pub fn turn(&mut self, wait: Duration, mut on_event: impl FnMut(&mut Client<'a>, Event<'_>)) -> bool {
         self.open();
-        if self.exchange(wait, &mut on_event).is_err() || self.client.should_close() {
+        if self.exchange(wait, &mut on_event).is_err() {
+            self.hear_out(&mut on_event);
+            self.close();
+        } else if self.client.should_close() {
             self.close();
         }
         if self.transport.is_none() && !self.is_due() {
@@ -235,10 +240,7 @@ where
         let mut written = false;
         loop {
             let now = self.now();
-            // The event borrows the input, not the client.
-            while let Some(event) = self.client.poll_event(now, &mut self.input) {
-                on_event(&mut self.client, event);
-            }
+            self.events(now, on_event);
             let Some(transport) = self.transport.as_mut() else { return Ok(()) };
             if self.out.is_empty() {
                 self.out.resize(BATCH, 0);
@@ -255,6 +257,31 @@ where
                 Err(why) => return Err(why),
             }
             written = true;
+        }
+    }
+
+    fn events(&mut self, now: u64, on_event: &mut impl FnMut(&mut Client<'a>, Event<'_>)) {
+        // The event borrows the input, not the client.
+        while let Some(event) = self.client.poll_event(now, &mut self.input) {
+            on_event(&mut self.client, event);
+        }
+    }
+
+    /// A write fails once the server has hung up. Why it did, and for how long it wants to be left alone, may still be there to
+    /// be read.
+    fn hear_out(&mut self, on_event: &mut impl FnMut(&mut Client<'a>, Event<'_>)) {
+        let begun = Instant::now();
+        while !self.client.should_close() && begun.elapsed() < LAST_WORDS {
+            let Some(transport) = self.transport.as_mut() else { return };
+            let space = self.input.space();
+            if space.is_empty() || transport.set_wait(SHORTEST).is_err() {
+                return;
+            }
+            match transport.read(space) {
+                Ok(len @ 1..) => self.input.commit(len),
+                Ok(_) | Err(_) => return,
+            }
+            self.events(self.now(), on_event);
         }
     }
 }

@@ -13,10 +13,10 @@ impl Client<'_> {
     /// `None`: what was being sent is gone.
     #[inline(never)]
     pub(super) fn emit(&self, room: &mut [u8]) -> Option<(usize, bool)> {
-        let mut out = Out::new(room, self.tx.done);
+        let mut out = Out::new(room, self.tx.done as usize);
         self.frame(&mut out)?;
         let written = out.written();
-        Some((written, self.tx.done.wrapping_add(written) == out.seen()))
+        Some((written, (self.tx.done as usize).wrapping_add(written) == out.seen()))
     }
 
     /// Bytes of the packet that is being sent.

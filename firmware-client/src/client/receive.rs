@@ -7,19 +7,25 @@ use crate::decode::{self, Answer};
 use crate::event::{Event, Farewell, Pressure, Received, Session};
 use crate::inbound::{INBOUND_MAX, Owed};
 use crate::input::Input;
+use crate::logging::say;
 use crate::message::{DropReason, Ticket};
-use forebay_wire::ReasonCode;
 use forebay_wire::frame::{self, Frame};
 use forebay_wire::publish::{From, Publish};
+use forebay_wire::read::Reader;
 use forebay_wire::types::{QoS, Version};
+use forebay_wire::{ReasonCode, WireError};
+
+/// A message whose topic name and properties do not fit the buffer is read past, instead of ending the connection. In 3.1.1 it takes
+/// a topic name of that length, which a device can rule out by its subscriptions.
+const PASSES_HEADS: bool = cfg!(any(feature = "v5", feature = "undeliverable"));
 
 /// The payload that is being read in pieces.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stream {
     left: u32,
-    /// 0 when there is nothing to acknowledge.
+    /// 0 when there is nothing to acknowledge. Bytes that are left of the topic name, while that is read past.
     id: u16,
-    qos: u8,
+    first_byte: u8,
     state: Streaming,
     reason: ReasonCode,
 }
@@ -29,8 +35,19 @@ enum Streaming {
     No,
     /// The application gets it.
     Yes,
-    /// It is refused, and read past.
+    /// It is refused, or its head was enough, and the rest is read past.
     Past,
+    /// The same, and the packet identifier is still to come, behind the topic name.
+    Topic,
+}
+
+/// What a packet identifier says of a message.
+enum Arrival {
+    New,
+    /// It was delivered.
+    Known,
+    /// Something is to be sent first.
+    Later,
 }
 
 impl Stream {
@@ -48,7 +65,7 @@ impl Stream {
 
     #[inline]
     pub(super) fn nothing() -> Self {
-        Self { left: 0, id: 0, qos: 0, state: Streaming::No, reason: ReasonCode::Success }
+        Self { left: 0, id: 0, first_byte: 0, state: Streaming::No, reason: ReasonCode::Success }
     }
 }
 
@@ -99,6 +116,30 @@ impl Found {
         let text = text.unwrap_or_default();
         let before = (text.as_ptr() as usize).wrapping_sub(input.pending().as_ptr() as usize);
         (self.at, self.len) = (input.position().wrapping_add(before), text.len());
+    }
+}
+
+/// Reads past a head, whatever is in it; an error when it is not complete.
+fn pass_head(body: &[u8], id_len: usize, v5: bool) -> Result<(), WireError> {
+    let mut reader = Reader::new(body);
+    reader.binary()?;
+    reader.bytes(id_len)?;
+    if v5 {
+        let len = reader.varint()?;
+        reader.bytes(len as usize)?;
+    }
+    Ok(())
+}
+
+/// How many bytes of a packet's body are understood without the others, where all of them do not fit the buffer; 0 is none. In MQTT 5
+/// such a packet has many words in its properties. An acknowledgement that ended the connection would come again, as its message
+/// does.
+fn enough_of(kind: u8, v5: bool) -> usize {
+    match kind {
+        _ if !v5 => 0,
+        frame::PUBACK..=frame::PUBCOMP => 3,
+        frame::DISCONNECT => 1,
+        _ => 0,
     }
 }
 
@@ -170,12 +211,16 @@ impl Client<'_> {
         if !matches!(self.phase, Phase::ConnAck | Phase::Up) {
             return Ok(Step::Idle);
         }
+        // Also a part of a packet that takes long to come.
+        if input.take_fresh() {
+            self.last_rx = self.clock.now();
+        }
         #[cfg(feature = "embedded-io-async")]
         if self.holds_back(input) {
             return Ok(Step::Idle);
         }
         if self.stream.state != Streaming::No {
-            return Ok(self.step_stream(input, found));
+            return self.step_stream(input, found);
         }
         if !self.inbound.has_room() {
             return Ok(Step::Idle);
@@ -194,12 +239,23 @@ impl Client<'_> {
         if kind == frame::PUBLISH {
             return self.on_publish(frame, input, found);
         }
-        let Some(body) = bytes.get(frame.header_len..frame.total()) else {
-            let fits = frame.total() <= input.capacity();
-            return if fits { Ok(Step::Idle) } else { Err(ReasonCode::PacketTooLarge) };
+        let mut len = frame.remaining_len;
+        if frame.total() > input.capacity() {
+            len = enough_of(kind, v5);
+            if len == 0 {
+                return Err(ReasonCode::PacketTooLarge);
+            }
+        }
+        let end = frame.header_len.wrapping_add(len);
+        let Some(body) = bytes.get(frame.header_len..end) else {
+            return if input.is_full() { Err(ReasonCode::PacketTooLarge) } else { Ok(Step::Idle) };
         };
         let step = self.on_packet(kind, body, input, found)?;
-        self.heard(input, frame.total());
+        if len < frame.remaining_len {
+            let left = frame.remaining_len.wrapping_sub(len) as u32;
+            self.stream = Stream { left, state: Streaming::Past, ..Stream::nothing() };
+        }
+        self.heard(input, end);
         Ok(step)
     }
 
@@ -258,7 +314,8 @@ impl Client<'_> {
         let publish = match Publish::parse_head(version, From::Server, frame.first_byte, body, usize::MAX) {
             Ok(publish) => publish,
             Err(error) if whole || error.reason != ReasonCode::MalformedPacket => return Err(error.reason),
-            // Its head may not be complete; it has to fit the buffer.
+            // Its head may not be complete.
+            Err(_) if input.is_full() && PASSES_HEADS => return self.refuse_head(frame, input),
             Err(_) if input.is_full() => return Err(ReasonCode::PacketTooLarge),
             Err(_) => return Ok(Step::Idle),
         };
@@ -270,29 +327,11 @@ impl Client<'_> {
         let head_len = end.wrapping_sub(publish.payload.len());
         let payload_len = frame.total().wrapping_sub(head_len) as u32;
         let refused = payload_len > self.options.payload_max;
-        let mut stream = Stream { left: payload_len, id, qos: publish.qos as u8, ..Stream::nothing() };
-        if publish.qos == QoS::ExactlyOnce {
-            if !QOS2 {
-                return Err(ReasonCode::QoSNotSupported);
-            }
-            if let Some(entry) = self.inbound.open(id) {
-                if entry.owed == Owed::Comp {
-                    // The identifier is free once the PUBCOMP is sent.
-                    return Ok(Step::Idle);
-                }
-                if publish.dup || !self.peer.doubtful {
-                    entry.owed = Owed::Rec;
-                    stream = Stream { id: 0, state: Streaming::Past, ..stream };
-                } else {
-                    // A message that comes for the first time, in a session that is not the one this identifier is of.
-                    self.inbound.forget(id);
-                }
-            }
-        }
-        if stream.id != 0 && self.inbound.in_flight() >= self.receive_maximum() {
-            // 3.1.1 knows no such limit, so what is owed is paid first.
-            let wait = !self.v5() && self.inbound.any_due();
-            return if wait { Ok(Step::Idle) } else { Err(ReasonCode::ReceiveMaximumExceeded) };
+        let mut stream = Stream { left: payload_len, id, first_byte: frame.first_byte, ..Stream::nothing() };
+        match self.arrival(id, frame.first_byte)? {
+            Arrival::New => {}
+            Arrival::Known => (stream.id, stream.state) = (0, Streaming::Past),
+            Arrival::Later => return Ok(Step::Idle),
         }
         let position = input.position();
         *found = Found {
@@ -313,12 +352,9 @@ impl Client<'_> {
             Streaming::Past => Step::Again,
             _ if refused => {
                 stream.state = Streaming::Past;
-                if self.v5() {
-                    stream.reason = ReasonCode::QuotaExceeded;
-                }
-                Step::Event(Event::MessageRefused { payload_len })
+                self.refuse_large(&mut stream, payload_len)
             }
-            Streaming::No | Streaming::Yes => {
+            Streaming::No | Streaming::Yes | Streaming::Topic => {
                 stream.state = Streaming::Yes;
                 Step::MessageStart
             }
@@ -326,6 +362,83 @@ impl Client<'_> {
         self.stream = stream;
         self.heard(input, head_len);
         Ok(step)
+    }
+
+    /// The topic name and the properties of a message are larger than the buffer. A client that ends the connection for it gets it
+    /// again, so it is refused and read past. It is not known to be valid; where it is complete, it is known not to be.
+    fn refuse_head(&mut self, frame: Frame, input: &mut Input<'_>) -> Result<Step, ReasonCode> {
+        let rest = input.pending().get(frame.header_len..).unwrap_or_default();
+        let id_len = if frame.first_byte & 6 == 0 { 0 } else { 2 };
+        if pass_head(rest, id_len, self.v5()).is_ok() {
+            return Err(ReasonCode::MalformedPacket);
+        }
+        let topic_len = Reader::new(rest).u16().map_err(|_| ReasonCode::PacketTooLarge)?;
+        let left = (frame.remaining_len as u32).wrapping_sub(2);
+        let payload_len = left.checked_sub(u32::from(topic_len).wrapping_add(id_len as u32));
+        let payload_len = payload_len.ok_or(ReasonCode::MalformedPacket)?;
+        let first_byte = frame.first_byte;
+        let mut stream = Stream { left, id: topic_len, first_byte, state: Streaming::Topic, ..Stream::nothing() };
+        let step = self.refuse_large(&mut stream, payload_len);
+        self.stream = stream;
+        self.heard(input, frame.header_len.wrapping_add(2));
+        Ok(step)
+    }
+
+    /// A message is too large: it is counted, and the answer will say so; 3.1.1 has no word for it.
+    fn refuse_large(&mut self, stream: &mut Stream, payload_len: u32) -> Step {
+        say!(warn, "a message of {} bytes is refused", payload_len);
+        self.counters.refused_inbound = self.counters.refused_inbound.wrapping_add(1);
+        if self.v5() {
+            stream.reason = ReasonCode::QuotaExceeded;
+        }
+        Step::Event(Event::MessageRefused { payload_len })
+    }
+
+    /// What lies behind the topic name of such a message.
+    fn step_identifier(&mut self, input: &mut Input<'_>) -> Result<Step, ReasonCode> {
+        let mut stream = Stream { state: Streaming::Past, ..self.stream };
+        if stream.first_byte & 6 != 0 {
+            let Ok(id) = Reader::new(input.pending()).u16() else { return Ok(Step::Idle) };
+            if id == 0 {
+                return Err(ReasonCode::MalformedPacket);
+            }
+            stream.id = match self.arrival(id, stream.first_byte)? {
+                Arrival::New => id,
+                Arrival::Known => 0,
+                Arrival::Later => return Ok(Step::Idle),
+            };
+            stream.left = stream.left.wrapping_sub(2);
+            self.heard(input, 2);
+        }
+        self.stream = stream;
+        Ok(Step::Again)
+    }
+
+    /// Whether a message came before, and whether there may be another. `id` is 0 with QoS 0.
+    fn arrival(&mut self, id: u16, first_byte: u8) -> Result<Arrival, ReasonCode> {
+        if first_byte & 4 != 0 {
+            if !QOS2 {
+                return Err(ReasonCode::QoSNotSupported);
+            }
+            if let Some(entry) = self.inbound.open(id) {
+                if entry.owed == Owed::Comp {
+                    // The identifier is free once the PUBCOMP is sent.
+                    return Ok(Arrival::Later);
+                }
+                if first_byte & 8 != 0 || !self.peer.doubtful {
+                    entry.owed = Owed::Rec;
+                    return Ok(Arrival::Known);
+                }
+                // A message that comes for the first time, in a session that is not the one this identifier is of.
+                self.inbound.forget(id);
+            }
+        }
+        if id != 0 && self.inbound.in_flight() >= self.receive_maximum() {
+            // 3.1.1 knows no such limit, so what is owed is paid first.
+            let wait = !self.v5() && self.inbound.any_due();
+            return if wait { Ok(Arrival::Later) } else { Err(ReasonCode::ReceiveMaximumExceeded) };
+        }
+        Ok(Arrival::New)
     }
 
     /// How many messages the server may have in flight.
@@ -336,30 +449,41 @@ impl Client<'_> {
     /// The application has been given all of a message.
     fn owe(&mut self, stream: &Stream) {
         if stream.id != 0 {
-            let owed = if stream.qos == 2 { Owed::RecLater } else { Owed::AckLater };
+            let owed = if stream.first_byte & 4 != 0 { Owed::RecLater } else { Owed::AckLater };
             self.inbound.push(stream.id, owed, stream.reason);
         }
     }
 
-    fn step_stream(&mut self, input: &mut Input<'_>, found: &mut Found) -> Step {
-        if self.stream.left > 0 {
+    fn step_stream(&mut self, input: &mut Input<'_>, found: &mut Found) -> Result<Step, ReasonCode> {
+        let in_topic = PASSES_HEADS && self.stream.state == Streaming::Topic;
+        let left = if in_topic { u32::from(self.stream.id) } else { self.stream.left };
+        if left > 0 {
             found.at = input.position();
-            found.len = input.pending().len().min(self.stream.left as usize);
+            found.len = input.pending().len().min(left as usize);
             if found.len == 0 {
-                return Step::Idle;
+                return Ok(Step::Idle);
             }
             self.heard(input, found.len);
             self.stream.left = self.stream.left.wrapping_sub(found.len as u32);
-            return if self.stream.state == Streaming::Yes { Step::MessageChunk } else { Step::Again };
+            if in_topic {
+                self.stream.id = self.stream.id.wrapping_sub(found.len as u16);
+            }
+            return Ok(if self.stream.state == Streaming::Yes { Step::MessageChunk } else { Step::Again });
+        }
+        if in_topic {
+            return self.step_identifier(input);
         }
         let stream = self.stream;
         self.stream = Stream::nothing();
         self.owe(&stream);
         if stream.state == Streaming::Yes {
-            return Step::Event(Event::MessageEnd);
+            return Ok(Step::Event(Event::MessageEnd));
         }
-        self.inbound.release();
-        Step::Again
+        // What is read past may be no message; then the one before it may still be in the application's hands.
+        if stream.id != 0 {
+            self.inbound.release();
+        }
+        Ok(Step::Again)
     }
 
     /// What the server says of itself, for whoever subscribes to it.

@@ -175,6 +175,7 @@ impl Client<'_> {
     /// The server's word on why there is no connection, or no longer.
     pub(super) fn on_farewell(&mut self, reason: ReasonCode, retry_after_ms: Option<u32>) {
         say!(warn, "the server ends the connection: reason {}", reason as u8);
+        self.note_farewell(reason);
         self.rung = Rung::of(reason);
         self.retry_after_ms = retry_after_ms;
         self.phase = Phase::Done;

@@ -7,6 +7,7 @@ use super::Phase;
 use crate::arena::{DUE, LIVE, State};
 #[cfg(feature = "undeliverable")]
 use crate::message::DropReason;
+use forebay_wire::ReasonCode;
 
 /// Connections without an answer after which one message at a time is sent.
 #[cfg(feature = "undeliverable")]
@@ -38,6 +39,8 @@ impl Suspect {
 #[cfg(not(feature = "undeliverable"))]
 impl Client<'_> {
     pub(super) const fn note_fruitless(&self) {}
+
+    pub(super) const fn note_farewell(&self, _: ReasonCode) {}
 }
 
 /// What is known of the first message that waits for its acknowledgement.
@@ -79,8 +82,35 @@ impl Suspect {
     }
 }
 
+/// Whether a server that ends the connection for this reason may do so because of one message, and at it each time. What is left
+/// is about the server, the device, the connection or a request.
+#[cfg(feature = "undeliverable")]
+const fn may_be_about_a_message(reason: ReasonCode) -> bool {
+    matches!(
+        reason,
+        ReasonCode::UnspecifiedError
+            | ReasonCode::MalformedPacket
+            | ReasonCode::ProtocolError
+            | ReasonCode::ImplementationSpecificError
+            | ReasonCode::NotAuthorized
+            | ReasonCode::TopicNameInvalid
+            | ReasonCode::TopicAliasInvalid
+            | ReasonCode::PacketTooLarge
+            | ReasonCode::PayloadFormatInvalid
+            | ReasonCode::RetainNotSupported
+            | ReasonCode::QoSNotSupported
+    )
+}
+
 #[cfg(feature = "undeliverable")]
 impl Client<'_> {
+    /// The server says why it ends the connection. A message that it may not have, or cannot have, is none that it takes later.
+    pub(super) fn note_farewell(&mut self, reason: ReasonCode) {
+        if self.v5() && may_be_about_a_message(reason) {
+            self.note_fruitless();
+        }
+    }
+
     /// The connection ends, and not since this side has ended it.
     pub(super) fn note_fruitless(&mut self) {
         if self.phase != Phase::Up || self.suspect.fruitful || self.options.losses_max == 0 {

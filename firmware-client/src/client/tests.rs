@@ -108,10 +108,96 @@ fn the_core_is_small() {
     assert!(size <= super::SIZE_MAX, "{size}");
 }
 
-/// The server hangs up without a word whenever the first message comes.
+/// The server ends the connection whenever the first message comes, with these words. What becomes of the message.
+#[cfg(feature = "undeliverable")]
+fn ended_each_time(losses_max: u8, words: &[u8]) -> crate::Status {
+    let mut options = Options::new("d");
+    options.losses_max = losses_max;
+    let (mut outbox, mut receive) = ([0; 1_024], [0; 64]);
+    let mut client = Client::new(&options, &mut outbox);
+    let mut input = Input::new(&mut receive);
+    client.memory = Memory::Kept;
+    let mut tickets = Vec::new();
+    for payload in [b"never", b"after"] {
+        tickets.push(client.publish(0, &Message::new("t").qos(QoS::AtLeastOnce), payload).unwrap());
+    }
+    let mut dropped = false;
+    for connection in 1..=20 {
+        resumed(&mut client, &mut input);
+        let ids = sent(&mut client);
+        dropped = client.status(tickets[0]) == crate::Status::Dropped(crate::DropReason::Undeliverable);
+        if dropped {
+            assert_eq!(connection, 5, "after four connections");
+            // What was behind it goes on.
+            let [high, low] = ids[0].to_be_bytes();
+            input.fill(&[0x40, 2, high, low]);
+            while client.poll_event(0, &mut input).is_some() {}
+            assert_eq!(client.status(tickets[1]), crate::Status::Done);
+            break;
+        }
+        input.fill(words);
+        while client.poll_event(0, &mut input).is_some() {}
+        client.disconnected(0);
+    }
+    assert_eq!(
+        (client.counters().dropped(crate::DropReason::Undeliverable), client.is_drained()),
+        (dropped.into(), dropped)
+    );
+    client.status(tickets[0])
+}
+
 #[cfg(feature = "undeliverable")]
 #[test]
 fn a_message_that_ends_every_connection_is_dropped() {
+    use crate::{DropReason::Undeliverable, Status};
+    assert_eq!(ended_each_time(4, &[]), Status::Dropped(Undeliverable));
+    assert_eq!(ended_each_time(0, &[]), Status::Sent, "unless that is not wanted");
+}
+
+/// MQTT 5: with a reason that may be about the message it is as if the server had said nothing.
+#[cfg(all(feature = "undeliverable", feature = "v5"))]
+#[test]
+fn a_message_at_which_the_server_says_good_bye_is_dropped_if_it_may_be_about_that() {
+    use crate::{DropReason::Undeliverable, Status};
+    for reason in [0x80, 0x81, 0x82, 0x83, 0x87, 0x90, 0x94, 0x95, 0x99, 0x9a, 0x9b] {
+        let ended = ended_each_time(4, &[0xe0, 1, reason]);
+        assert_eq!(ended, Status::Dropped(Undeliverable), "{reason:#x}");
+        assert_eq!(ended_each_time(0, &[0xe0, 1, reason]), Status::Sent, "{reason:#x}");
+    }
+    // What a server says of itself, of the device, or of the connection is about no message.
+    for reason in [0, 0x89, 0x8b, 0x8d, 0x8e, 0x8f, 0x93, 0x96, 0x97, 0x98, 0x9c, 0x9d, 0x9e, 0x9f, 0xa0, 0xa1, 0xa2] {
+        assert_eq!(ended_each_time(4, &[0xe0, 1, reason]), Status::Sent, "{reason:#x}");
+    }
+}
+
+/// The server has read how large it is, and ends the connection before it has come.
+#[cfg(all(feature = "undeliverable", feature = "v5"))]
+#[test]
+fn a_message_may_be_given_up_while_it_is_being_sent() {
+    let mut options = Options::new("d");
+    options.losses_max = 2;
+    let (mut outbox, mut receive) = ([0; 1_024], [0; 64]);
+    let mut client = Client::new(&options, &mut outbox);
+    let mut input = Input::new(&mut receive);
+    client.memory = Memory::Kept;
+    let ticket = client.publish(0, &Message::new("t").qos(QoS::AtLeastOnce), &[0; 200]).unwrap();
+    for _ in 0..2 {
+        resumed(&mut client, &mut input);
+        assert_eq!(client.poll_transmit(0, &mut [0; 16]), 16);
+        input.fill(&[0xe0, 1, 0x95]);
+        assert!(client.poll_event(0, &mut input).is_some());
+        client.poll_transmit(0, &mut [0; 512]);
+        assert!(client.should_close());
+        client.disconnected(0);
+    }
+    assert_eq!(client.status(ticket), crate::Status::Dropped(crate::DropReason::Undeliverable));
+    assert!(client.is_drained());
+}
+
+/// From the third connection on one message at a time is sent.
+#[cfg(feature = "undeliverable")]
+#[test]
+fn what_ends_connections_is_tried_alone() {
     for (losses_max, alone_from) in [(4, 3), (0, 99)] {
         let mut options = Options::new("d");
         options.losses_max = losses_max;
@@ -119,27 +205,18 @@ fn a_message_that_ends_every_connection_is_dropped() {
         let mut client = Client::new(&options, &mut outbox);
         let mut input = Input::new(&mut receive);
         client.memory = Memory::Kept;
-        let mut tickets = Vec::new();
-        for payload in [b"never", b"after"] {
-            tickets.push(client.publish(0, &Message::new("t").qos(QoS::AtLeastOnce), payload).unwrap());
+        for _ in 0..2 {
+            client.publish(0, &Message::new("t").qos(QoS::AtLeastOnce), b"x").unwrap();
         }
-        for connection in 1..=20 {
+        for connection in 1..=4 {
             resumed(&mut client, &mut input);
-            let ids = sent(&mut client);
-            if client.status(tickets[0]) == crate::Status::Dropped(crate::DropReason::Undeliverable) {
-                assert_eq!(connection, 5, "after four connections");
-                // What was behind it goes on.
-                let [high, low] = ids[0].to_be_bytes();
-                input.fill(&[0x40, 2, high, low]);
-                while client.poll_event(0, &mut input).is_some() {}
-                assert_eq!(client.status(tickets[1]), crate::Status::Done);
-                break;
-            }
-            assert_eq!(ids.len(), if connection >= alone_from { 1 } else { 2 }, "connection {connection}");
+            assert_eq!(
+                sent(&mut client).len(),
+                if connection >= alone_from { 1 } else { 2 },
+                "connection {connection}"
+            );
             client.disconnected(0);
         }
-        let dropped = client.counters().dropped(crate::DropReason::Undeliverable);
-        assert_eq!((dropped, client.is_drained()), if losses_max > 0 { (1, true) } else { (0, false) });
     }
 }
 

@@ -100,6 +100,7 @@ impl Client<'_> {
         }
     }
 
+    /// Never, when it was asked never.
     #[inline(never)]
     fn answer_due(&self, asked: u64) -> u64 {
         asked.saturating_add(u64::from(self.options.response_timeout_ms))
@@ -111,23 +112,21 @@ impl Client<'_> {
         if self.is_stalled() {
             return NEVER;
         }
-        if self.ping_at == NEVER { NEVER } else { self.answer_due(self.ping_at.max(self.last_rx)) }
+        self.answer_due(self.ping_at.max(self.last_rx))
     }
 
-    /// When PINGREQ is due: before the server misses this device, when the server has not been heard of for as long
-    /// (also while this device does nothing but send), and when it owes an answer.
+    /// When PINGREQ is due: before the server misses this device, even if the answer to the last one is still behind a message
+    /// that takes long to come. Without an open one also when the server has not been heard of for as long (while this device
+    /// does nothing but send), and when it owes an answer.
     pub(super) fn ping_due(&self) -> u64 {
-        if self.ping_at != NEVER {
-            return NEVER;
-        }
-        let mut at = if self.asked_at == NEVER { NEVER } else { self.answer_due(self.asked_at) };
+        let (mut missed, mut silent) = (NEVER, self.answer_due(self.asked_at));
         if self.peer.keep_alive_s > 0 {
             let keep_alive_ms = u64::from(u32::from(self.peer.keep_alive_s).wrapping_mul(1_000));
             // A quarter is for the way.
-            at = at.min(self.last_tx.saturating_add(keep_alive_ms.wrapping_sub(keep_alive_ms >> 2)));
-            at = at.min(self.last_rx.saturating_add(keep_alive_ms));
+            missed = self.last_tx.saturating_add(keep_alive_ms.wrapping_sub(keep_alive_ms >> 2));
+            silent = silent.min(self.last_rx.saturating_add(keep_alive_ms));
         }
-        at
+        if self.ping_at == NEVER { missed.min(silent) } else { missed }
     }
 
     /// Every call of the caller comes here first.

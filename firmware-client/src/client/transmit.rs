@@ -25,7 +25,8 @@ pub(super) enum What {
 pub(super) struct Tx {
     pub(super) what: What,
     pub(super) ticket: u32,
-    pub(super) done: usize,
+    /// Bytes of it: no packet is larger than the outbox, or than CONNECT can be.
+    pub(super) done: u32,
     pub(super) expiry_s: Option<u32>,
     /// How many lost messages this one tells of.
     pub(super) lost: u32,
@@ -99,13 +100,12 @@ impl Client<'_> {
                 break;
             };
             len = len.wrapping_add(written);
-            self.tx.done = self.tx.done.wrapping_add(written);
+            self.tx.done = self.tx.done.wrapping_add(written as u32);
+            // Before the next is chosen: that may be PINGREQ.
+            self.last_tx = self.clock.now();
             if complete {
                 self.sent();
             }
-        }
-        if len > 0 {
-            self.last_tx = self.clock.now();
         }
         len
     }
@@ -364,7 +364,8 @@ impl Client<'_> {
                 self.asked_at = now;
             }
             What::Disconnect => self.phase = Phase::Done,
-            What::Ping => self.ping_at = now,
+            // Of several without an answer the first says since when the server is silent.
+            What::Ping => self.ping_at = self.ping_at.min(now),
             What::Record => {
                 if self.tx.alias > 0 {
                     self.peer.told |= 1 << (self.tx.alias.wrapping_sub(1) & 31);

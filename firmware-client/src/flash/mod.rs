@@ -32,6 +32,8 @@
 //!   [`Config::largest`] is sent without being stored, and counted in [`Tier::unsafe_sent`]: after a power cut it arrives at
 //!   most once.
 //! - What is read wrongly once, or fails to be read, is not lost: it is read again before its place is taken for free.
+//! - A place that stays unreadable, as a power cut leaves it where flash checks what it reads, costs the message or the session
+//!   that lies there and no other. What is written is read again, and written behind such a place.
 //! - Flash that has failed for a minute ([`Tier::has_failed`]) holds nothing up any more: messages of all kinds are sent from
 //!   memory, and nothing is promised for a power cut. It is tried again every ten seconds; what lies in it is sent when that
 //!   works, after what was published meanwhile.
@@ -70,6 +72,53 @@ pub const FLOWN_MAX: usize = 16;
 async fn read(flash: &mut impl NorFlash, at: u32, to: &mut [u8]) -> Result<(), StoreFailed> {
     for _ in 0..READINGS {
         if flash.read(at, to).await.is_ok() {
+            return Ok(());
+        }
+    }
+    Err(StoreFailed)
+}
+
+/// The same around places that stay unreadable while `elsewhere` can be read: a write that a power cut broke off leaves such
+/// where flash checks what it reads. Those are zeros then, so that they look like what is written and is nothing. False: there
+/// are some.
+async fn read_around(
+    flash: &mut impl NorFlash,
+    at: u32,
+    to: &mut [u8],
+    step: usize,
+    elsewhere: impl Iterator<Item = u32> + Clone,
+) -> Result<bool, StoreFailed> {
+    if read(flash, at, to).await.is_ok() {
+        return Ok(true);
+    }
+    let (mut at, mut whole) = (at, true);
+    for piece in to.chunks_mut(step) {
+        let mut works = read(flash, at, piece).await.is_ok();
+        for _ in 0..READINGS {
+            if works {
+                break;
+            }
+            // Flash that does not work at all holds what it held.
+            read_any(flash, piece, elsewhere.clone()).await?;
+            works = read(flash, at, piece).await.is_ok();
+        }
+        if !works {
+            piece.fill(0);
+            whole = false;
+        }
+        at = at.saturating_add(step as u32);
+    }
+    Ok(whole)
+}
+
+/// Whether anything can be read.
+async fn read_any(
+    flash: &mut impl NorFlash,
+    to: &mut [u8],
+    elsewhere: impl Iterator<Item = u32>,
+) -> Result<(), StoreFailed> {
+    for at in elsewhere {
+        if read(flash, at, to).await.is_ok() {
             return Ok(());
         }
     }

@@ -10,15 +10,18 @@
 //! record:  ended (erased or not) | u16 length, u16 its bits turned, u32 checksum, bytes
 //! ```
 
-use super::sweep::{Act, Seen};
-use super::{Config, FRONT, READINGS, Tier, read};
+use super::sweep::{Act, Seen, parse};
+use super::{Config, FRONT, READINGS, Tier, read_around};
 use crate::client::{checksum, checksum_on, is_from};
+use crate::message::Class;
 use crate::store::StoreFailed;
 use embedded_storage_async::nor_flash::NorFlash;
 
 const MAGIC: u32 = 0x4642_5231;
 /// Magic, number, checksum.
 const TITLE: usize = 12;
+/// A message is written to another place when it cannot be read again, so many times.
+const PLACES_MAX: usize = 4;
 
 /// What is known of the messages of one class in flash. They lie there in the order of their tickets.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +80,17 @@ pub(super) struct Ring<'f, F> {
     sectors: u32,
 }
 
+/// What a sector begins with. Of two readings that do not agree the greater one holds: the one that erases less.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Title {
+    /// Nothing, or a sector that is retired: it may be erased.
+    None,
+    /// It cannot be read, and the sector is not retired: records may be there.
+    Unreadable,
+    /// The sector's number.
+    Number(u32),
+}
+
 /// What stands at a place in a sector. Of two readings that do not agree the greater one holds: the one that erases less.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Found {
@@ -118,38 +132,54 @@ impl<'f, F: NorFlash> Ring<'f, F> {
         if sector.saturating_add(1) >= self.sectors { 0 } else { sector.saturating_add(1) }
     }
 
+    /// Reads into the beginning of the buffer. What cannot be read is zeros.
     async fn read<'b>(&mut self, at: u32, len: usize, buffer: &'b mut [u8]) -> Result<&'b mut [u8], StoreFailed> {
         let to = buffer.get_mut(..len).ok_or(StoreFailed)?;
-        read(self.flash, at, to).await?;
+        self.is_readable(at, to).await?;
         Ok(to)
+    }
+
+    /// The same; whether all could be read.
+    async fn is_readable(&mut self, at: u32, to: &mut [u8]) -> Result<bool, StoreFailed> {
+        let Self { start, sectors, .. } = *self;
+        let elsewhere = (0..sectors).map(move |sector| start.saturating_add(sector.saturating_mul(Self::SECTOR)));
+        read_around(self.flash, at, to, Self::STEP, elsewhere).await
     }
 
     async fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), StoreFailed> {
         self.flash.write(at, bytes).await.map_err(|_| StoreFailed)
     }
 
-    /// The number of a sector; `None`: it is none, as was read twice. A sector without a number may be erased.
-    async fn number(&mut self, sector: u32, buffer: &mut [u8]) -> Result<Option<u32>, StoreFailed> {
+    /// What a sector begins with, as was read twice.
+    async fn title(&mut self, sector: u32, buffer: &mut [u8]) -> Result<Title, StoreFailed> {
+        let mut best = Title::None;
         for _ in 0..READINGS {
-            let number = self.number_once(sector, buffer).await?;
-            if number.is_some() {
-                return Ok(number);
+            best = best.max(self.title_once(sector, buffer).await?);
+            if matches!(best, Title::Number(_)) {
+                break;
             }
         }
-        Ok(None)
+        Ok(best)
     }
 
-    async fn number_once(&mut self, sector: u32, buffer: &mut [u8]) -> Result<Option<u32>, StoreFailed> {
+    async fn title_once(&mut self, sector: u32, buffer: &mut [u8]) -> Result<Title, StoreFailed> {
         let at = self.place(sector);
-        let raw = self.read(at, Self::FIRST as usize, buffer).await?;
-        let (retired, title) = raw.split_at_checked(Self::STEP).ok_or(StoreFailed)?;
+        let raw = buffer.get_mut(..Self::FIRST as usize).ok_or(StoreFailed)?;
+        let (retired, title) = raw.split_at_mut_checked(Self::STEP).ok_or(StoreFailed)?;
+        // Where it cannot be read whether a sector is retired, its records say whether they have ended.
+        if self.is_readable(at, retired).await? && retired.iter().any(|byte| *byte != 0xff) {
+            return Ok(Title::None);
+        }
+        if !self.is_readable(at.saturating_add(Self::STEP as u32), title).await? {
+            return Ok(Title::Unreadable);
+        }
         let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = title.first_chunk::<TITLE>().copied() else {
-            return Ok(None);
+            return Ok(Title::None);
         };
         let number = u32::from_le_bytes([e, f, g, h]);
         let right = u32::from_le_bytes([a, b, c, d]) == MAGIC
             && u32::from_le_bytes([i, j, k, l]) == checksum(&number.to_le_bytes());
-        Ok(Some(number).filter(|_| right && retired.iter().all(|byte| *byte == 0xff)))
+        Ok(if right { Title::Number(number) } else { Title::None })
     }
 
     /// What stands at `at` in a sector that ends at `end`. A record that has not ended is then in the buffer from `STEP` on,
@@ -219,7 +249,7 @@ impl<'f, F: NorFlash> Ring<'f, F> {
     async fn end(&mut self, buffer: &mut [u8]) -> Result<End, StoreFailed> {
         let mut last: Option<(u32, u32)> = None;
         for sector in 0..self.sectors {
-            if let Some(number) = self.number(sector, buffer).await?
+            if let Title::Number(number) = self.title(sector, buffer).await?
                 && last.is_none_or(|(_, before)| is_from(number, before))
             {
                 last = Some((sector, number));
@@ -229,6 +259,9 @@ impl<'f, F: NorFlash> Ring<'f, F> {
             // As if the last one were full.
             return Ok(End { sector: self.sectors.saturating_sub(1), number: 0, at: Self::SECTOR });
         };
+        let next = self.after(sector);
+        let goes_on = self.title(next, buffer).await? == Title::Unreadable && self.is_newer(next, buffer).await?;
+        let (sector, number) = if goes_on { (next, number.wrapping_add(1)) } else { (sector, number) };
         let (start, mut at) = (self.place(sector), Self::FIRST);
         let mut free = at;
         while at < Self::SECTOR {
@@ -244,9 +277,45 @@ impl<'f, F: NorFlash> Ring<'f, F> {
         Ok(End { sector, number, at: free })
     }
 
+    /// Whether what is in a sector whose title cannot be read is newer than what is in the others: messages of one class lie in
+    /// the order of their tickets.
+    async fn is_newer(&mut self, sector: u32, buffer: &mut [u8]) -> Result<bool, StoreFailed> {
+        for class in Class::ALL {
+            let Some(ticket) = self.first_ticket(sector, class, buffer).await? else { continue };
+            for other in (0..self.sectors).filter(|other| *other != sector) {
+                if self.title(other, buffer).await? == Title::None {
+                    continue;
+                }
+                if let Some(other) = self.first_ticket(other, class, buffer).await? {
+                    return Ok(is_from(ticket, other));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The first ticket of a class in a sector, of those that have ended too.
+    async fn first_ticket(&mut self, sector: u32, class: Class, buffer: &mut [u8]) -> Result<Option<u32>, StoreFailed> {
+        let (start, mut at) = (self.place(sector), Self::FIRST);
+        while at < Self::SECTOR {
+            let found = self.find(start.saturating_add(at), start.saturating_add(Self::SECTOR), buffer).await?;
+            let (Found::Record(len) | Found::Ended(len)) = found else {
+                at = at.saturating_add(Self::STEP as u32);
+                continue;
+            };
+            at = at.saturating_add(Self::length(len));
+            let raw = buffer.get(Self::STEP.saturating_add(FRONT)..).and_then(|raw| raw.get(..len));
+            match raw.and_then(parse) {
+                Some((_, head, _)) if head.class() == class => return Ok(Some(head.ticket)),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether all in a sector has ended.
     async fn is_over(&mut self, sector: u32, buffer: &mut [u8]) -> Result<bool, StoreFailed> {
-        if self.number(sector, buffer).await?.is_none() {
+        if self.title(sector, buffer).await? == Title::None {
             return Ok(true);
         }
         let (start, mut at) = (self.place(sector), Self::FIRST);
@@ -264,10 +333,13 @@ impl<'f, F: NorFlash> Ring<'f, F> {
     /// Makes a sector the one that is filled.
     async fn open(&mut self, sector: u32, number: u32, buffer: &mut [u8]) -> Result<(), StoreFailed> {
         let at = self.place(sector);
-        if self.number(sector, buffer).await?.is_some() {
+        if self.title(sector, buffer).await? != Title::None {
             let mark = buffer.get_mut(..Self::STEP).ok_or(StoreFailed)?;
-            mark.fill(0);
-            self.write(at, mark).await?;
+            // One that cannot be read was written before.
+            if self.is_readable(at, mark).await? {
+                mark.fill(0);
+                self.write(at, mark).await?;
+            }
         }
         self.flash.erase(at, at.saturating_add(Self::SECTOR)).await.map_err(|_| StoreFailed)?;
         let title = buffer.get_mut(..Self::stepped(TITLE)).ok_or(StoreFailed)?;
@@ -290,15 +362,6 @@ impl<'f, F: NorFlash> Ring<'f, F> {
         if whole > Self::SECTOR.saturating_sub(Self::FIRST) {
             return Ok(Pushed::TooLarge);
         }
-        if end.at.saturating_add(whole) > Self::SECTOR {
-            let next = self.after(end.sector);
-            if !self.is_over(next, scratch).await? {
-                return Ok(Pushed::Full);
-            }
-            let number = end.number.wrapping_add(1);
-            self.open(next, number, scratch).await?;
-            *end = End { sector: next, number, at: Self::FIRST };
-        }
         let sum = checksum(record.get(FRONT..FRONT.saturating_add(len)).unwrap_or_default());
         let ([a, b], [c, d]) = (short.to_le_bytes(), (!short).to_le_bytes());
         let [e, f, g, h] = sum.to_le_bytes();
@@ -306,10 +369,37 @@ impl<'f, F: NorFlash> Ring<'f, F> {
             *front = [a, b, c, d, e, f, g, h];
         }
         record.iter_mut().skip(FRONT.saturating_add(len)).for_each(|byte| *byte = 0xff);
-        let at = self.place(end.sector).saturating_add(end.at);
-        self.write(at.saturating_add(Self::STEP as u32), record).await?;
-        end.at = end.at.saturating_add(whole);
-        Ok(Pushed::Done)
+        for _ in 0..PLACES_MAX {
+            if end.at.saturating_add(whole) > Self::SECTOR && !self.go_on(end, scratch).await? {
+                return Ok(Pushed::Full);
+            }
+            let start = self.place(end.sector);
+            let at = start.saturating_add(end.at);
+            self.write(at.saturating_add(Self::STEP as u32), record).await?;
+            end.at = end.at.saturating_add(whole);
+            if self.find(at, start.saturating_add(Self::SECTOR), scratch).await? == Found::Record(len) {
+                return Ok(Pushed::Done);
+            }
+        }
+        Err(StoreFailed)
+    }
+
+    /// Goes on in the next sector. False: not all in it has ended.
+    async fn go_on(&mut self, end: &mut End, buffer: &mut [u8]) -> Result<bool, StoreFailed> {
+        for _ in 1..self.sectors {
+            let sector = self.after(end.sector);
+            if !self.is_over(sector, buffer).await? {
+                return Ok(false);
+            }
+            let number = end.number.wrapping_add(1);
+            self.open(sector, number, buffer).await?;
+            *end = End { sector, number, at: Self::FIRST };
+            // One whose title cannot be read would not be known again.
+            if self.title(sector, buffer).await? == Title::Number(number) {
+                return Ok(true);
+            }
+        }
+        Err(StoreFailed)
     }
 
     /// Shows every message to `visit`, oldest first, and does with it what that says.
@@ -322,7 +412,7 @@ impl<'f, F: NorFlash> Ring<'f, F> {
         let mut sector = end.sector;
         for _ in 0..self.sectors {
             sector = self.after(sector);
-            if self.number(sector, buffer).await?.is_none() {
+            if self.title(sector, buffer).await? == Title::None {
                 continue;
             }
             let (start, mut at) = (self.place(sector), Self::FIRST);

@@ -9,7 +9,7 @@
 //! 12      the session
 //! ```
 
-use super::{READINGS, Tier, read};
+use super::{READINGS, Tier, read_around};
 use crate::client::checksum;
 use crate::store::StoreFailed;
 use embedded_storage_async::nor_flash::NorFlash;
@@ -89,8 +89,8 @@ impl<F: NorFlash> Tier<'_, F> {
             let (mut step, mut empty) = (Self::STEP, true);
             // Where a record is not seen the place is taken for free in the end.
             for _ in 0..READINGS {
-                let raw = self.buffer.get_mut(..head).ok_or(StoreFailed)?;
-                read(&mut self.flash, at, raw).await?;
+                self.read_session(at, head).await?;
+                let raw = self.buffer.get(..head).ok_or(StoreFailed)?;
                 empty &= raw.iter().take(Self::STEP).all(|byte| *byte == 0xff);
                 let record = parse(raw).filter(|(len, ..)| Self::stepped(HEAD.saturating_add(*len)) <= rest);
                 if let Some((len, number, _)) = record
@@ -109,6 +109,13 @@ impl<F: NorFlash> Tier<'_, F> {
         Ok((last, used))
     }
 
+    /// Reads into the beginning of the buffer. What cannot be read is zeros.
+    async fn read_session(&mut self, at: u32, len: usize) -> Result<(), StoreFailed> {
+        let to = self.buffer.get_mut(..len).ok_or(StoreFailed)?;
+        let elsewhere = self.config.session.clone().step_by(F::ERASE_SIZE);
+        read_around(&mut self.flash, at, to, Self::STEP, elsewhere).await.map(drop)
+    }
+
     /// As [`Tier::read_record`]; what is not whole is read again.
     async fn read_again(&mut self, at: u32, number: u32) -> Result<Option<usize>, StoreFailed> {
         for _ in 0..READINGS {
@@ -122,14 +129,15 @@ impl<F: NorFlash> Tier<'_, F> {
 
     /// Reads a record into the buffer. `None`: it is not whole.
     async fn read_record(&mut self, at: u32, number: u32) -> Result<Option<usize>, StoreFailed> {
-        let head = self.buffer.get_mut(..Self::stepped(HEAD)).ok_or(StoreFailed)?;
-        read(&mut self.flash, at, head).await?;
-        let Some((len, _, expected)) = parse(head) else { return Ok(None) };
+        self.read_session(at, Self::stepped(HEAD)).await?;
+        let Some((len, _, expected)) = parse(self.buffer) else { return Ok(None) };
         let whole = HEAD.saturating_add(len);
         // What this device has written fits.
-        let Some(raw) = self.buffer.get_mut(..Self::stepped(whole)) else { return Ok(None) };
-        read(&mut self.flash, at, raw).await?;
-        let session = raw.get(HEAD..whole).unwrap_or_default();
+        if Self::stepped(whole) > self.buffer.len() {
+            return Ok(None);
+        }
+        self.read_session(at, Self::stepped(whole)).await?;
+        let session = self.buffer.get(HEAD..whole).unwrap_or_default();
         Ok((sum(number, session) == expected).then_some(len))
     }
 
@@ -154,15 +162,47 @@ impl<F: NorFlash> Tier<'_, F> {
             *head = [a, b, c, d, e, f, g, h, i, j, k, l];
         }
         raw.iter_mut().skip(whole).for_each(|byte| *byte = 0xff);
-        let used = at.saturating_sub(area.start) % sector;
-        if used == 0 || used.saturating_add(padded as u32) > sector {
-            // The next sector, also when the last record has filled its own to the last byte.
-            let next = if used == 0 { at } else { at.saturating_sub(used).saturating_add(sector) };
-            at = if next >= area.end { area.start } else { next };
-            self.flash.erase(at, at.saturating_add(sector)).await.map_err(|_| StoreFailed)?;
+        let mut is_erased = false;
+        loop {
+            let used = at.saturating_sub(area.start) % sector;
+            if used == 0 || used.saturating_add(padded as u32) > sector {
+                // The sector after that one is the last record's.
+                if is_erased {
+                    return Err(StoreFailed);
+                }
+                // The next sector, also when the last record has filled its own to the last byte.
+                let next = if used == 0 { at } else { at.saturating_sub(used).saturating_add(sector) };
+                at = if next >= area.end { area.start } else { next };
+                self.flash.erase(at, at.saturating_add(sector)).await.map_err(|_| StoreFailed)?;
+                is_erased = true;
+            }
+            let raw = self.buffer.get(..padded).ok_or(StoreFailed)?;
+            self.flash.write(at, raw).await.map_err(|_| StoreFailed)?;
+            let written = at;
+            at = at.saturating_add(padded as u32);
+            if self.is_there(written, padded).await? {
+                self.place = Some(Place { number: number.wrapping_add(1), at });
+                return Ok(());
+            }
         }
-        self.flash.write(at, raw).await.map_err(|_| StoreFailed)?;
-        self.place = Some(Place { number: number.wrapping_add(1), at: at.saturating_add(padded as u32) });
-        Ok(())
+    }
+
+    /// Whether what the buffer begins with was written to a place and can be read there. Without room to look it is believed.
+    async fn is_there(&mut self, at: u32, len: usize) -> Result<bool, StoreFailed> {
+        let Some((raw, room)) = self.buffer.split_at_mut_checked(len) else { return Err(StoreFailed) };
+        let Some(room) = room.get_mut(..Self::STEP) else { return Ok(true) };
+        let mut at = at;
+        for piece in raw.chunks(Self::STEP) {
+            let mut same = false;
+            for _ in 0..READINGS {
+                let elsewhere = self.config.session.clone().step_by(F::ERASE_SIZE);
+                same |= read_around(&mut self.flash, at, room, Self::STEP, elsewhere).await? && room == piece;
+            }
+            if !same {
+                return Ok(false);
+            }
+            at = at.saturating_add(Self::STEP as u32);
+        }
+        Ok(true)
     }
 }

@@ -41,7 +41,7 @@ struct Look<'l> {
 }
 
 /// The stamp, the header and the record of what lies in flash.
-fn parse(raw: &[u8]) -> Option<(u32, Head, &[u8])> {
+pub(super) fn parse(raw: &[u8]) -> Option<(u32, Head, &[u8])> {
     let (stamp, record) = raw.split_first_chunk::<STAMP>()?;
     Some((u32::from_le_bytes(*stamp), arena::parse(record)?, record))
 }

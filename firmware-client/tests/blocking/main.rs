@@ -158,6 +158,30 @@ fn a_transport_that_fails_loses_nothing() {
     });
 }
 
+/// Its last words are there to be read, though a write finds out first that it has hung up.
+#[test]
+fn what_a_server_said_before_it_hung_up_is_heard() {
+    with(7, |client, input, connection| {
+        settle(client, input, connection).unwrap();
+        client.publish(1, &Message::new("t"), b"x").unwrap();
+        let server = connection.transport();
+        server.broken = true;
+        let mut heard = Vec::new();
+        // What comes first is what the write fails at; a message of a few pieces is behind it.
+        server.answers.extend(b"\x32\x0d\x00\x05set/a\x00\x07\x00on!");
+        server.answers.extend(b"\xe0\x1a\x89\x18\x26\x00\x0eretry-after-ms\x00\x0560000");
+        let result = loop {
+            match connection.run_once(1, client, input, |_, event| heard.push(format!("{event:?}"))) {
+                Ok(_) => {}
+                Err(why) => break why,
+            }
+        };
+        assert_eq!(result, Ended::Transport(ErrorKind::ConnectionReset));
+        assert!(heard.last().unwrap().contains("Some(60000)"), "{heard:?}");
+        assert!(client.connect_at().unwrap() >= 60_000);
+    });
+}
+
 #[test]
 fn good_bye_is_said_before_the_connection_is_closed() {
     with(100, |client, input, connection| {

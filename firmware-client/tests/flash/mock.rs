@@ -2,6 +2,7 @@
 
 use crate::seed::Seed;
 use embedded_storage_async::nor_flash::{ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash};
+use std::collections::BTreeSet;
 
 pub const SECTOR: usize = 1024;
 const WORD: usize = 4;
@@ -33,6 +34,11 @@ pub struct Flash {
     pub outage: u32,
     /// Nothing works.
     pub broken: bool,
+    /// The word at which a write is broken off cannot be read until it is erased: flash that checks what it reads.
+    pub checked: bool,
+    unreadable: BTreeSet<usize>,
+    /// Words that cannot be read, for good.
+    pub worn: BTreeSet<usize>,
     dice: Seed,
 }
 
@@ -62,6 +68,9 @@ impl Flash {
             right: 0,
             outage: 0,
             broken: false,
+            checked: false,
+            unreadable: BTreeSet::new(),
+            worn: BTreeSet::new(),
             dice: Seed::new(1),
         }
     }
@@ -113,6 +122,10 @@ impl ReadNorFlash for Flash {
             return Err(NoPower);
         }
         let at = offset as usize;
+        let words = at / WORD..=(at + bytes.len().max(1) - 1) / WORD;
+        if self.unreadable.range(words.clone()).chain(self.worn.range(words)).next().is_some() {
+            return Err(NoPower);
+        }
         bytes.copy_from_slice(&self.bytes[at..at + bytes.len()]);
         if self.outage > 0 {
             self.outage -= 1;
@@ -136,6 +149,9 @@ impl NorFlash for Flash {
             let last = self.is_last()?;
             let range = sector * SECTOR..(sector + 1) * SECTOR;
             self.erases[sector] += 1;
+            if !last || self.torn != Torn::Nothing {
+                self.unreadable.retain(|word| !range.contains(&(word * WORD)));
+            }
             if !last || self.torn == Torn::All {
                 self.bytes[range].fill(0xff);
             } else if self.torn == Torn::Some {
@@ -174,6 +190,9 @@ impl NorFlash for Flash {
                     *to &= from;
                 } else if word == whole && self.torn == Torn::Some {
                     *to &= from | self.dice.next() as u8;
+                    if self.checked {
+                        self.unreadable.insert(at / WORD + word);
+                    }
                 }
             }
         }

@@ -112,6 +112,9 @@ pub struct Broker {
     pub disconnects: Vec<u8>,
     pub refused_until: u64,
     pub pings: u32,
+    /// What CONNECT said, and when the last packet of the client came.
+    pub keep_alive_s: u16,
+    pub heard_at: u64,
     /// Messages whose topic was an alias.
     pub aliased: u32,
     /// How many messages it had no room for.
@@ -140,6 +143,8 @@ impl Broker {
             disconnects: Vec::new(),
             refused_until: 0,
             pings: 0,
+            keep_alive_s: 0,
+            heard_at: 0,
             aliased: 0,
             no_room: 0,
             handled: BTreeSet::new(),
@@ -254,6 +259,7 @@ impl Broker {
 
     fn packet(&mut self, first: u8, body: &[u8]) {
         let kind = first >> 4;
+        self.heard_at = self.now;
         let greeted = self.connection.as_ref().unwrap().greeted;
         assert_eq!(kind != frame::CONNECT, greeted, "CONNECT comes first and once");
         let mut reader = Reader::new(body);
@@ -333,7 +339,7 @@ impl Broker {
         assert_eq!(reader.u8(), Ok(if self.v5 { 5 } else { 4 }));
         let flags = reader.u8().unwrap();
         self.connects.push((self.now, flags & 2 != 0));
-        let _keep_alive = reader.u16().unwrap();
+        self.keep_alive_s = reader.u16().unwrap();
         let mut window = 20;
         if self.v5 {
             let len = reader.varint().unwrap();

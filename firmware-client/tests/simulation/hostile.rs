@@ -316,13 +316,155 @@ fn a_message_in_pieces_can_be_refused_on_its_way() {
     assert_eq!(raw.sent(), [0x40, 3, 0, 5, 0x83]);
 }
 
-#[test]
-fn a_head_that_does_not_fit_the_buffer_ends_the_connection() {
-    let mut raw = Raw::up(true, 64, |_| {});
+/// A PUBLISH with a topic name and user properties of these lengths.
+fn with_head(v5: bool, first: u8, id: u16, topic_len: usize, value_len: usize, payload: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
-    field(&mut body, &[b't'; 80]);
-    body.push(0);
-    assert_eq!(raw.feed(&packet(0x30, &body)), ["Fault(PacketTooLarge)"]);
+    field(&mut body, &vec![b't'; topic_len]);
+    if first & 6 != 0 {
+        body.extend(id.to_be_bytes());
+    }
+    if v5 {
+        let mut section = vec![0x26];
+        field(&mut section, b"k");
+        field(&mut section, &vec![b'v'; value_len]);
+        let (len, size) = forebay_wire::varint::encode(section.len() as u32);
+        body.extend([&len[..size], &section].concat());
+    }
+    body.extend(payload);
+    packet(first, &body)
+}
+
+/// Who ends the connection for it gets it again, and again.
+#[test]
+fn a_head_that_does_not_fit_the_buffer_is_refused_and_read_past() {
+    let heads = [(false, 80, 0), (false, 60_000, 0), (true, 80, 150), (true, 5, 300), (true, 300, 300)];
+    for (v5, topic_len, value_len) in heads {
+        let mut raw = Raw::up(v5, 64, |_| {});
+        // Two bytes of length, and a name of one byte and its value, each with two.
+        let properties_len = if v5 { 2 + 6 + value_len } else { 0 };
+        for (round, first) in (1..).zip([0x30, 0x32, 0x34]) {
+            let bytes = with_head(v5, first, 6, topic_len, value_len, &[7; 500]);
+            let expected = format!("MessageRefused {{ payload_len: {} }}", 500 + properties_len);
+            let pieces = bytes.chunks([1, 7, 100_000][round as usize % 3]);
+            let said: Vec<String> = pieces.flat_map(|piece| raw.feed(piece)).collect();
+            assert_eq!(said, [expected], "{v5} {first:x}");
+            assert_eq!(raw.client.counters().refused_inbound, round);
+            let kind = if first == 0x32 { 0x40 } else { 0x50 };
+            match raw.sent()[..] {
+                [] => assert_eq!(first, 0x30),
+                [is, 2, 0, 6] => assert!(is == kind && !v5, "3.1.1 knows no refusal"),
+                [is, 3, 0, 6, 0x97] => assert!(is == kind && v5),
+                _ => panic!("{v5} {first:x}"),
+            }
+            assert_eq!(raw.client.is_receiving(), !v5 && first == 0x34);
+            raw.feed(&[0x62, 2, 0, 6]);
+            raw.sent();
+            let bytes = raw.publish(0x30, 0, b"and on");
+            assert_eq!(raw.feed(&bytes), ["message 6"], "the connection lives");
+        }
+    }
+}
+
+/// Of QoS 2, and acknowledged before the connection was lost: the buffer was larger then.
+#[test]
+fn a_head_that_does_not_fit_any_more_is_acknowledged_as_before() {
+    let mut raw = Raw::up(false, 64, |_| {});
+    let bytes = raw.publish(0x34, 6, b"x");
+    raw.feed(&bytes);
+    assert_eq!(raw.sent(), [0x50, 2, 0, 6]);
+    raw.feed(&with_head(false, 0x3c, 6, 80, 0, b"x"));
+    assert_eq!(raw.sent(), [0x50, 2, 0, 6]);
+    raw.feed(&[0x62, 2, 0, 6]);
+    assert_eq!(raw.sent(), [0x70, 2, 0, 6]);
+    assert!(!raw.client.is_receiving());
+}
+
+/// A packet with a reason and a reason string of 300 bytes.
+fn wordy(first: u8, before: &[u8]) -> Vec<u8> {
+    let mut section = vec![0x1f];
+    field(&mut section, &[b'w'; 300]);
+    let (len, size) = forebay_wire::varint::encode(section.len() as u32);
+    packet(first, &[before, &len[..size], &section].concat())
+}
+
+/// The message would come with the next connection, and its acknowledgement too.
+#[test]
+fn an_acknowledgement_of_many_words_is_understood_without_them() {
+    for step in [1, 7, 1_000] {
+        let mut raw = Raw::up(true, 64, |_| {});
+        let feed = |raw: &mut Raw, bytes: &[u8]| -> Vec<String> {
+            bytes.chunks(step).flat_map(|piece| raw.feed(piece)).collect()
+        };
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce, QoS::ExactlyOnce, QoS::AtLeastOnce] {
+            raw.client.publish(0, &Message::new("t").qos(qos), b"x").unwrap();
+        }
+        raw.sent();
+        assert_eq!(feed(&mut raw, &wordy(0x40, &[0, 1, 0x10])).len(), 1);
+        assert!(feed(&mut raw, &wordy(0x50, &[0, 2, 0])).is_empty());
+        assert_eq!(raw.sent(), [0x62, 2, 0, 2]);
+        assert!(feed(&mut raw, &wordy(0x70, &[0, 2, 0]))[0].starts_with("Acknowledged"));
+        let refused =
+            [feed(&mut raw, &wordy(0x50, &[0, 3, 0x87])), feed(&mut raw, &wordy(0x40, &[0, 4, 0x99]))].concat();
+        assert!(refused.len() == 2 && refused.iter().all(|said| said.starts_with("Rejected")), "{refused:?}");
+        // PUBREL as well; and what comes behind it.
+        let bytes = raw.publish(0x34, 9, b"x");
+        raw.feed(&bytes);
+        raw.sent();
+        assert!(feed(&mut raw, &wordy(0x62, &[0, 9, 0])).is_empty());
+        assert_eq!(raw.sent(), [0x70, 2, 0, 9]);
+        assert!(raw.client.is_drained());
+    }
+}
+
+#[test]
+fn a_good_bye_of_many_words_is_understood_without_them() {
+    let mut raw = Raw::up(true, 64, |_| {});
+    let said = raw.feed(&wordy(0xe0, &[0x89]));
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("Disconnected") && said[0].contains("ServerBusy"), "{said:?}");
+    assert!(raw.client.should_close());
+    raw.client.disconnected(0);
+    assert!(raw.client.connect_at().unwrap() >= 5_000);
+    // What has the reason behind the words has to fit.
+    let mut raw = Raw::up(true, 64, |_| {});
+    assert_eq!(raw.feed(&wordy(0x90, &[0, 1])), ["Fault(PacketTooLarge)"]);
+}
+
+#[test]
+fn a_head_that_does_not_fit_the_buffer_keeps_the_rules() {
+    use ReasonCode as R;
+    for v5 in [false, true] {
+        // No identifier; a topic name that ends behind the packet, or leaves no room for the identifier.
+        let mut no_room = vec![0x32, 101, 0, 98];
+        no_room.extend([b't'; 99]);
+        for bytes in [with_head(v5, 0x32, 0, 80, 80, b""), no_room, [&[0x30, 100, 0, 99][..], &[b't'; 98]].concat()] {
+            let mut raw = Raw::up(v5, 64, |_| {});
+            let said = raw.feed(&bytes);
+            assert_eq!(said.last().unwrap(), &format!("Fault({:?})", R::MalformedPacket), "{v5} {:?}", &bytes[..5]);
+        }
+        // What is there is wrong, only the payload is too large.
+        for (first, head) in
+            [(0x32, &[0, 1, 0xff, 0, 1, 0][..]), (0x32, &[0, 1, b't', 0, 0, 0]), (0x38, &[0, 1, b't', 0])]
+        {
+            let mut raw = Raw::up(v5, 64, |_| {});
+            let said = raw.feed(&packet(first, &[head, &[0; 100]].concat()));
+            assert_eq!(said, ["Fault(MalformedPacket)"], "{v5} {head:?}");
+        }
+        // One more than the window.
+        let mut raw = Raw::up(v5, 64, |options| options.receive_maximum = 1);
+        let mut count = 0;
+        let fault = loop {
+            count += 1;
+            let said = raw.feed(&with_head(v5, 0x34, count, 80, 80, b""));
+            if !v5 {
+                raw.sent();
+            }
+            if said.len() > 1 {
+                break said[1].clone();
+            }
+        };
+        assert_eq!((fault.as_str(), count), ("Fault(ReceiveMaximumExceeded)", if v5 { 2 } else { 25 }));
+    }
     let mut raw = Raw::up(true, 64, |options| options.maximum_packet_size = 100);
     let bytes = raw.publish(0x30, 0, &[0; 100]);
     assert_eq!(raw.feed(&bytes), ["Fault(PacketTooLarge)"]);
@@ -342,7 +484,16 @@ fn no_bytes_make_it_panic() {
             let mut out = vec![0; seed.below(40)];
             raw.client.poll_transmit(0, &mut out);
             let id = seed.below(6) as u8;
-            let mut bytes = match seed.below(10) {
+            let mut bytes = match seed.below(12) {
+                11 => wordy([0x40, 0x50, 0x62, 0x70, 0x90][seed.below(5)], &[0, id, [0, 0x87][seed.below(2)]]),
+                10 => with_head(
+                    v5,
+                    [0x30, 0x32, 0x34, 0x3c][seed.below(4)],
+                    1 + u16::from(id),
+                    seed.below(200),
+                    seed.below(200),
+                    b"x",
+                ),
                 0..=2 => {
                     raw.publish([0x30, 0x32, 0x34, 0x3c][seed.below(4)], 1 + u16::from(id), &vec![1; seed.below(400)])
                 }

@@ -267,6 +267,76 @@ fn an_idle_connection_is_kept_alive_and_so_is_one_that_only_sends() {
     }
 }
 
+/// A link that takes ten bytes in 100 ms, and a server that has no client any more after one and a half keep alives.
+fn crawl(world: &mut World, end: u64) {
+    while world.now < end {
+        world.turn(10);
+        world.now += 100;
+        let silent = world.now - world.broker.heard_at;
+        assert!(silent <= u64::from(world.broker.keep_alive_s) * 1_500, "silent for {silent} ms");
+    }
+}
+
+/// A world in which a message of 300 seconds is on its way.
+fn slow(v5: bool, change: impl FnOnce(&mut Options<'static>)) -> World {
+    slow_into(world(v5, change))
+}
+
+fn slow_into(mut world: World) -> World {
+    world.client.subscribe("down/#", QoS::AtLeastOnce).unwrap();
+    world.settle();
+    assert!(world.broker.send(1, crate::payload::payload(1, 30_000), QoS::AtLeastOnce));
+    world
+}
+
+/// The answers to what asks for one lie behind the message.
+#[test]
+fn a_message_that_takes_minutes_to_come_is_not_the_end_of_its_connection() {
+    for v5 in [false, true] {
+        let mut world = slow(v5, |_| {});
+        let end = world.now + 320_000;
+        crawl(&mut world, end);
+        assert_eq!((&world.received[..], world.sessions.len()), (&[(1, QoS::AtLeastOnce)][..], 1));
+        assert!(world.faults.is_empty() && world.client.is_drained());
+        assert!((5..=8).contains(&world.broker.pings), "{}", world.broker.pings);
+    }
+}
+
+/// The buffer has room for all of it, so nothing is told before it is complete; meanwhile the server owes an answer.
+#[test]
+fn a_message_that_takes_minutes_to_come_in_one_piece_is_a_sign_of_life() {
+    let mut world = slow_into(World::new(true, options(|_| {}), 4_096, 40_000));
+    telemetry(&mut world);
+    let end = world.now + 320_000;
+    crawl(&mut world, end);
+    assert_eq!((&world.received[..], world.sessions.len()), (&[(1, QoS::AtLeastOnce)][..], 1));
+    assert!(world.faults.is_empty() && world.client.is_drained());
+}
+
+#[test]
+fn a_server_that_dies_while_a_message_comes_is_left() {
+    let mut world = slow(true, |_| {});
+    let end = world.now + 130_000;
+    crawl(&mut world, end);
+    world.link.as_mut().unwrap().dead = true;
+    run_until(&mut world, end + 9_000);
+    assert!(world.faults.is_empty());
+    run_until(&mut world, end + 11_000);
+    assert_eq!(world.faults, [ReasonCode::KeepAliveTimeout]);
+}
+
+/// However often it is asked, its time begins with the first question.
+#[test]
+fn a_server_that_is_asked_again_has_no_more_time_to_answer() {
+    let mut world = world(true, |options| (options.keep_alive_s, options.response_timeout_ms) = (20, 60_000));
+    run_until(&mut world, 1_000);
+    world.link.as_mut().unwrap().dead = true;
+    run_until(&mut world, 74_000);
+    assert!(world.faults.is_empty());
+    run_until(&mut world, 77_000);
+    assert_eq!(world.faults, [ReasonCode::KeepAliveTimeout]);
+}
+
 #[test]
 fn a_withheld_acknowledgement_is_no_dead_server() {
     let mut world = world(false, |options| options.response_timeout_ms = 2_000);

@@ -92,6 +92,32 @@ fn a_time_the_server_has_asked_for_is_waited_for_in_a_duty_cycle_too() {
     });
 }
 
+/// Its last words are there to be read, though a write finds out first that it has hung up; or there are none.
+#[test]
+fn what_a_server_said_before_it_hung_up_is_heard() {
+    for says in [true, false] {
+        story::with(options(true, |_| {}), 1_024, |mut runner, handle, net| {
+            let mut connector = net.connector();
+            let mut hung_up_at = 0;
+            let all = async {
+                handle.connected(true).await;
+                if says {
+                    net.broker().dismiss(0x89, Some(60_000));
+                }
+                net.deafen();
+                hung_up_at = net.now();
+                handle.publish(&Message::new("up/0"), b"\0\0\0\x01").unwrap();
+                handle.connected(false).await;
+                handle.drained().await;
+            };
+            net.block_on_while(all, runner.run(&mut connector));
+            let waited = net.broker().connects[1].0 - hung_up_at;
+            let expected = if says { 60_000..76_000 } else { 1_500..4_000 };
+            assert!(expected.contains(&waited), "{waited}");
+        });
+    }
+}
+
 #[test]
 fn a_publisher_waits_for_room_and_nothing_is_counted_meanwhile() {
     story::with(options(true, |_| {}), 256, |mut runner, handle, net| {
@@ -136,9 +162,76 @@ fn a_message_without_room_is_refused_and_the_next_one_comes() {
     });
 }
 
+/// Whoever receives is told, though nothing of the message comes to it.
+#[test]
+fn a_head_without_room_is_refused_and_the_next_message_comes() {
+    story::with(options(true, |_| {}), 1_024, |mut runner, handle, net| {
+        handle.subscribe("down/#", QoS::AtLeastOnce).unwrap();
+        let mut connector = net.connector();
+        let all = async {
+            handle.connected(true).await;
+            handle.drained().await;
+            let mut body = Vec::new();
+            broker::field(&mut body, &[b't'; 1_000]);
+            body.extend([0, b'!']);
+            net.broker().out.extend(broker::packet(0x30, &body));
+            assert!(net.broker().send(1, story::payload(1, 10), QoS::AtLeastOnce));
+            let mut buffer = [0; 50];
+            assert_eq!(handle.receive(&mut buffer).await, Err(TooLarge { payload_len: 2 }));
+            assert_eq!(handle.receive(&mut buffer).await.unwrap().payload, story::payload(1, 10));
+        };
+        net.block_on_while(all, runner.run(&mut connector));
+        assert_eq!(net.broker().connects.len(), 1);
+    });
+}
+
+/// A message is acknowledged when somebody asks for the next one, not when another packet has been read past.
+#[test]
+fn what_is_read_past_acknowledges_no_message() {
+    story::with(options(true, |_| {}), 1_024, |mut runner, handle, net| {
+        handle.subscribe("down/#", QoS::AtLeastOnce).unwrap();
+        let mut connector = net.connector();
+        let all = async {
+            handle.connected(true).await;
+            handle.drained().await;
+            assert!(net.broker().send(1, story::payload(1, 10), QoS::AtLeastOnce));
+            // A PUBACK for nothing, with a reason string of 250 bytes.
+            let mut words = Vec::new();
+            broker::field(&mut words, &[b'w'; 250]);
+            let body = [&[0, 99, 0, 0xfd, 1, 0x1f][..], &words].concat();
+            net.broker().out.extend(broker::packet(0x40, &body));
+            let mut buffer = [0; 50];
+            assert_eq!(handle.receive(&mut buffer).await.unwrap().payload, story::payload(1, 10));
+            net.sleep(1_000).await;
+            assert!(!net.broker().is_idle(), "it is in the receiver's hands");
+            let other = async {
+                let _ = handle.receive(&mut buffer).await;
+            };
+            let mut other = std::pin::pin!(other);
+            std::future::poll_fn(|context| {
+                assert!(other.as_mut().poll(context).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+            net.sleep(1_000).await;
+            assert!(net.broker().is_idle());
+        };
+        net.block_on_while(all, runner.run(&mut connector));
+        assert_eq!(net.broker().connects.len(), 1);
+    });
+}
+
 /// A receiver that does not come for long is no reason to give the server up; what was sent meanwhile comes.
 #[test]
 fn a_slow_receiver_does_not_cost_the_connection() {
+    // Also for so long that a server would miss a device that says nothing.
+    for waits in [5, 60] {
+        slow_receiver(waits);
+    }
+}
+
+/// Nobody asks for what has come for so many times ten seconds.
+fn slow_receiver(waits: u32) {
     story::with(options(true, |options| options.keep_alive_s = 60), 1_024, |mut runner, handle, net| {
         handle.subscribe("down/#", QoS::AtLeastOnce).unwrap();
         let mut connector = net.connector();
@@ -149,7 +242,10 @@ fn a_slow_receiver_does_not_cost_the_connection() {
                 net.broker().send(number, story::payload(number, 30), QoS::AtLeastOnce);
             }
             handle.publish(&Message::new("up/0").class(Class::Alarm), b"\0\0\0\x01").unwrap();
-            net.sleep(55_000).await;
+            for _ in 0..waits {
+                net.sleep(10_000).await;
+                assert!(net.now() - net.broker().heard_at <= 90_000, "the server ends the connection");
+            }
             let mut buffer = [0; 64];
             for number in 1..=30 {
                 assert_eq!(handle.receive(&mut buffer).await.unwrap().payload, story::payload(number, 30));

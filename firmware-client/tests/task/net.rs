@@ -24,6 +24,8 @@ pub struct State {
     gone: bool,
     /// The connection is broken.
     broken: bool,
+    /// It takes nothing any more; what was on its way comes.
+    deaf: bool,
     reader: Option<Waker>,
     alarms: Vec<(u64, Waker)>,
     /// The next call of the transport waits for its second poll.
@@ -45,6 +47,7 @@ impl Net {
             carries: true,
             gone: false,
             broken: false,
+            deaf: false,
             reader: None,
             alarms: Vec::new(),
             lazy: false,
@@ -78,6 +81,14 @@ impl Net {
             state.broken = true;
             state.reader.take().into_iter().for_each(Waker::wake);
         }
+    }
+
+    /// The server has hung up: this connection takes nothing any more, and what was said before still comes.
+    pub fn deafen(&self) {
+        let mut state = self.0.borrow_mut();
+        state.deaf = true;
+        let out = std::mem::take(&mut state.broker.out);
+        state.down.extend(out);
     }
 
     pub fn connector(&self) -> Net {
@@ -232,7 +243,7 @@ impl Connector for Net {
         if state.gone {
             return Err(ErrorKind::ConnectionRefused);
         }
-        (state.open, state.broken) = (true, false);
+        (state.open, state.broken, state.deaf) = (true, false, false);
         state.unflushed = false;
         state.broker.accept();
         drop(state);
@@ -286,7 +297,7 @@ impl Write for Link {
     async fn write(&mut self, buf: &[u8]) -> Result<usize, ErrorKind> {
         once(&self.0).await;
         let mut state = self.0.0.borrow_mut();
-        if state.broken {
+        if state.broken || state.deaf {
             return Err(ErrorKind::ConnectionReset);
         }
         let len = buf.len().min(17);

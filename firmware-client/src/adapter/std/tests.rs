@@ -14,6 +14,8 @@ struct Server {
     payloads: Vec<Vec<u8>>,
     /// It hangs up when so many bytes were taken.
     hang_up_at: Option<usize>,
+    /// What it says then.
+    last_words: Vec<u8>,
     over: bool,
 }
 
@@ -47,7 +49,10 @@ impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut server = self.0.borrow_mut();
         if server.over {
-            return Ok(0);
+            let len = server.last_words.len().min(buf.len()).min(3);
+            buf[..len].copy_from_slice(&server.last_words[..len]);
+            server.last_words.drain(..len);
+            return Ok(len);
         }
         server.calls += 1;
         let len = server.incoming.len().min(buf.len()).min(3);
@@ -70,6 +75,8 @@ impl Write for Socket {
         let len = buf.len().min(5).min(server.hang_up_at.unwrap_or(usize::MAX));
         if len == 0 {
             server.over = true;
+            // What it has not said by then, it never says.
+            server.incoming.clear();
             return Err(ErrorKind::BrokenPipe.into());
         }
         server.hang_up_at = server.hang_up_at.map(|left| left - len);
@@ -145,4 +152,22 @@ fn a_transport_may_break_anywhere() {
         numbers.dedup();
         assert_eq!(numbers, (0..20).collect::<Vec<u8>>(), "broken after {at} bytes");
     }
+}
+
+/// Its last words are there to be read, though a write finds out first that it has hung up.
+#[test]
+fn what_a_server_said_before_it_hung_up_is_heard() {
+    let options = Options::new("d");
+    let (mut outbox, mut receive) = (vec![0; 1_024], vec![0; 128]);
+    let socket = Socket::default();
+    socket.0.borrow_mut().hang_up_at = Some(40);
+    socket.0.borrow_mut().last_words = b"\xe0\x1a\x89\x18\x26\x00\x0eretry-after-ms\x00\x0560000".to_vec();
+    let server = socket.clone();
+    let connect = || Ok(Impatient(server.clone()));
+    let mut driver = Driver::new(Client::new(&options, &mut outbox), Input::new(&mut receive), connect);
+    driver.publish(&Message::new("t").qos(QoS::AtLeastOnce), &[0; 100]).unwrap();
+    let mut heard = Vec::new();
+    while driver.turn(SHORTEST, |_, event| heard.push(std::format!("{event:?}"))) {}
+    assert!(heard.last().unwrap().contains("Some(60000)"), "{heard:?}");
+    assert!(driver.client().connect_at().unwrap() >= 60_000);
 }

@@ -13,6 +13,9 @@ use embedded_io_async::{Read, Write};
 /// How long a connection may take to be made, or what is to be written to be taken.
 const LIMIT_MS: u64 = 30_000;
 
+/// How long a server that takes nothing any more is listened to.
+const LAST_WORDS_MS: u64 = 1_000;
+
 /// A clock in milliseconds that does not go back, and an alarm.
 #[allow(async_fn_in_trait, reason = "whoever runs it knows whether its futures cross threads")]
 pub trait Time {
@@ -131,6 +134,9 @@ impl<'d, 'a, M: RawMutex, T: Time, S: Store> Runner<'d, 'a, M, T, S> {
         // What has come and has no room in the input yet.
         let (mut from, mut to) = (0usize, 0usize);
         let mut over = false;
+        // A write has failed, as it does once the server has hung up. Why it did, and for how long it wants to be left alone,
+        // may still come until then.
+        let mut last_words: Option<u64> = None;
         loop {
             let mut written = false;
             loop {
@@ -141,26 +147,35 @@ impl<'d, 'a, M: RawMutex, T: Time, S: Store> Runner<'d, 'a, M, T, S> {
                     }
                     take_in(now, inner, incoming.get(from..to).unwrap_or_default(), &mut from);
                     store.allow(&mut inner.client);
-                    inner.client.poll_transmit(now, out)
+                    if last_words.is_some() { 0 } else { inner.client.poll_transmit(now, out) }
                 });
                 let Some(written_out) = len.filter(|len| *len > 0).and_then(|len| out.get(..len)) else { break };
                 store.seal(&mut Way(shared)).await.map_err(|_| Broken)?;
-                write(shared, transport, written_out).await?;
-                written = true;
+                written = write(shared, transport, written_out).await.is_ok();
+                if !written {
+                    last_words = Some(shared.time.now().saturating_add(LAST_WORDS_MS));
+                }
             }
             if written {
                 let limit = shared.time.now().saturating_add(LIMIT_MS);
-                within(&shared.time, limit, transport.flush()).await.map_err(|_| Broken)?;
+                if within(&shared.time, limit, transport.flush()).await.is_err() {
+                    last_words = Some(shared.time.now().saturating_add(LAST_WORDS_MS));
+                }
             }
-            let state = shared.with(|_, inner| {
+            let state = shared.with(|now, inner| {
                 inner.waiters.wake();
-                (inner.client.should_close(), inner.client.next_timeout())
+                (now, inner.client.should_close(), inner.client.next_timeout())
             });
-            let Some((should_close, timeout)) = state else { return Err(Broken) };
+            let Some((now, should_close, timeout)) = state else { return Err(Broken) };
             if should_close || (over && from == to) {
                 return Ok(());
             }
+            // What is due is not sent any more.
+            let timeout = last_words.or(timeout);
             let next = [timeout, deadline].into_iter().flatten().min();
+            if last_words.is_some() && next.is_some_and(|at| at <= now) {
+                return Err(Broken);
+            }
             // The server's last words come before its silence; what is not taken in yet is not read over.
             let woken = if over || from < to {
                 wait(shared, next, pending()).await

@@ -40,7 +40,7 @@ pub struct Delivery<'b> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct TooLarge {
-    /// Bytes of its payload.
+    /// Bytes of its payload, see [`Event::MessageRefused`].
     pub payload_len: u32,
 }
 
@@ -165,8 +165,9 @@ impl<'d, 'a, M: RawMutex, T: Time> Handle<'d, 'a, M, T> {
     /// `take`: [`Event::Message`], [`Event::MessageStart`], [`Event::MessageChunk`], [`Event::MessageEnd`] or
     /// [`Event::MessageRefused`]. A code that it answers refuses the message, see [`Client::refuse`].
     ///
-    /// The message is acknowledged when anybody asks for the next one. Until somebody asks, what is behind it waits too:
-    /// ask within the keep alive. Dropped before it is done, it has taken nothing.
+    /// The message is acknowledged when anybody asks for the next one. Until somebody asks, what is behind it waits too,
+    /// the acknowledgements of what was published included. The connection is kept alive meanwhile; that the server has gone
+    /// is not noticed before somebody asks, or a write fails. Dropped before it is done, it has taken nothing.
     pub async fn receive_with<R>(&self, mut take: impl FnMut(&Event<'_>) -> (R, Option<ReasonCode>)) -> R {
         poll_fn(|context| self.poll_receive(context, &mut take)).await
     }
