@@ -45,7 +45,7 @@ fn batch(commit: u64, messages: u64, queues: u64) -> Batch {
             seq,
             qos: 1,
             retain: false,
-            shared: false,
+            shared: None,
             subscription_ids: [].into_iter().collect(),
             message: message(),
         });

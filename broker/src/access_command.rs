@@ -37,7 +37,7 @@ pub fn passwd(config: Option<&Config>, args: &Passwd) -> ExitCode {
 }
 
 pub fn acl(config: &Config, command: &AclCommand) -> ExitCode {
-    let AclCommand::Test { user, client, group, address, listener, qos, retain, action, topic } = command;
+    let AclCommand::Test { user, client, group, address, listener, qos, retain, action, topic, .. } = command;
     let topic = topic.as_deref().unwrap_or_default();
     let checked = match action {
         AclAction::Connect => Ok(()),

@@ -43,7 +43,7 @@ pub enum Command {
     /// Look at, copy out, fill or shrink a store that no broker holds
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Say everything that is wrong with a configuration file, its certificates and its token
+    /// Say everything that is wrong with a configuration file, and with the files that it names
     Check {
         /// The file
         #[arg(required_unless_present = "store")]
@@ -272,6 +272,12 @@ pub enum AclCommand {
         /// What it publishes is retained
         #[arg(long)]
         retain: bool,
+        /// Ask the broker that is running: what is in force there, with users made meanwhile
+        #[arg(long)]
+        running: bool,
+        /// The running broker's `admin.socket`; without it what --config says, or /run/forebay/admin.sock
+        #[arg(long, value_name = "PATH", env = "FOREBAY_SOCKET")]
+        socket: Option<PathBuf>,
         /// What it does
         #[arg(value_enum)]
         action: AclAction,
@@ -321,6 +327,18 @@ impl Cli {
         Ok(self)
     }
 
+    /// The whole command line, with those of the tools, which are else read only when they are asked for.
+    #[cfg(feature = "tools")]
+    #[must_use]
+    pub fn whole() -> clap::Command {
+        use crate::tools::{bench::cli::BenchCli, demo::DemoCli, publish::PubCli, subscribe::SubCli};
+        Self::command()
+            .mut_subcommand("pub", |_| PubCli::command().name("pub"))
+            .mut_subcommand("sub", |_| SubCli::command().name("sub"))
+            .mut_subcommand("demo", |_| DemoCli::command().name("demo"))
+            .mut_subcommand("bench", |_| BenchCli::command().name("bench"))
+    }
+
     /// What it says about the configuration.
     #[must_use]
     pub fn overrides(&self) -> Overrides {
@@ -346,6 +364,8 @@ mod tests {
     #[test]
     fn is_well_formed() {
         Cli::command().debug_assert();
+        #[cfg(feature = "tools")]
+        Cli::whole().debug_assert();
     }
 
     #[test]

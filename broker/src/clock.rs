@@ -30,6 +30,10 @@ const EARLIEST_MS: u64 = 1_793_491_200_000;
 /// A wall clock that says that the broker was down for longer than this (a year) is wrong.
 const DOWN_MAX_MS: u64 = 366 * 24 * 3_600_000;
 
+/// After so long a wall clock that is still behind the last commit's is taken to be right, and that one to have been wrong:
+/// what sets a clock has set it by then.
+const SET_BY_MS: u64 = 24 * 3_600_000;
+
 /// What is counted of the time that the broker was down, as the wall clock has it.
 fn credit(down_ms: u64) -> u64 {
     if down_ms <= DOWN_MAX_MS {
@@ -40,6 +44,12 @@ fn credit(down_ms: u64) -> u64 {
         "the wall clock is not believed: the time that the broker was down is not counted"
     );
     0
+}
+
+/// Whether a wall clock that is right can have shown these milliseconds since 1970 to this program.
+#[must_use]
+pub(crate) fn may_be_right(wall_ms: u64) -> bool {
+    wall_ms >= EARLIEST_MS
 }
 
 enum Uptime {
@@ -65,6 +75,8 @@ impl Clock {
             // How long it was down is not to be known from a clock that was wrong then.
             Some(mark) if mark.wall_ms < EARLIEST_MS => (mark.time.0, 0),
             Some(mark) if wall >= mark.wall_ms => (mark.time.0.saturating_add(credit(wall - mark.wall_ms)), 0),
+            // It was years ahead then, and is right now: one that is behind by so much would be so for ever.
+            Some(mark) if wall >= EARLIEST_MS && mark.wall_ms - wall > DOWN_MAX_MS => (mark.time.0, 0),
             Some(mark) => (mark.time.0, mark.wall_ms),
         };
         Self {
@@ -109,7 +121,7 @@ impl Clock {
     /// Whether the wall clock shows a time that can be: not one before this program was made.
     #[must_use]
     pub fn may_be_right(&self) -> bool {
-        self.wall_ms() >= EARLIEST_MS
+        may_be_right(self.wall_ms())
     }
 
     /// Milliseconds since this start.
@@ -147,7 +159,16 @@ impl Clock {
 
     fn watch_at(&self, wall: u64) {
         let since = self.unknown_since_wall_ms.load(Ordering::Relaxed);
-        if since == 0 || wall <= since.saturating_add(self.uptime_ms()) {
+        if since == 0 {
+            return;
+        }
+        if wall <= since.saturating_add(self.uptime_ms()) {
+            if wall >= EARLIEST_MS && self.uptime_ms() > SET_BY_MS {
+                tracing::warn!(
+                    "the wall clock was ahead when the broker ran last: the time that it was down is not counted"
+                );
+                self.unknown_since_wall_ms.store(0, Ordering::Relaxed);
+            }
             return;
         }
         let down = (wall - since).saturating_sub(self.uptime_ms());
@@ -220,6 +241,30 @@ mod tests {
         let clock = Clock::at(Some(MARK), 5_000);
         clock.watch_at(WALL + 2 * DOWN_MAX_MS);
         assert!((50_000..51_000).contains(&clock.now().0));
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_ahead_is_forgotten() {
+        // Years ahead: at once. The next time that the broker is down counts.
+        let years = ClockMark { time: Time(50_000), wall_ms: WALL + 14 * DOWN_MAX_MS };
+        let mark = Clock::at(Some(years), wall_ms().max(EARLIEST_MS)).mark();
+        assert!(mark.wall_ms < years.wall_ms);
+        let next = Clock::at(Some(mark), mark.wall_ms + 60_000);
+        assert!((60_000..61_000).contains(&(next.now().0 - mark.time.0)), "{:?}", next.now());
+        // A month ahead: it may be the clock of a board that is not set yet. After a day it is not.
+        let ahead = WALL + DOWN_MAX_MS / 12;
+        let month = Clock::at(Some(ClockMark { time: Time(50_000), wall_ms: ahead }), WALL);
+        let clock = Clock { uptime: Uptime::ByHand(AtomicU64::new(0)), ..month };
+        clock.watch_at(WALL);
+        assert_eq!(clock.mark().wall_ms, ahead);
+        clock.advance(SET_BY_MS + 1);
+        clock.watch_at(WALL + SET_BY_MS + 1);
+        assert_eq!(clock.unknown_since_wall_ms.load(Ordering::Relaxed), 0);
+        assert_eq!(clock.now(), Time(50_000 + SET_BY_MS + 1));
+        // One in 1970 says nothing about the mark, however long it goes.
+        let early = Clock { uptime: Uptime::ByHand(AtomicU64::new(SET_BY_MS + 1)), ..Clock::at(Some(MARK), 5_000) };
+        early.watch_at(6_000);
+        assert_eq!(early.mark().wall_ms, WALL);
     }
 
     #[test]

@@ -56,11 +56,17 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     all.push(of_clock(now, Path::new("/sys/class/rtc/rtc0").exists()));
     all.push(of_swap(&read("/proc/swaps")));
-    all.push(match transport::check(&config.listeners) {
-        Ok(()) => finding(Grade::Fine, "certificates", "they can be read and go with their keys"),
-        Err(error) => finding(Grade::Broken, "certificates", error.to_string()),
-    });
+    all.extend(of_certificates(config));
     all
+}
+
+fn of_certificates(config: &Config) -> Vec<Finding> {
+    let wrong = transport::problems(&config.listeners);
+    let wrong: Vec<_> = wrong.map(|error| finding(Grade::Broken, "certificates", error.to_string())).collect();
+    if wrong.is_empty() {
+        return vec![finding(Grade::Fine, "certificates", "they can be read and go with their keys")];
+    }
+    wrong
 }
 
 /// The part of a path that is there.

@@ -2,9 +2,10 @@
 
 pub mod access;
 pub mod admin;
-pub mod auth;
+pub mod beside;
 pub mod bridge;
 pub mod broker;
+mod certificate;
 pub mod certs;
 pub mod cli;
 pub mod clock;
@@ -15,11 +16,13 @@ pub mod ctl;
 pub mod dead_letter;
 pub mod delayed;
 pub mod doctor;
+mod file_stamp;
 pub mod import;
 mod lazy;
 pub mod logging;
 pub mod memory;
 pub mod message;
+pub mod network;
 pub mod observe;
 pub mod origins;
 pub mod properties;

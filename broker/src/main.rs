@@ -10,15 +10,15 @@ mod store_command;
 use std::convert::Infallible;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use forebay::access::auth::Mechanisms;
 use forebay::access::{Access, Entrance};
 use forebay::admin::{self, Surroundings};
-use forebay::auth::Mechanisms;
 use forebay::broker::{Broker, ConfigSource};
-use forebay::cli::{Cli, Command};
+use forebay::cli::{AclCommand, Cli, Command};
 use forebay::config::{self, Config, ConfigError};
 use forebay::logging;
 use forebay::memory;
@@ -26,7 +26,8 @@ use forebay::start::{self, RunArgs};
 use forebay::store::journal::store::JournaledStore;
 use forebay::store::medium::make_folder;
 use forebay::store::redb::contain_quietly;
-use forebay::store::{Known, Recovered};
+use forebay::store::upkeep::Upkeep;
+use forebay::store::{Known, Reader, Recovered};
 use forebay::transport::{self, BoundListener};
 use forebay::{doctor, systemd};
 
@@ -50,8 +51,8 @@ fn main() -> ExitCode {
         Some(Command::Publish(rest)) => return forebay::tools::publish::main(rest),
         Some(Command::Subscribe(rest)) => return forebay::tools::subscribe::main(rest),
         Some(Command::Demo(rest)) => return forebay::tools::demo::main(rest),
-        Some(Command::Completions(args)) => return forebay::tools::shell::completions(args),
-        Some(Command::Man(args)) => return forebay::tools::shell::man(args),
+        Some(Command::Completions(args)) => return forebay::tools::shell::completions(args, Cli::whole()),
+        Some(Command::Man(args)) => return forebay::tools::shell::man(args, Cli::whole()),
         _ => {}
     }
     match &cli.command {
@@ -59,6 +60,9 @@ fn main() -> ExitCode {
         Some(Command::Config(command)) => return config_command::run(command, &cli),
         Some(Command::Import(command)) => return import_command::run(command, cli.data_dir.as_deref()),
         Some(Command::Ctl(args)) => return forebay::ctl::main(args, cli.config.as_deref()),
+        Some(Command::Acl(command @ AclCommand::Test { running: true, .. })) => {
+            return forebay::ctl::acl(command, cli.config.as_deref());
+        }
         Some(Command::Why(args)) => return forebay::ctl::why(args, cli.config.as_deref()),
         // A password file may be named without a configuration that is whole.
         Some(Command::Passwd(command)) if command.file.is_some() => return access_command::passwd(None, command),
@@ -131,13 +135,9 @@ fn refuse(error: &ConfigError) -> ExitCode {
 
 /// What the file names must be usable as well; all of it is said, not only the first.
 fn check(file: &Path, config: &Config) -> ExitCode {
-    let wrong: Vec<String> = [
-        transport::check(&config.listeners).err().map(|error| error.to_string()),
-        admin::check(&config.admin).err().map(|error| error.to_string()),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let mut wrong: Vec<String> = transport::problems(&config.listeners).map(|error| error.to_string()).collect();
+    wrong.extend(Access::problems(&config.access, &config.data_dir).iter().map(ToString::to_string));
+    wrong.extend(admin::check(&config.admin).err().map(|error| error.to_string()));
     for error in &wrong {
         complain(error);
     }
@@ -177,8 +177,11 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
     memory::keep_little();
     // Before any thread is started: each of them inherits it.
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before the store is opened: that may take minutes.
+    let mut hangup = signals.block_on(async { Hangup::listen() })?;
     machine::own_files_only();
     machine::raise_descriptors(&config);
+    let mut busy = Some(systemd::busy(Duration::MAX));
     make_folder(&config.data_dir).map_err(|error| {
         let dir = config.data_dir.display();
         anyhow::anyhow!("the data directory {dir} cannot be made: {error}; choose another --data-dir")
@@ -219,6 +222,7 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
                 admin::start(bound, Surroundings { broker, reader, upkeep, shutdown: shutdown.clone() })
             };
             let operators = bound.take().map(start_admin).transpose()?;
+            drop(busy.take());
             if let Some(opening) = opening.take() {
                 systemd::tell("READY=1");
                 say(opening);
@@ -229,7 +233,7 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
                 () = shutdown.notified() => false,
                 () = watchdog(running.broker()) => false,
                 () = begins_anew(&running, at_least) => true,
-                never = reload_at_hangup(&running) => match never? {},
+                never = hangup.reload(&running) => match never {},
             };
             anyhow::Ok((running, operators, anew))
         })?;
@@ -237,8 +241,11 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
         if !anew {
             systemd::tell("STOPPING=1");
         }
+        let stops_within = config.shutdown_grace.saturating_add(STOPS_WITHIN);
+        busy = Some(systemd::busy(if anew { ANEW_WITHIN } else { stops_within }));
         config = running.broker().live();
         let broker = anew.then(|| running.broker().clone());
+        let users = (Arc::downgrade(running.reader()), running.upkeep().map(Arc::downgrade));
         running.stop();
         known = broker.map_or_else(Known::default, |broker| broker.known());
         // Operators see how it ends.
@@ -249,19 +256,51 @@ fn run(config: Config, source: &Arc<ConfigSource>) -> anyhow::Result<()> {
             return Ok(());
         }
         at_least = ANEW;
-        bound = admin::bind(&config.admin)?;
+        let ended = signals.block_on(async {
+            tokio::select! {
+                () = &mut stop => true,
+                () = is_let_go(users) => false,
+            }
+        });
+        if ended {
+            return Ok(());
+        }
+        // Devices are served without it.
+        bound = admin::bind(&config.admin).unwrap_or_else(|error| {
+            tracing::error!("operators cannot reach the broker until it is started again: {error}");
+            None
+        });
         tracing::error!("the broker begins anew, with what it knows and what its store has");
     }
 }
 
 /// A broker that began anew serves at least so long before it does so again: each time its clients lose their connections.
 const ANEW: Duration = Duration::from_secs(30);
+/// How long systemd is asked for patience then: operators' copies end first, and the store is opened.
+const ANEW_WITHIN: Duration = Duration::from_secs(3600);
+/// The same for the store when the broker ends, after `shutdown_grace`: a disk that hangs does not hold up the machine's end for ever.
+const STOPS_WITHIN: Duration = Duration::from_secs(5 * 60);
+/// Between two looks at who still reads the store.
+const LET_GO_LOOK: Duration = Duration::from_millis(20);
 
 /// The store wants another broker, and this one has run for `at_least` so long.
 async fn begins_anew(running: &start::Running, at_least: Duration) {
     let earliest = tokio::time::Instant::now() + at_least;
     running.broker().begin_anew.notified().await;
     tokio::time::sleep_until(earliest).await;
+}
+
+/// Nobody reads the store of the broker that was any more. A copy of it that an operator has begun may still be made: until that
+/// is over, or a disk has answered, the folder cannot be opened again.
+async fn is_let_go((reader, upkeep): (Weak<dyn Reader>, Option<Weak<dyn Upkeep>>)) {
+    let mut said = false;
+    while reader.strong_count() + upkeep.as_ref().map_or(0, Weak::strong_count) > 0 {
+        if !said {
+            tracing::warn!("the store is still being read for an operator: the broker begins anew when that has ended");
+            said = true;
+        }
+        tokio::time::sleep(LET_GO_LOOK).await;
+    }
 }
 
 fn open_store(config: &Config, known: Known) -> anyhow::Result<(JournaledStore, Recovered)> {
@@ -302,20 +341,42 @@ fn complain(error: &dyn std::fmt::Display) {
 
 /// SIGHUP: the configuration, the files of `[access]` and the certificates are read again.
 #[cfg(unix)]
-async fn reload_at_hangup(running: &start::Running) -> std::io::Result<Infallible> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        hangup.recv().await;
-        tracing::info!("SIGHUP: the configuration, the files of [access] and the certificates are read again");
-        // It says what came of it.
-        let _ = running.broker().reload_all();
+struct Hangup(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Hangup {
+    /// From this call on a terminal that closes, a log rotation, or a habit from another broker does not end this one. A SIGHUP
+    /// that comes during the start is answered after it.
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        for kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+            let _ = signal(kind)?;
+        }
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    async fn reload(&mut self, running: &start::Running) -> Infallible {
+        while self.0.recv().await.is_some() {
+            tracing::info!("SIGHUP: the configuration, the files of [access] and the certificates are read again");
+            // It says what came of it.
+            let _ = running.broker().reload_all();
+        }
+        std::future::pending().await
     }
 }
 
 #[cfg(not(unix))]
-async fn reload_at_hangup(_: &start::Running) -> std::io::Result<Infallible> {
-    std::future::pending().await
+struct Hangup;
+
+#[cfg(not(unix))]
+impl Hangup {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn reload(&mut self, _: &start::Running) -> Infallible {
+        std::future::pending().await
+    }
 }
 
 /// Resolves at SIGINT or SIGTERM. Both are caught from this call on.
@@ -323,10 +384,6 @@ async fn reload_at_hangup(_: &start::Running) -> std::io::Result<Infallible> {
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // A terminal that closes, a log rotation, or a habit from another broker does not end this one.
-    for kind in [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()] {
-        let _ = signal(kind)?;
-    }
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}

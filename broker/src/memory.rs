@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 const OWN_COUNT: isize = 64 * 1024;
 /// What the C library's allocator takes beside what it is asked for, and what sizes are multiples of.
 const CHUNK: usize = 16;
+/// A limit above this is none, in bytes.
+const NO_MACHINE_HAS: u64 = 1 << 50;
 
 static USED: AtomicIsize = AtomicIsize::new(0);
 
@@ -128,9 +130,33 @@ impl Level {
 /// Half of what this machine, or the container around the program, has; 512 MiB where nobody says.
 #[must_use]
 pub fn half_of_the_machine() -> usize {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text));
-    let all = machine.into_iter().chain(cgroup_limits()).min().unwrap_or(1 << 30);
-    usize::try_from(all / 2).unwrap_or(usize::MAX)
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text));
+    usize::try_from(at_most(meminfo.or_else(total_of_the_system), &cgroup_limits()) / 2).unwrap_or(usize::MAX)
+}
+
+/// The least of what the machine has and what its control groups allow. A group that allows more than there is allows all: the
+/// older generation writes nearly 2^63 for that.
+fn at_most(machine: Option<u64>, groups: &[u64]) -> u64 {
+    const UNKNOWN: u64 = 1 << 30;
+    let most = machine.unwrap_or(NO_MACHINE_HAS);
+    let least = groups.iter().copied().filter(|limit| *limit <= most).min();
+    least.or(machine).unwrap_or(UNKNOWN)
+}
+
+/// As the kernel says it, where `/proc` is not shown to the program, or only processes are.
+#[cfg(target_os = "linux")]
+fn total_of_the_system() -> Option<u64> {
+    let said = rustix::system::sysinfo();
+    // The types are other ones on machines of 32 bits.
+    #[allow(clippy::useless_conversion, reason = "it is u64 here, and u32 elsewhere")]
+    let units = u64::from(said.totalram);
+    units.checked_mul(u64::from(said.mem_unit)).filter(|bytes| *bytes > 0)
+}
+
+/// Elsewhere nobody says.
+#[cfg(not(target_os = "linux"))]
+fn total_of_the_system() -> Option<u64> {
+    None
 }
 
 /// MemTotal in bytes.
@@ -147,7 +173,7 @@ fn cgroup_limits() -> Vec<u64> {
         // A limit holds for all groups below it. A container sees its own group as the root.
         for folder in folder.ancestors().take_while(|folder| folder.starts_with("/sys/fs/cgroup")) {
             let text = std::fs::read_to_string(folder.join(file)).unwrap_or_default();
-            // "max", or nearly 2^63, is none: then it does not parse, or the machine has less.
+            // "max" is none, and no number.
             limits.extend(text.trim().parse::<u64>().ok());
         }
     }
@@ -227,5 +253,22 @@ mod tests {
         assert_eq!(found("4:cpu,memory:/x").as_deref(), Some("/sys/fs/cgroup/memory/x/memory.limit_in_bytes"));
         assert_eq!(found("4:cpu:/x"), None);
         assert!(half_of_the_machine() > 0);
+    }
+
+    #[test]
+    fn a_limit_above_what_the_machine_has_is_none() {
+        let none = 0x7fff_ffff_ffff_f000;
+        assert_eq!(at_most(Some(8 << 30), &[none, 2 << 30]), 2 << 30);
+        assert_eq!(at_most(Some(8 << 30), &[none, 9 << 30]), 8 << 30);
+        assert_eq!(at_most(None, &[none]), 1 << 30);
+        assert_eq!(at_most(None, &[none, 4 << 30]), 4 << 30);
+        assert_eq!(at_most(None, &[]), 1 << 30);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kernel_says_what_meminfo_says() {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text)).unwrap();
+        assert_eq!(total_of_the_system().unwrap() / 1024, meminfo / 1024);
     }
 }

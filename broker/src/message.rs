@@ -90,16 +90,17 @@ pub struct Parts<'a> {
 }
 
 impl Message {
-    /// Copies the parts into one allocation. A topic longer than 65,535 bytes cannot come from the wire; it is cut.
+    /// Copies the parts into one allocation. A topic longer than 65,535 bytes cannot come from the wire; it is cut, see [`cut_topic`].
     #[must_use]
     pub fn new(parts: &Parts<'_>, origin: Option<Arc<dyn Origin>>) -> Self {
-        let mut body = Vec::with_capacity(parts.topic.len() + parts.properties.len() + parts.payload.len());
-        body.extend_from_slice(parts.topic.as_bytes());
+        let topic = cut_topic(parts.topic);
+        let mut body = Vec::with_capacity(topic.len() + parts.properties.len() + parts.payload.len());
+        body.extend_from_slice(topic.as_bytes());
         body.extend_from_slice(parts.properties);
         body.extend_from_slice(parts.payload);
         Self {
             body: body.into_boxed_slice(),
-            topic_len: u16::try_from(parts.topic.len()).unwrap_or(u16::MAX),
+            topic_len: u16::try_from(topic.len()).unwrap_or(u16::MAX),
             properties_len: u32::try_from(parts.properties.len()).unwrap_or(u32::MAX),
             qos: parts.qos,
             retain: parts.retain,
@@ -192,6 +193,12 @@ impl Message {
         before.is_ok() || before == Err(Promise::Given as u8)
     }
 
+    /// Whether its publisher was told that it is not kept, at QoS 2.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        self.promise.load(Ordering::Acquire) == Promise::Refused as u8
+    }
+
     /// Or what was promised before.
     fn promise(&self, promise: Promise) -> Result<u8, u8> {
         let none = Promise::None as u8;
@@ -203,6 +210,17 @@ impl Message {
     pub fn is_safe(&self) -> bool {
         self.unsafe_targets.load(Ordering::Acquire) == 0
     }
+}
+
+/// As much of a topic as a message can have: 65,535 bytes, and no part of a character.
+#[must_use]
+pub fn cut_topic(topic: &str) -> &str {
+    let max = usize::from(u16::MAX);
+    if topic.len() <= max {
+        return topic;
+    }
+    let end = (0..=max).rfind(|at| topic.is_char_boundary(*at)).unwrap_or(0);
+    topic.get(..end).unwrap_or_default()
 }
 
 impl std::fmt::Debug for Message {

@@ -15,6 +15,20 @@ pub fn user_property<'a>(properties: &'a [u8], wanted: &str) -> Option<&'a str> 
     None
 }
 
+/// The last user property of this name: one that the broker has appended, if it did.
+#[must_use]
+pub fn last_user_property<'a>(properties: &'a [u8], wanted: &str) -> Option<&'a str> {
+    let mut found = None;
+    for spanned in Properties::new(properties, Place::Publish).flatten() {
+        if let Property::UserProperty(name, value) = spanned.property
+            && name == wanted
+        {
+            found = Some(value);
+        }
+    }
+    found
+}
+
 /// Appends a user property. Name and value have at most 65,535 bytes.
 pub fn put_user(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(id::USER_PROPERTY);

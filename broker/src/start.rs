@@ -10,18 +10,18 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::access::Access;
-use crate::auth::Mechanisms;
+use crate::access::auth::Mechanisms;
 use crate::bridge::Bridges;
 use crate::broker::{Broker, Pager, Stop};
 use crate::config::{Config, Place};
 use crate::connection::{self, Shared, handshake, worker};
 use crate::store::{Recovered, Store};
-use crate::transport::{Acceptor, BoundListener, Handshakes, Peer, Permit, Portable, Turnstile};
+use crate::transport::{Acceptor, BoundListener, Handshakes, Opened, Peer, Permit, Portable, Turnstile};
 
 /// Between two looks for routes that an idle worker still holds.
 const TIDY: Duration = Duration::from_secs(10);
 /// Polls of tasks between two looks at the sockets: one task is all connections.
-const LOOK_AT_SOCKETS: u32 = 2;
+const LOOK_AT_SOCKETS: u32 = 1;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -34,7 +34,7 @@ pub struct RunArgs {
     /// The store.
     pub store: Box<dyn Store>,
     /// How full the store is, where it can tell.
-    pub gauge: Option<Arc<crate::store::redb::Gauge>>,
+    pub gauge: Option<Arc<crate::store::Gauge>>,
     /// What the store had.
     pub recovered: Recovered,
     /// Enhanced authentication.
@@ -79,17 +79,10 @@ pub fn start(args: RunArgs) -> std::io::Result<Running> {
         let broker = broker.clone();
         move || broker.writer.run(&broker, &mut *store)
     })?;
-    let stop_keeper = Arc::new(Stop::default());
-    let mut others = vec![
-        spawn("pager", {
-            let (broker, reader) = (broker.clone(), reader.clone());
-            move || Pager::run(&broker, &*reader, &requests)
-        })?,
-        spawn("keeper", {
-            let (broker, stop) = (broker.clone(), stop_keeper.clone());
-            move || broker.keep(&stop)
-        })?,
-    ];
+    let mut others = vec![spawn("pager", {
+        let (broker, reader) = (broker.clone(), reader.clone());
+        move || Pager::run(&broker, &*reader, &requests)
+    })?];
     broker.load_dynamic(&*reader)?;
     if broker.has_dynamic() {
         let broker = broker.clone();
@@ -107,6 +100,12 @@ pub fn start(args: RunArgs) -> std::io::Result<Running> {
     let bridges = Bridges::start(&broker)?;
     // Before anybody is let in: what is due of sessions that have ended must not come after what their clients do next.
     broker.settle_due();
+    // What it sends is for queues and bridges too, which must be open.
+    let stop_keeper = Arc::new(Stop::default());
+    others.push(spawn("keeper", {
+        let (broker, stop) = (broker.clone(), stop_keeper.clone());
+        move || broker.keep(&stop)
+    })?);
     let workers = start_workers(&broker, args.listeners, &stopped)?;
     Ok(Running { bridges, queues, broker, reader, upkeep, stop_workers, stop_keeper, workers, writer, others })
 }
@@ -129,7 +128,9 @@ fn start_workers(
         outboxes.push(send);
         inboxes.push(receive);
     }
-    let mut acceptors = Some(Acceptors { broker: broker.clone(), listeners, outboxes });
+    // Here and not where they are accepted: who finds the API open finds every listener in its figures.
+    let listeners = listeners.into_iter().map(|bound| (Shared::new(broker, bound.config, bound.tls), bound.sockets));
+    let mut acceptors = Some(Acceptors { listeners: listeners.collect(), outboxes });
     let mut workers = Vec::with_capacity(count);
     for (number, inbox) in inboxes.into_iter().enumerate() {
         let runtime =
@@ -142,8 +143,7 @@ fn start_workers(
 
 /// Accepting is done by the first worker; connections are dealt to all in turn.
 struct Acceptors {
-    broker: Arc<Broker>,
-    listeners: Vec<BoundListener>,
+    listeners: Vec<(Arc<Shared>, Vec<Opened>)>,
     outboxes: Vec<mpsc::UnboundedSender<Accepted>>,
 }
 
@@ -177,15 +177,13 @@ fn work(
 impl Acceptors {
     fn spawn(self) {
         let next = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        for bound in self.listeners {
-            let on = Shared::new(&self.broker, bound.config, bound.tls);
-            let limits = &on.broker.config.limits;
+        for (on, sockets) in self.listeners {
+            let (all, with_one) = on.listener.bounds.handshakes(&on.broker.config.limits);
             // All who come by a proxy, or by a Unix socket, have one address here.
             let shared_address = on.listener.proxy_protocol || matches!(on.listener.place, Place::Unix(_));
-            let per_address = if shared_address { limits.max_handshakes } else { limits.max_handshakes_per_address };
-            let handshakes = Handshakes::new(limits.max_handshakes, per_address);
+            let handshakes = Handshakes::new(all, if shared_address { all } else { with_one });
             let turnstile = on.listener.admission.connects_per_s.map(|per_s| Arc::new(Turnstile::new(per_s)));
-            for socket in bound.sockets {
+            for socket in sockets {
                 match Acceptor::new(socket) {
                     Ok(acceptor) => {
                         let entry = Entry { acceptor, handshakes: handshakes.clone(), turnstile: turnstile.clone() };

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::{BufReader, BufWriter, ErrorKind, Write, stderr, stdin, stdout};
 use std::path::{Path, PathBuf};
 
+use forebay::beside;
 use forebay::cli::StoreCommand;
 use forebay::store::redb::FORMAT_VERSION;
 use forebay::store::tool::{self, Counts, ToolError, Verdict};
@@ -139,11 +140,7 @@ fn replace(
     let mut partial = to.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    // What an export that was cut off has left. Anything but a regular file is somebody else's: the next line refuses.
-    if std::fs::symlink_metadata(&partial).is_ok_and(|meta| meta.is_file()) {
-        std::fs::remove_file(&partial).map_err(&cannot)?;
-    }
-    let file = OpenOptions::new().write(true).create_new(true).open(&partial).map_err(&cannot)?;
+    let file = beside::create(&partial, 0o666).map_err(&cannot)?;
     let mut out = BufWriter::new(file);
     let written = tool::export(dir, &mut out).map_err(|error| said(error, &cannot)).and_then(|counts| {
         if let Some(permissions) = permissions {

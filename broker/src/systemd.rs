@@ -1,7 +1,9 @@
-//! What systemd is told of the broker: that it is ready, that it lives, that it ends. Everything is one datagram to a
+//! What systemd is told of the broker: that it is ready, that it lives, that it needs time, that it ends. Everything is one datagram to a
 //! socket that systemd names in the environment; where it names none, nothing is told.
 
-use std::time::Duration;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// The socket that systemd listens on.
 const SOCKET: &str = "NOTIFY_SOCKET";
@@ -15,6 +17,49 @@ pub fn tell(state: &str) {
     if let Err(error) = send(&socket, state) {
         tracing::warn!("systemd cannot be told {state}: {error}");
     }
+}
+
+/// How long systemd is asked to wait for the next word from a broker that is [`Busy`], and how often it is asked.
+const MORE: Duration = Duration::from_secs(30);
+const ASK_EACH: Duration = Duration::from_secs(10);
+
+/// Until this is dropped systemd hears that the broker lives and takes its time: a store that is opened or closed, which may take
+/// minutes, is no broker that hangs.
+#[derive(Debug)]
+pub struct Busy(Option<(mpsc::Sender<()>, JoinHandle<()>)>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let Some((alive, asks)) = self.0.take() else { return };
+        drop(alive);
+        // What is told from now on comes after its last word.
+        let _ = asks.join();
+    }
+}
+
+/// Asks systemd for patience, for so long at most.
+#[must_use]
+pub fn busy(at_most: Duration) -> Busy {
+    if std::env::var_os(SOCKET).is_none() {
+        return Busy(None);
+    }
+    let (alive, ended) = mpsc::channel();
+    // So that its last word is young enough for whoever speaks next.
+    let each = watchdog().map_or(ASK_EACH, |period| ASK_EACH.min(period / 2));
+    let ask = move || {
+        let until = Instant::now().checked_add(at_most);
+        while until.is_none_or(|until| Instant::now() < until) {
+            tell(&format!("WATCHDOG=1\nEXTEND_TIMEOUT_USEC={}", MORE.as_micros()));
+            if ended.recv_timeout(each) != Err(mpsc::RecvTimeoutError::Timeout) {
+                break;
+            }
+        }
+    };
+    let asks = std::thread::Builder::new().name("systemd".to_owned()).spawn(ask);
+    if let Err(error) = &asks {
+        tracing::warn!("systemd is not asked for patience: {error}");
+    }
+    Busy(asks.ok().map(|asks| (alive, asks)))
 }
 
 /// How often systemd wants to hear that the broker lives: twice as often as it must.

@@ -140,6 +140,7 @@ fn settings() -> Settings {
             queue_qos0: true,
             stall_ms: None,
             stall_transient_ms: None,
+            dead_letters: forebay::queue::Reasons::default(),
             memory_messages: 50,
             memory_bytes: 1 << 20,
         },
@@ -188,6 +189,7 @@ fn drain(found: &RecoveredSession, reader: &dyn Reader) -> Ledger {
         problem_information: true,
         will: None,
         authority: None,
+        egress: None,
     };
     session.connect(link, cx);
     for _ in 0..100_000 {
@@ -348,7 +350,7 @@ impl redb::StorageBackend for PanicsOnce {
 impl Change for Panicking {
     fn file(&self, opened: Opened, file: Backend) -> Backend {
         match opened {
-            Opened::Store => file,
+            Opened::Store | Opened::Look => file,
             Opened::SetAside => Backend::new(PanicsOnce(file, Arc::clone(&self.0))),
         }
     }

@@ -3,8 +3,9 @@
 
 mod medium;
 mod model;
+#[path = "medium/reading.rs"]
+mod reading;
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use forebay::store::{
 };
 use medium::{Change, Changed, Opened};
 use model::{Seed, entry, line, message, read_all};
+use reading::Reading;
 use redb::StorageBackend;
 
 const JOURNAL: u64 = 1024 * 1024;
@@ -38,38 +40,16 @@ struct Counted {
 
 impl Change for Counted {
     fn file(&self, _: Opened, file: Backend) -> Backend {
-        Backend::new(Counting(file, Arc::clone(&self.read)))
+        let read = Arc::clone(&self.read);
+        Backend::new(Reading(file, move |file: &Backend, offset, out: &mut [u8]| {
+            read.fetch_add(out.len() as u64, Ordering::Relaxed);
+            file.read(offset, out)
+        }))
     }
 
     fn space(&self, space: Space) -> Space {
         let file = if self.small { space.file } else { u64::MAX / 4 };
         Space { free: u64::MAX / 4, file }
-    }
-}
-
-#[derive(Debug)]
-struct Counting(Backend, Arc<AtomicU64>);
-
-impl StorageBackend for Counting {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.1.fetch_add(out.len() as u64, Ordering::Relaxed);
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
     }
 }
 

@@ -1,8 +1,11 @@
-//! The store on a real folder: what is committed comes back, in order, once; rows are freed; limits hold.
+//! The store on a real folder: rows are freed, limits hold, files that are gone or older are said. What every store does is in
+//! contract.rs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod medium;
 mod model;
+#[path = "medium/reading.rs"]
+mod reading;
 
 use std::io;
 use std::sync::Arc;
@@ -11,9 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use forebay::message::Time;
 use forebay::store::medium::{Backend, Folder};
 use forebay::store::redb::{FORMAT_VERSION, RedbStore, StoreOptions};
-use forebay::store::{Batch, ClockMark, QueueState, Reader, SessionDelta, SessionNo, SessionRecord, Store, StoreError};
+use forebay::store::space::Space;
+use forebay::store::{
+    Batch, ClockMark, QueueState, Reader, SessionDelta, SessionNo, SessionRecord, Store, StoreError, tool,
+};
 use medium::{Change, Changed, Opened};
-use model::{Model, Seed, entry, line, message, read_all};
+use model::{Seed, entry, line, message, read_all};
+use reading::Reading;
+use redb::StorageBackend;
 
 fn options() -> StoreOptions {
     StoreOptions { min_free_bytes: 0, ..StoreOptions::default() }
@@ -48,44 +56,12 @@ fn seqs(reader: &dyn Reader, no: u64) -> Vec<u64> {
 }
 
 #[test]
-fn random_batches_come_back_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut seed = Seed(7);
-    let mut model = Model { with_keyed: true, ..Model::default() };
-    for _ in 0..6 {
-        let (mut store, recovered) = RedbStore::open(dir.path(), &options(), 0).unwrap();
-        assert_eq!(model.differs(&recovered, store.reader().as_ref(), &mut seed), None);
-        for _ in 0..15 {
-            let batch = model.step(&mut seed);
-            store.commit(&batch).unwrap();
-        }
-    }
-}
-
-#[test]
 fn a_second_broker_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = RedbStore::open(dir.path(), &options(), 0).unwrap();
     assert!(matches!(RedbStore::open(dir.path(), &options(), 0), Err(StoreError::InUse { .. })));
     drop(store);
     assert!(RedbStore::open(dir.path(), &options(), 0).is_ok());
-}
-
-#[test]
-fn pages_are_in_order_across_rows_and_hold_to_their_limits() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = RedbStore::open(dir.path(), &options(), 0).unwrap();
-    for row in 0..20 {
-        store.commit(&batch(vec![enqueue(1, row * 1000, row * 1000 + 1000, 90), enqueue(2, row, row + 1, 9)])).unwrap();
-    }
-    let reader = store.reader();
-    let page = reader.page(SessionNo(1), 2500, 1200, usize::MAX).unwrap();
-    assert_eq!(page.iter().map(|entry| entry.seq).collect::<Vec<_>>(), (2500..3700).collect::<Vec<_>>());
-    let page = reader.page(SessionNo(1), 2500, usize::MAX, 95 * 10).unwrap();
-    assert_eq!(page.len(), 10);
-    assert_eq!(reader.page(SessionNo(1), 0, 0, 0).unwrap().len(), 1, "at least one if there is one");
-    assert!(reader.page(SessionNo(1), 20_000, 10, 10).unwrap().is_empty());
-    assert_eq!(seqs(reader.as_ref(), 2), (0..20).collect::<Vec<_>>());
 }
 
 #[test]
@@ -448,38 +424,28 @@ fn a_note_of_a_recovery_that_is_no_text_does_not_stop_it() {
 /// The file cannot be read while the switch is on.
 struct Unreadable(Arc<AtomicBool>);
 
-#[derive(Debug)]
-struct Switched(Backend, Arc<AtomicBool>);
-
-impl redb::StorageBackend for Switched {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if self.1.load(Ordering::Relaxed) {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+impl Change for Unreadable {
+    fn file(&self, _: Opened, file: Backend) -> Backend {
+        switched(file, &self.0)
     }
 }
 
-impl Change for Unreadable {
-    fn file(&self, _: Opened, file: Backend) -> Backend {
-        Backend::new(Switched(file, Arc::clone(&self.0)))
-    }
+fn switched(file: Backend, off: &Arc<AtomicBool>) -> Backend {
+    let off = Arc::clone(off);
+    Backend::new(Reading(file, move |file: &Backend, offset, out: &mut [u8]| {
+        if off.load(Ordering::Relaxed) { Err(io::Error::from_raw_os_error(5)) } else { file.read(offset, out) }
+    }))
+}
+
+fn misreading(file: Backend) -> Backend {
+    Backend::new(Reading(file, |file: &Backend, offset, out: &mut [u8]| {
+        file.read(offset, out)?;
+        let payload = [7; 5];
+        if let Some(at) = out.windows(5).position(|bytes| bytes == payload) {
+            out[at] ^= 1;
+        }
+        Ok(())
+    }))
 }
 
 /// Whether the file can be read again before the next commit or not: nothing is lost, and nothing is acknowledged into it
@@ -512,5 +478,115 @@ fn what_cannot_be_read_is_not_lost() {
         let (store, recovered) = RedbStore::open(dir.path(), &options(), 0).unwrap();
         assert_eq!(recovered.lost, Vec::<String>::new());
         assert_eq!(seqs(store.reader().as_ref(), 1).len(), 400);
+    }
+}
+
+/// A reader is given other bytes than the file has, as from a bus that errs; who looks a second time cannot read, while the switch
+/// is on.
+struct Misread(Arc<AtomicBool>);
+
+impl Change for Misread {
+    fn file(&self, opened: Opened, file: Backend) -> Backend {
+        match opened {
+            Opened::Store => misreading(file),
+            Opened::Look => switched(file, &self.0),
+            Opened::SetAside => file,
+        }
+    }
+
+    fn space(&self, _: Space) -> Space {
+        // It is opened as a large one is: without reading all of it first.
+        Space::UNKNOWN
+    }
+}
+
+/// Whoever says that a row is lost has read it twice and found it wrong: a second reading that fails is an error, and no verdict.
+#[cfg(unix)]
+#[test]
+fn a_row_that_could_not_be_read_a_second_time_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 40);
+    let switch = Arc::new(AtomicBool::new(true));
+    let medium = Changed(Folder::open(dir.path()).unwrap(), Misread(Arc::clone(&switch)));
+    let few = StoreOptions { cache_bytes: 0, ..options() };
+    let (store, _) = RedbStore::open_on(medium, &few, 0).unwrap();
+    let reader = store.reader();
+    assert!(reader.page(SessionNo(1), 0, 400, 1 << 20).is_err());
+    assert_eq!(store.gauge().damaged_rows(), 0);
+    switch.store(false, Ordering::Relaxed);
+    assert_eq!(seqs(reader.as_ref(), 1).len(), 400);
+    assert_eq!(store.gauge().damaged_rows(), 0);
+}
+
+/// A copy has all rows as they are, and whoever asked for it is told of those that are damaged.
+#[test]
+fn a_backup_says_what_is_damaged_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 3);
+    let path = dir.path().join("forebay.redb");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The payload of the message in place 7.
+    while let Some(at) = bytes.windows(5).position(|bytes| bytes == [7; 5]) {
+        bytes[at] = 8;
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let medium = Changed(Folder::open(dir.path()).unwrap(), Large);
+    let (store, _) = RedbStore::open_on(medium, &options(), 0).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let copied = store.reader().backup(&copy.path().join("forebay.redb")).unwrap();
+    assert_eq!(copied.damaged, ["row (1, 0) of table queue is damaged (checksum does not match)"]);
+    assert!(dir.path().join("forebay.check").exists(), "the next start looks at the whole file");
+    let (store, _) = RedbStore::open(copy.path(), &options(), 0).unwrap();
+    assert_eq!(seqs(store.reader().as_ref(), 1), (10..30).collect::<Vec<_>>());
+}
+
+/// The file is opened as a large one is: without reading all of it first.
+struct Large;
+
+impl Change for Large {
+    fn space(&self, _: Space) -> Space {
+        Space::UNKNOWN
+    }
+}
+
+/// A page of the file cannot be read, whenever it is tried; the file that is made in its place has no such page.
+struct BadPage(u64, Arc<AtomicBool>);
+
+impl Change for BadPage {
+    fn file(&self, opened: Opened, file: Backend) -> Backend {
+        self.1.fetch_or(opened == Opened::SetAside, Ordering::Relaxed);
+        if opened != Opened::SetAside && self.1.load(Ordering::Relaxed) {
+            return file;
+        }
+        let page = self.0;
+        Backend::new(Reading(file, move |file: &Backend, offset, out: &mut [u8]| {
+            if offset < (page + 1) * 4096 && offset + out.len() as u64 > page * 4096 {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            file.read(offset, out)
+        }))
+    }
+}
+
+/// A small file is looked at whole before it is opened: a page of it that cannot be read does not keep the store from what the
+/// others have.
+#[cfg(unix)]
+#[test]
+fn a_small_file_with_a_page_that_cannot_be_read_is_recovered() {
+    for (page, suspect) in [(0, false), (0, true), (1, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path(), 10);
+        let path = dir.path().join("forebay.redb");
+        tool::compact(dir.path()).unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() <= 128 * 1024, "it is small");
+        if suspect {
+            std::fs::write(dir.path().join("forebay.check"), "").unwrap();
+        }
+        let medium = Changed(Folder::open(dir.path()).unwrap(), BadPage(page, Arc::default()));
+        let (mut store, recovered) = RedbStore::open_on(medium, &options(), 0).unwrap();
+        assert!(recovered.lost[0].contains("could not be read"), "page {page}: {:?}", recovered.lost);
+        store.commit(&batch(vec![])).unwrap();
+        assert_eq!(set_aside(dir.path()), 1, "page {page}");
+        assert_eq!(seqs(store.reader().as_ref(), 1).len(), 100, "page {page}: {:?}", recovered.lost);
     }
 }

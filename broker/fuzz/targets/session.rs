@@ -9,7 +9,8 @@ use forebay::codec::AckKind;
 use forebay::message::{Message, Parts, Time};
 use forebay::session::{Collected, Cx, Delivery, Durability, Link, Policy, QueueLimits, Received, Session, Settings};
 use forebay::store::{
-    NEVER_S, QueueEntry, QueueState, RecoveredSession, SessionDelta, SessionNo, SessionRecord, StoredSubscription,
+    GroupId, NEVER_S, QueueEntry, QueueState, RecoveredSession, SessionDelta, SessionNo, SessionRecord, Share,
+    StoredSubscription,
 };
 use forebay_wire::frame;
 use forebay_wire::publish::{From, Publish};
@@ -62,6 +63,7 @@ fn settings(input: &mut Input<'_>) -> Settings {
             queue_qos0: input.bit(),
             stall_ms: None,
             stall_transient_ms: None,
+            dead_letters: forebay::queue::Reasons::default(),
             memory_messages: usize::from(1 + input.below(6)),
             memory_bytes: 300,
         },
@@ -149,6 +151,7 @@ impl<'s> World<'s> {
             problem_information: input.bit(),
             will: None,
             authority: None,
+            egress: None,
         };
         self.in_flight.clear();
         self.session.connect(link, self.cx());
@@ -189,7 +192,7 @@ impl<'s> World<'s> {
             payload: &payload,
             qos,
             retain: input.bit(),
-            shared: input.bit(),
+            shared: input.bit().then(|| Share::Group(GroupId::of("g", "t"))),
             subscription_ids: if input.bit() { &[7] } else { &[] },
             expires_at,
             durability: [Durability::Commit, Durability::Interval, Durability::Memory][usize::from(input.below(3))],

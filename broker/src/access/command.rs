@@ -8,7 +8,7 @@ use super::acl::Answer;
 use super::password::{self, Passwords, Stored};
 use super::reload::text_of;
 use super::rules::Ask;
-use super::{AclFile, Principal, destination};
+use super::{Access, AclFile, Principal, destination};
 
 /// What is done with a password file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,22 +171,54 @@ pub fn acl_test(path: Option<&Path>, test: &AclTest<'_>) -> Result<(bool, String
     let text = text_of(path).map_err(|source| CommandError::Io { path: path.to_owned(), source })?;
     let acl = AclFile::parse(path, &text)
         .map_err(|error| CommandError::Refused { path: path.to_owned(), why: error.to_string() })?;
-    let ask = match test.ask {
-        AclAsk::Connect => Ask::Connect,
-        AclAsk::Publish(topic, qos, retain) => Ask::Publish { topic: destination(topic), qos, retain },
-        AclAsk::Receive(topic) => Ask::Receive { topic },
-        AclAsk::Subscribe(filter) => {
-            let shared = forebay_wire::topic::split_share(filter);
-            let plain = shared.map_or(filter, |shared| shared.filter);
-            // Without wildcards in it the line that lets the messages through says more.
-            match (&acl, plain.contains(['+', '#'])) {
-                (AclFile::Mosquitto(_), false) => Ask::Receive { topic: plain },
-                _ => Ask::Subscribe { filter: plain, shared: shared.is_some() },
+    let answer = acl.check(&test.who, test.ask.of_file(&acl));
+    Ok((answer.allowed, show(path, &text, answer)))
+}
+
+impl<'a> AclAsk<'a> {
+    fn of_client(self) -> Ask<'a> {
+        match self {
+            Self::Connect => Ask::Connect,
+            Self::Publish(topic, qos, retain) => Ask::Publish { topic: destination(topic), qos, retain },
+            Self::Receive(topic) => Ask::Receive { topic },
+            Self::Subscribe(filter) => {
+                let shared = forebay_wire::topic::split_share(filter);
+                Ask::Subscribe { filter: shared.map_or(filter, |shared| shared.filter), shared: shared.is_some() }
             }
         }
-    };
-    let answer = acl.check(&test.who, ask);
-    Ok((answer.allowed, show(path, &text, answer)))
+    }
+
+    /// Of a filter without wildcards the line that lets the messages through says more.
+    fn of_file(self, acl: &AclFile) -> Ask<'a> {
+        match (self.of_client(), acl) {
+            (Ask::Subscribe { filter, .. }, AclFile::Mosquitto(_)) if !filter.contains(['+', '#']) => {
+                Ask::Receive { topic: filter }
+            }
+            (ask, _) => ask,
+        }
+    }
+}
+
+impl Access {
+    /// What the rules that are in force say, and which of them: users made while the broker runs first, then this ACL. What a token or
+    /// an HTTP service says of one connection is not known here.
+    pub(crate) fn explain(&self, acl: Option<&Path>, test: &AclTest<'_>) -> (bool, String) {
+        if let Some(allowed) = self.dynamic_state().and_then(|state| state.check(&test.who, test.ask.of_client())) {
+            return (allowed, "dynamic security".to_owned());
+        }
+        let policy = self.policy();
+        let Some((path, acl)) = acl.and_then(|path| Some((path, policy.acl(path)?))) else {
+            let allowed = test.ask == AclAsk::Connect || !self.has_dynamic();
+            return (allowed, if allowed { "no acl_file is configured" } else { "no role allows it" }.to_owned());
+        };
+        let answer = acl.check(&test.who, test.ask.of_file(acl));
+        let by = match answer.line {
+            Some(line) => format!("{}:{line}", path.display()),
+            None if answer.allowed => format!("no line of {} says otherwise", path.display()),
+            None => format!("no line of {} allows it", path.display()),
+        };
+        (answer.allowed, by)
+    }
 }
 
 fn show(path: &Path, text: &str, answer: Answer) -> String {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use forebay_wire::reason::ReasonCode;
 
-use super::scram::{self, Scram};
+use super::auth::{Exchange, Step};
+use super::scram;
 use super::sources::{Claim, Identity};
 use super::{Access, jwt};
-use crate::auth::{Exchange, Step};
 use crate::config::Source;
 
 /// The authentication method whose data is a token.
@@ -19,7 +19,7 @@ impl Access {
     pub(crate) fn begin(self: &Arc<Self>, method: &str, claim: &Claim<'_>) -> Option<Box<dyn Exchange>> {
         let has = |source| claim.entrance.sources.contains(&source);
         match method {
-            scram::NAME if has(Source::Password) => Some(Box::new(Scram::new(self.policy()))),
+            scram::NAME if has(Source::Password) => Some(scram::begin(self.policy())),
             JWT if has(Source::Jwt) => {
                 Some(Box::new(Token { access: self.clone(), client_id: claim.client_id.to_owned(), identity: None }))
             }

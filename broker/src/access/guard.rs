@@ -1,10 +1,12 @@
 //! Against guessing: wrong passwords slow down the address that they come from, then ban it for a time.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+
+use crate::network::of_one_party;
 
 /// Addresses that are remembered. Beyond this the one that is forgotten is one that is not banned.
 const ADDRESSES_MAX: usize = 10_000;
@@ -56,7 +58,7 @@ impl Guard {
     /// Whether an address is banned.
     #[must_use]
     pub fn is_banned(&self, addr: IpAddr, now: Instant) -> bool {
-        let failures = self.addresses.lock().get(&network(addr)).copied();
+        let failures = self.addresses.lock().get(&of_one_party(addr)).copied();
         failures.and_then(|failures| failures.banned_until).is_some_and(|until| until > now)
     }
 
@@ -68,7 +70,7 @@ impl Guard {
     /// One more wrong password.
     pub fn failed(&self, addr: IpAddr, now: Instant) -> Consequence {
         let mut addresses = self.addresses.lock();
-        let addr = network(addr);
+        let addr = of_one_party(addr);
         if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(&addr) {
             self.make_room(&mut addresses, now);
         }
@@ -80,8 +82,10 @@ impl Guard {
         failures.count = failures.count.saturating_add(1);
         let doubled = DELAY.saturating_mul(1 << (failures.count - 1).min(10));
         let limits = *self.limits.lock();
-        let banned = failures.count >= limits.max_failures && !limits.ban.is_zero();
-        if banned {
+        let over = failures.count >= limits.max_failures && !limits.ban.is_zero();
+        // Guesses that were under way make a ban longer, and no other.
+        let banned = over && failures.banned_until.is_none();
+        if over {
             failures.banned_until = Some(now + limits.ban);
         }
         Consequence { delay: doubled.min(DELAY_MAX), banned }
@@ -101,7 +105,7 @@ impl Guard {
     pub fn forgive(&self, addr: Option<IpAddr>) -> bool {
         let mut addresses = self.addresses.lock();
         if let Some(addr) = addr {
-            return addresses.remove(&network(addr)).is_some();
+            return addresses.remove(&of_one_party(addr)).is_some();
         }
         let some = !addresses.is_empty();
         addresses.clear();
@@ -123,14 +127,6 @@ impl Guard {
                 addresses.remove(&one);
             }
         }
-    }
-}
-
-/// What one customer has: an IPv4 address, or the /64 of an IPv6 address.
-fn network(addr: IpAddr) -> IpAddr {
-    match addr.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
     }
 }
 

@@ -6,8 +6,9 @@
 //! ```
 
 pub mod acl;
+pub mod auth;
 mod command;
-mod dynamic;
+pub(crate) mod dynamic;
 mod enhanced;
 mod expiry;
 mod guard;
@@ -19,7 +20,7 @@ mod principal;
 mod reload;
 mod rights;
 pub mod rules;
-mod scram;
+pub mod scram;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -35,25 +36,23 @@ use ring::{hmac, rand};
 use tokio::sync::Semaphore;
 
 use crate::config::{AccessConfig, DeniedPublish};
+use crate::file_stamp::ReadFrom;
+use crate::store::medium::FILE_NAME;
 use crate::{delayed, origins};
 
 use acl::BadLine;
-use dynamic::Dynamic;
 use expiry::Expiry;
 use guard::Guard;
 pub(crate) use guard::GuardLimits;
 use http::LastAnswers;
 use password::Stored;
-use reload::Stamp;
 
 pub use command::{AclAsk, AclTest, CommandError, HashForm, PasswdCommand, acl_test, passwd};
-pub(crate) use dynamic::DynamicWork;
 pub use guard::Consequence;
 pub use policy::{AclFile, Policy};
-pub use principal::{Certificate, Principal};
-pub(crate) use reload::{AccessSeen, Stamp as FileStamp, stamp as file_stamp};
+pub use principal::Principal;
+pub(crate) use reload::{AccessSeen, ReadPolicy};
 pub use rights::Rights;
-pub use rules::Network;
 pub use sources::{Claim, Denied, Entrance, Identity};
 
 /// Passwords that were right are remembered (as a keyed hash), so that ten thousand devices that come back at once are
@@ -120,9 +119,9 @@ pub struct Access {
     key: hmac::Key,
     verified: Mutex<HashSet<[u8; 32]>>,
     last_answers: LastAnswers,
-    stamps: Mutex<Vec<Option<Stamp>>>,
+    read_from: Mutex<ReadFrom>,
     expiry: Expiry,
-    dynamic: Option<Dynamic>,
+    dynamic: Option<RwLock<Arc<dynamic::State>>>,
 }
 
 impl std::fmt::Debug for Access {
@@ -154,11 +153,22 @@ impl Access {
             key: key.map_err(|_| AccessError::NoRandom)?,
             verified: Mutex::default(),
             last_answers: LastAnswers::new(config.http.as_ref().map_or(Duration::ZERO, |http| http.last_answer)),
-            stamps: Mutex::new(stamps),
+            read_from: Mutex::new(ReadFrom::new(stamps)),
             expiry: Expiry::default(),
-            dynamic: config.dynamic_security.then(Dynamic::default),
+            dynamic: config.dynamic_security.then(RwLock::default),
             config: config.clone(),
         })))
+    }
+
+    /// What is wrong with the files that a start with this configuration reads: all of it. Nothing but them is looked at.
+    #[must_use]
+    pub fn problems(config: &AccessConfig, data_dir: &Path) -> Vec<AccessError> {
+        let mut wrong = Policy::problems(config);
+        // The first start takes it over; afterwards it may be gone.
+        let is_read = |path: &&Path| path.exists() || !data_dir.join(FILE_NAME).exists();
+        let import = config.dynamic_security_import.as_deref().filter(|_| config.dynamic_security).filter(is_read);
+        wrong.extend(import.and_then(|path| dynamic::imported(path).err()));
+        wrong
     }
 
     /// The rules as they are now.
@@ -180,8 +190,30 @@ impl Access {
     }
 
     /// Users, groups and roles that are made while the broker runs, if there may be any.
-    fn dynamic_state(&self) -> Option<Arc<dynamic::State>> {
-        self.dynamic.as_ref().map(Dynamic::state)
+    pub(crate) fn dynamic_state(&self) -> Option<Arc<dynamic::State>> {
+        self.dynamic.as_ref().map(|state| state.read().clone())
+    }
+
+    /// Whether there may be any.
+    pub(crate) fn has_dynamic(&self) -> bool {
+        self.dynamic.is_some()
+    }
+
+    /// From now on these are the ones.
+    pub(crate) fn set_dynamic_state(&self, state: dynamic::State) {
+        if let Some(known) = &self.dynamic {
+            *known.write() = Arc::new(state);
+        }
+    }
+
+    /// What the configuration says of access.
+    pub(crate) fn config(&self) -> &AccessConfig {
+        &self.config
+    }
+
+    /// When logins expire.
+    pub(crate) fn expiry(&self) -> &Expiry {
+        &self.expiry
     }
 
     /// How many users were made while the broker ran.
@@ -197,12 +229,17 @@ impl Access {
     }
 
     /// On a thread of its own; as many at once as the configuration says.
-    async fn verify(&self, user: &str, password: &[u8], stored: &Arc<Stored>) -> bool {
+    async fn verify(&self, claim: &Claim<'_>, user: &str, stored: &Arc<Stored>) -> bool {
+        let password = claim.password.unwrap_or_default();
         let known = self.digest(&[user.as_bytes(), stored.text().as_bytes(), password]);
         if self.verified.lock().contains(&known) {
             return true;
         }
         let Ok(permit) = self.hashing.clone().acquire_owned().await else { return false };
+        // Guesses that waited here while their address was banned do not hold up those behind them.
+        if self.not_banned(claim).is_err() {
+            return false;
+        }
         let (stored, password) = (stored.clone(), password.to_vec());
         let verified = tokio::task::spawn_blocking(move || {
             let right = stored.verify(&password);

@@ -168,6 +168,19 @@ enum Form<'a> {
 }
 
 impl<'a> Form<'a> {
+    /// About how long it takes to verify, in microseconds of a usual machine.
+    fn cost(&self) -> u64 {
+        match self {
+            // A KiB in one pass.
+            Self::Argon2(hash) => {
+                Params::try_from(hash).map_or(0, |of| u64::from(of.m_cost()) * u64::from(of.t_cost()))
+            }
+            Self::Pbkdf2 { iterations, .. } => u64::from(iterations.get()),
+            Self::Scram(secret) => u64::from(secret.iterations.get()),
+            Self::Sha512 { .. } => 1,
+        }
+    }
+
     fn read(text: &'a str) -> Option<Self> {
         let decoded = |text: &str| STANDARD.decode(text).ok().filter(|bytes| !bytes.is_empty());
         if text.starts_with("$argon2") {
@@ -215,7 +228,7 @@ impl Passwords {
     /// # Errors
     /// The first line that is wrong. A password is never part of it.
     pub fn parse(text: &str) -> Result<Self, BadLine> {
-        let mut passwords = Self::default();
+        let (mut passwords, mut costliest) = (Self::default(), None);
         for (line, text) in (1..).zip(text.lines()) {
             let text = text.trim_end();
             if text.is_empty() || text.starts_with('#') {
@@ -226,14 +239,17 @@ impl Passwords {
             if name.is_empty() || name.len() > NAME_MAX {
                 return Err(bad("the user name is empty or too long"));
             }
-            if Form::read(hash).is_none() {
+            let Some(form) = Form::read(hash) else {
                 return Err(bad(
                     "the password is not hashed in a way that is known ($argon2id$, $scram-sha-256$, $7$, $6$); \
                                 set it anew with `forebay passwd`",
                 ));
-            }
+            };
             let stored = Arc::new(Stored { text: hash.into() });
-            passwords.decoy.get_or_insert_with(|| stored.clone());
+            if costliest < Some(form.cost()) {
+                costliest = Some(form.cost());
+                passwords.decoy = Some(stored.clone());
+            }
             passwords.users.insert(name.into(), stored);
         }
         passwords.users.shrink_to_fit();
@@ -246,7 +262,7 @@ impl Passwords {
         self.users.get(name)
     }
 
-    /// What takes as long as a user who exists; `None` in an empty file.
+    /// What takes as long as the slowest of the users who exist; `None` in an empty file.
     #[must_use]
     pub fn decoy(&self) -> Option<&Arc<Stored>> {
         self.decoy.as_ref()

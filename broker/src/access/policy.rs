@@ -1,6 +1,6 @@
 //! One version of the rules: all that the files of `[access]` say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -78,23 +78,36 @@ pub struct Policy {
 impl Policy {
     /// Reads all files that the configuration names.
     pub(super) fn read(config: &AccessConfig) -> Result<Self, AccessError> {
-        let acls = config.acl_file.iter().chain(&config.listener_acl_files);
         Ok(Self {
-            passwords: config.password_file.as_deref().map(|path| parsed(path, Passwords::parse)).transpose()?,
+            passwords: config.password_file.as_deref().map(passwords).transpose()?,
             keys: config
                 .jwt
                 .as_ref()
                 .map(|jwt| keys(jwt.key_file.as_deref(), jwt.secret_file.as_deref()))
                 .transpose()?,
             http: config.http.as_ref().map(|http| Service::new(http).map(Arc::new)).transpose()?,
-            acls: acls
-                .map(|path| Ok((path.as_path().into(), parsed(path, |text| AclFile::parse(path, text))?)))
+            acls: acl_files(config)
+                .map(|path| Ok((path.as_path().into(), acl(path)?)))
                 .collect::<Result<_, AccessError>>()?,
         })
     }
 
-    #[cfg(test)]
-    pub(super) fn with_passwords(passwords: Passwords) -> Self {
+    /// What is wrong with each of these files.
+    pub(super) fn problems(config: &AccessConfig) -> Vec<AccessError> {
+        let (public, secret) = config.jwt.as_ref().map(|jwt| (&jwt.key_file, &jwt.secret_file)).unzip();
+        let parts = [
+            config.password_file.as_deref().and_then(|path| passwords(path).err()),
+            public.and_then(|path| keys(path.as_deref(), None).err()),
+            secret.and_then(|path| keys(None, path.as_deref()).err()),
+            config.http.as_ref().and_then(|http| Service::new(http).err()),
+        ];
+        let acls = acl_files(config).filter_map(|path| acl(path).err());
+        parts.into_iter().flatten().chain(acls).collect()
+    }
+
+    /// Users, and no rules.
+    #[must_use]
+    pub fn with_passwords(passwords: Passwords) -> Self {
         Self { passwords: Some(passwords), ..Self::default() }
     }
 
@@ -156,6 +169,18 @@ impl Policy {
         }
         lines
     }
+}
+
+fn acl_files(config: &AccessConfig) -> impl Iterator<Item = &PathBuf> {
+    config.acl_file.iter().chain(&config.listener_acl_files)
+}
+
+fn acl(path: &Path) -> Result<AclFile, AccessError> {
+    parsed(path, |text| AclFile::parse(path, text))
+}
+
+fn passwords(path: &Path) -> Result<Passwords, AccessError> {
+    parsed(path, Passwords::parse)
 }
 
 fn parsed<T>(path: &Path, parse: impl Fn(&str) -> Result<T, BadLine>) -> Result<T, AccessError> {

@@ -9,10 +9,12 @@ use forebay_wire::topic;
 use parking_lot::{Mutex, RwLock};
 
 use super::acl::Answer;
+use super::auth::Exchange;
 use super::rules::Ask;
 use super::sources::{Credential, Identity};
 use super::{Access, Claim, Entrance, Principal, destination};
-use crate::auth::Exchange;
+use crate::message::Message;
+use crate::session::Authority;
 
 /// Seeded by chance: nobody can choose topics that push each other out.
 static HASH: LazyLock<foldhash::quality::RandomState> = LazyLock::new(foldhash::quality::RandomState::default);
@@ -87,6 +89,13 @@ impl Rights {
     #[must_use]
     pub fn expires(&self) -> Option<SystemTime> {
         self.identity.read().expires
+    }
+
+    /// Whatever its answers depend on beside the policy: two with the same answer the same.
+    #[must_use]
+    pub fn depends_on(&self) -> u64 {
+        let rules = self.identity.read().rules.as_ref().map(|rules| format!("{rules:?}"));
+        HASH.hash_one((&self.who, &self.entrance.acl, rules))
     }
 
     /// Begins an exchange by which the client proves anew who it is.
@@ -225,5 +234,35 @@ impl Rights {
             *slot = Some(Decision { hash, kind, topic: topic.into(), allowed });
         }
         allowed
+    }
+}
+
+impl Authority for Rights {
+    fn user(&self) -> Option<&str> {
+        self.who().user.as_deref()
+    }
+
+    fn may_receive(&self, topic: &str) -> bool {
+        Self::may_receive(self, topic)
+    }
+
+    fn may_leave_will(&self, will: &Message) -> bool {
+        Self::may_leave_will(self, will.topic(), will.qos, will.retain)
+    }
+
+    fn may_subscribe(&self, filter: &str) -> bool {
+        Self::may_subscribe(self, filter)
+    }
+
+    fn is_valid(&self) -> bool {
+        Self::is_valid(self)
+    }
+
+    fn expires(&self) -> Option<SystemTime> {
+        Self::expires(self)
+    }
+
+    fn depends_on(&self) -> u64 {
+        Self::depends_on(self)
     }
 }

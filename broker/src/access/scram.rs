@@ -11,9 +11,9 @@ use ring::rand::SecureRandom;
 use ring::{digest, hmac, rand};
 
 use super::Policy;
+use super::auth::{Exchange, Step};
 use super::password::{ScramSecret, Stored};
 use super::sources::{Credential, Identity};
-use crate::auth::{Exchange, Step};
 
 /// The longest message of a client, in bytes.
 const MESSAGE_MAX: usize = 4 * 1024;
@@ -23,12 +23,18 @@ const NONCE_LEN: usize = 18;
 /// As it is called in the registry of SASL mechanisms.
 pub const NAME: &str = "SCRAM-SHA-256";
 
+/// Begins an exchange with a client, for the users of this policy.
+#[must_use]
+pub fn begin(policy: Arc<Policy>) -> Box<dyn Exchange> {
+    Box::new(Scram::new(policy))
+}
+
 /// One exchange with one client.
 ///
 /// ```text
 ///   Begin ──client-first──► Challenged ──client-final──► over
 /// ```
-pub(super) struct Scram {
+struct Scram {
     policy: Arc<Policy>,
     state: State,
     identity: Option<Identity>,
@@ -51,7 +57,7 @@ struct Challenge {
 }
 
 impl Scram {
-    pub(super) fn new(policy: Arc<Policy>) -> Self {
+    fn new(policy: Arc<Policy>) -> Self {
         Self { policy, state: State::Begin, identity: None }
     }
 

@@ -12,7 +12,8 @@ use super::dynamic::Found;
 use super::http::{Allowed, Verdict};
 use super::password::Stored;
 use super::rules::Rules;
-use super::{Access, Certificate, Principal, Rights, jwt};
+use super::{Access, Principal, Rights, jwt};
+use crate::certificate::Certificate;
 use crate::config::{AccessConfig, Listener, Source, UserFrom};
 
 /// What a listener says of access.
@@ -41,7 +42,7 @@ impl Entrance {
             anonymous: listener.anonymous,
             sources: listener.sources.clone().unwrap_or_else(|| access.sources.clone()),
             proved: proved(listener),
-            believes_names: listener.sources.is_none() && access.sources.is_empty(),
+            believes_names: listener.sources.is_none() && access.sources.is_empty() && listener.user_from.is_none(),
             acl: listener.acl_file.clone().or_else(|| access.acl_file.clone()),
         }
     }
@@ -232,7 +233,11 @@ impl Access {
         let mut why = None;
         let sources = &claim.entrance.sources;
         for (n, source) in sources.iter().enumerate() {
-            let last = n + 1 == sources.len();
+            // A name that is not there must take as long as one that is, unless another will be asked who takes long.
+            let is_token = claim.password.is_some_and(jwt::is_token);
+            let slow =
+                |later: &Source| matches!(later, Source::Dynamic | Source::Http) || *later == Source::Jwt && is_token;
+            let last = !sources.iter().skip(n + 1).any(slow);
             let said = match source {
                 Source::Password => self.ask_passwords(claim, last).await,
                 Source::Jwt => self.ask_jwt(claim),
@@ -257,14 +262,14 @@ impl Access {
         Err(why.unwrap_or(Denied::wrong("no source knows it", "the end of the list")))
     }
 
-    /// `last`: nobody is asked behind this one, so a name that is not there must take as long as one that is.
+    /// `last`: nobody who takes long is asked behind this one.
     async fn ask_passwords(&self, claim: &Claim<'_>, last: bool) -> Said {
         const SOURCE: &str = "password file";
         let policy = self.policy();
         let (Some(user), Some(passwords)) = (claim.user, policy.passwords()) else { return Said::Next(None) };
         let stored = passwords.get(user);
         let right = match stored.or(passwords.decoy().filter(|_| last)) {
-            Some(hash) => self.verify(user, claim.password.unwrap_or_default(), hash).await,
+            Some(hash) => self.verify(claim, user, hash).await,
             None => false,
         };
         match stored {
@@ -281,9 +286,8 @@ impl Access {
     async fn ask_dynamic(&self, claim: &Claim<'_>, last: bool) -> Said {
         const SOURCE: &str = "dynamic security";
         let (Some(user), Some(state)) = (claim.user, self.dynamic_state()) else { return Said::Next(None) };
-        let password = claim.password.unwrap_or_default();
         match state.find(user, claim.client_id) {
-            Found::Client(stored) => match claim.password.is_some() && self.verify(user, password, &stored).await {
+            Found::Client(stored) => match claim.password.is_some() && self.verify(claim, user, &stored).await {
                 true => Said::Allow(Identity {
                     user: Some(user.into()),
                     credential: Credential::Dynamic(stored),
@@ -293,7 +297,7 @@ impl Access {
             },
             other @ (Found::Shut(_) | Found::Unknown) => {
                 if let Some(decoy) = state.decoy().filter(|_| last || other != Found::Unknown) {
-                    self.verify(user, password, &decoy).await;
+                    self.verify(claim, user, &decoy).await;
                 }
                 match other {
                     Found::Shut(why) => Said::Deny(Denied::wrong(why, SOURCE)),

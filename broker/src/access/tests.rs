@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use forebay_wire::reason::ReasonCode;
 
 use super::*;
-use crate::config::Source;
+use crate::config::{Listener, Place, Source, UserFrom};
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
@@ -84,7 +85,9 @@ fn a_right_password_is_remembered_for_its_hash() {
     let (_folder, access) = access(None);
     let passwords = access.policy().passwords().unwrap().clone();
     let (seven, six) = (passwords.get("seven").unwrap(), passwords.get("six").unwrap());
-    assert!(run(access.verify("seven", b"secret", seven)));
+    let way = entrance(&access.config);
+    let claim = claim(&way, Some("seven"), Some("secret"));
+    assert!(run(access.verify(&claim, "seven", seven)));
     let remembered = |user: &str, password: &[u8], stored: &Arc<Stored>| {
         let digest = access.digest(&[user.as_bytes(), stored.text().as_bytes(), password]);
         access.verified.lock().contains(&digest)
@@ -92,7 +95,7 @@ fn a_right_password_is_remembered_for_its_hash() {
     assert!(remembered("seven", b"secret", seven));
     assert!(!remembered("seven", b"secret", six) && !remembered("six", b"secret", seven));
     assert!(!remembered("seven", b"Secret", seven) && !remembered("sevens", b"ecret", seven));
-    assert!(run(access.verify("seven", b"secret", seven)));
+    assert!(run(access.verify(&claim, "seven", seven)));
 }
 
 #[test]
@@ -109,6 +112,67 @@ fn an_address_that_guesses_is_banned_and_another_is_not() {
     assert!(run(access.authenticate(from("192.0.2.2", "secret"))).is_ok(), "its ban is the address's, not the user's");
     access.guard().forgive(None);
     assert!(run(access.authenticate(from("192.0.2.1", "secret"))).is_ok());
+    // What was under way when it was banned is not hashed any more, and is no ban of its own.
+    let passwords = access.policy().passwords().unwrap().clone();
+    let guess = from("192.0.2.3", "secret");
+    let addr = guess.addr.unwrap();
+    let bans: Vec<bool> = (0..4).map(|_| access.guard().failed(addr, Instant::now()).banned).collect();
+    assert_eq!(bans, [false, false, true, false]);
+    assert!(!run(access.verify(&guess, "seven", passwords.get("seven").unwrap())));
+}
+
+/// Where the transport says who it is, what CONNECT says counts for nothing, even where no source is asked.
+#[test]
+fn a_name_is_not_believed_where_the_transport_proves_it() {
+    let (_folder, access) = access(Some("topic read #\nuser admin\ntopic #\n"));
+    let listener = Listener {
+        anonymous: false,
+        user_from: Some(UserFrom::CommonName),
+        sources: None,
+        ..Listener::new("mqtts://x", Place::Unix("x".into()), 1)
+    };
+    let none = AccessConfig { sources: Vec::new(), ..access.config.clone() };
+    let way = Arc::new(Entrance::new(&listener, &none));
+    assert!(run(access.authenticate(claim(&way, Some("admin"), None))).is_err());
+    assert!(run(access.authenticate(claim(&way, None, None))).is_err());
+    let shown = Claim { vouched: true, ..claim(&way, Some("admin"), None) };
+    assert_eq!(run(access.authenticate(shown)).unwrap().who().user.as_deref(), Some("admin"));
+    let plain = Arc::new(Entrance::new(&Listener { user_from: None, ..listener }, &none));
+    assert!(run(access.authenticate(claim(&plain, Some("admin"), None))).is_ok(), "there a name is what is said");
+}
+
+/// Routes that are remembered are asked for again when somebody with other rights has the session.
+#[test]
+fn rights_that_depend_on_something_else_are_told_apart() {
+    let (_folder, access) = access(None);
+    let way = entrance(&access.config);
+    let rights = |claim: Claim<'_>| run(access.authenticate(claim)).unwrap().depends_on();
+    let seven = || claim(&way, Some("seven"), Some("secret"));
+    assert_eq!(rights(seven()), rights(seven()));
+    assert_ne!(rights(seven()), rights(claim(&way, Some("six"), Some("secret"))));
+    assert_ne!(rights(seven()), rights(Claim { addr: "192.0.2.1".parse().ok(), ..seven() }));
+    let elsewhere = Arc::new(Entrance { acl: Some("other".into()), ..(*way).clone() });
+    assert_ne!(rights(seven()), rights(claim(&elsewhere, Some("seven"), Some("secret"))));
+}
+
+/// A refused reload puts nothing in force, and forgets no file: who looks at them finds them changed.
+#[test]
+fn what_was_read_and_not_put_in_force_is_still_changed() {
+    let (folder, access) = access(None);
+    let mut seen = AccessSeen::default();
+    assert!(!access.has_changed(&mut seen) && !access.has_changed(&mut seen));
+    std::fs::write(folder.path().join("passwords"), "").unwrap();
+    drop(access.read_again().unwrap());
+    assert!(!access.has_changed(&mut seen), "it may be written still");
+    assert!(access.has_changed(&mut seen));
+    let read = access.read_again().unwrap();
+    access.put_in_force(read);
+    assert!(!access.has_changed(&mut seen));
+    // One that is wrong is complained of once.
+    std::fs::write(folder.path().join("passwords"), "wrong\n").unwrap();
+    assert!(!access.has_changed(&mut seen) && access.has_changed(&mut seen));
+    assert!(access.read_again().is_err());
+    assert!(!access.has_changed(&mut seen));
 }
 
 #[test]

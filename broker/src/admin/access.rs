@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use forebay_wire::topic::{check_filter, check_name};
 use serde_json::{Value, json};
 
-use super::answers::{AccessAnswer, BanList, BanRow, Changes};
+use super::answers::{AccessAnswer, AclAnswer, BanList, BanRow, Changes};
 use super::handlers::{done, json};
 use super::routes::{Ask, Error, Outcome};
+use crate::access::{AclAsk, AclTest, Principal};
 
 pub(super) fn show(ask: &Ask<'_>) -> Outcome {
     let Some(access) = ask.on.broker.access() else {
@@ -22,6 +24,52 @@ pub(super) fn show(ask: &Ask<'_>) -> Outcome {
         rules: policy.rules() as u64,
         banned: access.guard().banned(Instant::now()).len() as u64,
     })
+}
+
+/// What the rules in force say.
+pub(super) fn test(ask: &Ask<'_>) -> Outcome {
+    let query = |name| ask.query.text(name);
+    let number = |name| ask.query.number(name).map_err(Error::Wrong);
+    let action = query("action").ok_or_else(|| Error::Wrong("needs action".to_owned()))?;
+    let topic = query("topic").unwrap_or_default();
+    let qos = number("qos")?.unwrap_or(0);
+    let qos = u8::try_from(qos).ok().filter(|qos| *qos <= 2);
+    let qos = qos.ok_or_else(|| Error::Wrong("qos must be 0, 1 or 2".to_owned()))?;
+    let retain = number("retain")?.is_some_and(|retain| retain > 0);
+    let (wanted, checked) = match action {
+        "connect" => (AclAsk::Connect, Ok(())),
+        "publish" => (AclAsk::Publish(topic, qos, retain), check_name(topic, usize::MAX)),
+        "receive" => (AclAsk::Receive(topic), check_name(topic, usize::MAX)),
+        "subscribe" => (AclAsk::Subscribe(topic), check_filter(topic, usize::MAX)),
+        other => {
+            return Err(Error::Wrong(format!("no action \"{other}\"; there are connect, publish, subscribe, receive")));
+        }
+    };
+    checked.map_err(|why| Error::Wrong(format!("topic \"{topic}\": {why}")))?;
+    let address = query("address").map(str::parse::<IpAddr>).transpose();
+    let address = address.map_err(|_| Error::Wrong("address must be an IP address".to_owned()))?;
+    let config = &ask.on.broker.config;
+    let mut acl = config.access.acl_file.as_deref();
+    if let Some(url) = query("listener") {
+        let found = config.listeners.iter().find(|listener| listener.url == url);
+        let found = found.ok_or_else(|| Error::Wrong(format!("no listener has the url \"{url}\"")))?;
+        acl = found.acl_file.as_deref().or(acl);
+    }
+    let groups = query("groups").unwrap_or_default().split(',').filter(|group| !group.is_empty());
+    let who = Principal {
+        user: query("user").map(Into::into),
+        client_id: query("client").unwrap_or_default().into(),
+        groups: groups.map(Into::into).collect(),
+        certificate: None,
+        addr: address,
+        listener: query("listener").unwrap_or_default().into(),
+    };
+    let Some(access) = ask.on.broker.access() else {
+        return json(&AclAnswer { allowed: true, by: "[access] names no rules".to_owned(), version: 0 });
+    };
+    let version = access.version();
+    let (allowed, by) = access.explain(acl, &AclTest { who, ask: wanted });
+    json(&AclAnswer { allowed, by, version })
 }
 
 pub(super) fn bans(ask: &Ask<'_>) -> Outcome {

@@ -146,8 +146,40 @@ answer! {
         connected: u64,
         /// Messages that consumers have and have not acknowledged.
         in_flight: u64,
-        /// Messages that are set aside after a refusal.
+        /// Messages that are set aside after a refusal, or because no consumer may read them.
         aside: u64,
+        /// Messages that no consumer who is connected may read.
+        not_allowed: u64,
+    }
+}
+
+answer! {
+    /// Messages that wait for their time.
+    DelayedPage {
+        /// How many there are, on all pages.
+        total: u64,
+        /// Those of this page, in the order in which they are sent; those that wait by the broker's own clock first.
+        delayed: Vec<DelayedRow>,
+        /// `after` of the next page; null on the last.
+        next: Option<String>,
+    }
+}
+
+answer! {
+    /// A message that waits for its time.
+    DelayedRow {
+        /// Its name, for cancelling and moving it.
+        key: String,
+        /// The topic on which it is published then.
+        topic: String,
+        /// The quality of service at which it was published.
+        qos: u64,
+        /// Bytes of its payload.
+        payload_bytes: u64,
+        /// When it is due; 0 when it is.
+        due_in_ms: u64,
+        /// By the wall clock; else by the broker's own, which no step of the wall clock moves.
+        by_wall_clock: bool,
     }
 }
 
@@ -350,6 +382,8 @@ answer! {
         file: String,
         /// Its length.
         bytes: u64,
+        /// Rows that are not what was written: the copy has them as they are, and a start on it removes them. The log names them.
+        damaged_rows: u64,
         /// Milliseconds that it took.
         took_ms: u64,
     }
@@ -384,6 +418,18 @@ answer! {
         rules: u64,
         /// Addresses that are banned.
         banned: u64,
+    }
+}
+
+answer! {
+    /// What the rules that are in force say of a client.
+    AclAnswer {
+        /// Whether it may.
+        allowed: bool,
+        /// The file and the line that say so, `dynamic security`, or that nothing does.
+        by: String,
+        /// The version of the rules.
+        version: u64,
     }
 }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
+
 use crate::config::AdminConfig;
 #[cfg(unix)]
 use crate::config::SocketFile;
@@ -19,7 +21,52 @@ pub struct Bound {
     pub(super) http: Option<std::net::TcpListener>,
     #[cfg(unix)]
     pub(super) socket: Option<Socket>,
-    pub(super) token: Option<String>,
+    pub(super) token: Option<Token>,
+}
+
+/// The token that requests must have. Its file is read for each of them: one that an operator changes is in force at once.
+#[derive(Debug)]
+pub(super) struct Token {
+    path: PathBuf,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug)]
+struct Last {
+    token: Option<String>,
+    /// Its file could be read the last time.
+    is_in_file: bool,
+}
+
+impl Token {
+    pub(super) fn open(path: &Path) -> Result<Self, AdminError> {
+        let token = token(path)?;
+        Ok(Self { path: path.to_owned(), last: Mutex::new(Last { token: Some(token), is_in_file: true }) })
+    }
+
+    /// What the file holds; `None`: no token, and nobody has it then. A file that cannot be read at the moment holds what it held.
+    pub(super) fn now(&self) -> Option<String> {
+        let found = token(&self.path);
+        let mut last = self.last.lock();
+        let was_in_file = std::mem::replace(&mut last.is_in_file, found.is_ok());
+        match found {
+            Ok(token) => last.token = Some(token),
+            Err(error) => {
+                let is_for_now =
+                    matches!(&error, AdminError::Token { source, .. } if source.kind() != io::ErrorKind::NotFound);
+                if !is_for_now {
+                    last.token = None;
+                }
+                if was_in_file {
+                    tracing::error!(
+                        "{error}; until it is mended {}",
+                        if is_for_now { "the token before holds" } else { "nobody has the token" }
+                    );
+                }
+            }
+        }
+        last.token.clone()
+    }
 }
 
 /// A Unix socket; its file goes with it.
@@ -73,7 +120,7 @@ pub fn bind(config: &AdminConfig) -> Result<Option<Bound>, AdminError> {
     if config.http.is_none() && config.socket.is_none() {
         return Ok(None);
     }
-    let token = config.token_file.as_deref().map(token).transpose()?;
+    let token = config.token_file.as_deref().map(Token::open).transpose()?;
     let http = config.http.map(http).transpose()?;
     Ok(Some(Bound {
         http,
@@ -140,5 +187,25 @@ mod tests {
             assert_eq!(token(&path).is_ok(), fine, "{text:?}");
         }
         assert!(matches!(token(&folder.path().join("none")), Err(AdminError::Token { .. })));
+    }
+
+    #[test]
+    fn a_token_that_is_changed_or_taken_away_holds_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "0123456789abcdef\n").unwrap();
+        let token = Token::open(&path).unwrap();
+        std::fs::write(&path, "fedcba9876543210").unwrap();
+        assert_eq!(token.now().as_deref(), Some("fedcba9876543210"));
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(token.now(), None);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(token.now(), None);
+        // As a disk does that fails.
+        std::fs::write(&path, "0123456789abcdef").unwrap();
+        assert!(token.now().is_some());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(token.now().as_deref(), Some("0123456789abcdef"));
     }
 }

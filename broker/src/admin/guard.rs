@@ -1,15 +1,20 @@
 //! Who may ask for what. The Unix socket is the broker's own user's: everything. HTTP with a token: everything for whoever
 //! has it. HTTP without one is on this machine only: it shows figures, but no payloads, and changes nothing.
 
+use std::net::SocketAddr;
+
 use hyper::header::{AUTHORIZATION, HOST};
 use hyper::http::request::Parts;
 
+use super::bind::Token;
 use super::routes::Needs;
+use crate::logging::LOG_INS;
+use crate::network;
 
 /// What a request came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Via {
-    Http,
+    Http(SocketAddr),
     #[cfg(unix)]
     Socket,
 }
@@ -26,18 +31,25 @@ pub(super) enum Refused {
 }
 
 /// Whether the request may have what it asks for.
-pub(super) fn check(parts: &Parts, via: Via, token: Option<&str>, needs: Needs) -> Result<(), Refused> {
-    match via {
+pub(super) fn check(parts: &Parts, via: Via, token: Option<&Token>, needs: Needs) -> Result<(), Refused> {
+    let from = match via {
         #[cfg(unix)]
         Via::Socket => return Ok(()),
-        Via::Http => {}
-    }
+        Via::Http(from) => from,
+    };
     if needs == Needs::Nothing {
         return Ok(());
     }
     match token {
-        Some(token) if has_token(parts, token) => Ok(()),
-        Some(_) => Err(Refused::Token),
+        Some(token) if token.now().is_some_and(|token| has_token(parts, &token)) => Ok(()),
+        Some(_) => {
+            // Whoever has none yet is told to send one. In words that config/fail2ban/ knows.
+            if parts.headers.contains_key(AUTHORIZATION) {
+                let (listener, client) = ("admin", "");
+                tracing::warn!(target: LOG_INS, listener, %from, client, "log-in refused: a wrong token");
+            }
+            Err(Refused::Token)
+        }
         None if !is_own_name(parts) => Err(Refused::Host),
         None if needs == Needs::Look => Ok(()),
         None => Err(Refused::NoToken),
@@ -55,15 +67,10 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
-/// Whether `Host` is an IP address or localhost. A page on the Internet can have its own name point to 127.0.0.1 and
-/// then read from here as from itself; the name stays its own.
+/// Whether `Host` is a name that no page can have.
 fn is_own_name(parts: &Parts) -> bool {
     let host = parts.headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
+    network::is_own_name(host)
 }
 
 #[cfg(test)]
@@ -71,7 +78,17 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    const HTTP: Via = Via::Http(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5));
     const TOKEN: &str = "0123456789abcdef";
+
+    /// The token, and the folder of its file.
+    fn token() -> (tempfile::TempDir, Token) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, TOKEN).unwrap();
+        let token = Token::open(&path).unwrap();
+        (folder, token)
+    }
 
     fn parts(host: &str, authorization: Option<&str>) -> Parts {
         let mut request = hyper::Request::get("/api/status").header(HOST, host);
@@ -83,19 +100,20 @@ mod tests {
 
     #[test]
     fn with_a_token_nothing_goes_without_it() {
+        let (_folder, token) = token();
         for needs in [Needs::Look, Needs::Payload, Needs::Change] {
-            let with = |value: Option<&str>| check(&parts("gateway:1", value), Via::Http, Some(TOKEN), needs);
+            let with = |value: Option<&str>| check(&parts("gateway:1", value), HTTP, Some(&token), needs);
             assert_eq!(with(Some("Bearer 0123456789abcdef")), Ok(()));
             for wrong in [None, Some(""), Some("Bearer "), Some(TOKEN), Some("Bearer 0123456789abcdeF")] {
                 assert_eq!(with(wrong), Err(Refused::Token), "{needs:?} {wrong:?}");
             }
         }
-        assert_eq!(check(&parts("x", None), Via::Http, Some(TOKEN), Needs::Nothing), Ok(()));
+        assert_eq!(check(&parts("x", None), HTTP, Some(&token), Needs::Nothing), Ok(()));
     }
 
     #[test]
     fn without_a_token_this_machine_may_look() {
-        let with = |host: &str, needs| check(&parts(host, None), Via::Http, None, needs);
+        let with = |host: &str, needs| check(&parts(host, None), HTTP, None, needs);
         for host in ["127.0.0.1:9883", "localhost:9883", "[::1]:9883", "localhost"] {
             assert_eq!(with(host, Needs::Look), Ok(()), "{host}");
             assert_eq!(with(host, Needs::Payload), Err(Refused::NoToken), "{host}");
@@ -109,6 +127,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn the_socket_is_the_owners() {
-        assert_eq!(check(&parts("", None), Via::Socket, Some(TOKEN), Needs::Change), Ok(()));
+        let (_folder, token) = token();
+        assert_eq!(check(&parts("", None), Via::Socket, Some(&token), Needs::Change), Ok(()));
     }
 }

@@ -8,6 +8,8 @@ mod access;
 pub mod answers;
 mod bind;
 mod bridges;
+mod declared;
+mod delayed;
 mod guard;
 mod handlers;
 pub mod health;

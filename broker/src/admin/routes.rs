@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use super::Surroundings;
 use super::answers::{
-    AccessAnswer, BackupAnswer, BanList, BridgeList, Changes, CompactAnswer, DeclaredList, Done, DropList, Failure,
-    FoldAnswer, JournalAnswer, LogAnswer, QueueList, QueuePeek, RetainedMessage, RetainedPage, SessionDetail,
-    SessionPage, StoreAnswer, SubscriptionPage, Why,
+    AccessAnswer, AclAnswer, BackupAnswer, BanList, BridgeList, Changes, CompactAnswer, DeclaredList, DelayedPage,
+    Done, DropList, Failure, FoldAnswer, JournalAnswer, LogAnswer, QueueList, QueuePeek, RetainedMessage, RetainedPage,
+    SessionDetail, SessionPage, StoreAnswer, SubscriptionPage, Why,
 };
 use super::query::Query;
-use super::{access, bridges, handlers, queues, sessions, store, why};
+use super::{access, bridges, delayed, handlers, queues, sessions, store, why};
 use crate::observe::schema::Schema;
 use crate::observe::{LedgerPart, Snapshot};
 
@@ -82,6 +82,13 @@ pub(super) struct Route {
 const AFTER: Parameter = text("after", "`next` of the page before.");
 const LIMIT: Parameter = number("limit", "How many at most, 1 to 1000; 100 when it is left out.");
 
+/// Of dead letters.
+const REPLAY: &[Parameter] = &[
+    text("filter", "Only those whose topic, as it was, matches this filter; `#` when it is left out."),
+    number("limit", "So many at most; all when it is left out."),
+    number("rate", "So many in a second; as quickly as it goes when it is left out."),
+];
+
 /// All of them.
 pub(super) const ROUTES: &[Route] = &[
     Route {
@@ -124,7 +131,8 @@ pub(super) const ROUTES: &[Route] = &[
         method: "DELETE",
         path: "/api/sessions/{client}",
         needs: Needs::Change,
-        help: "Ends a session: its client is disconnected, its queue is dropped and counted.",
+        help: "Ends a session: its client is disconnected, its queue is dropped and counted. Bridges, queues and streams that the \
+               configuration names are not ended.",
         parameters: &[],
         body: None,
         schema: Done::schema,
@@ -200,14 +208,43 @@ pub(super) const ROUTES: &[Route] = &[
         path: "/api/queues/{queue}/replay",
         needs: Needs::Change,
         help: "Puts dead letters back into the declared queue that they came from.",
-        parameters: &[
-            text("filter", "Only those whose topic, as it was, matches this filter; `#` when it is left out."),
-            number("limit", "So many at most; all when it is left out."),
-            number("rate", "So many in a second; as quickly as it goes when it is left out."),
-        ],
+        parameters: REPLAY,
         body: None,
         schema: Done::schema,
         run: queues::replay,
+    },
+    Route {
+        method: "GET",
+        path: "/api/delayed",
+        needs: Needs::Look,
+        help: "Messages that wait for their time. One that came a moment ago is there when it is on disk.",
+        parameters: &[AFTER, LIMIT],
+        body: None,
+        schema: DelayedPage::schema,
+        run: delayed::list,
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/delayed/{key}",
+        needs: Needs::Change,
+        help: "Cancels a delayed message; it is counted.",
+        parameters: &[],
+        body: None,
+        schema: Done::schema,
+        run: delayed::cancel,
+    },
+    Route {
+        method: "POST",
+        path: "/api/delayed/{key}/move",
+        needs: Needs::Change,
+        help: "Gives a delayed message another time; it has another key then.",
+        parameters: &[
+            number("after_s", "In so many seconds by the broker's own clock."),
+            text("at", "At this time by the wall clock, such as 2027-01-01T06:00:00Z."),
+        ],
+        body: None,
+        schema: Done::schema,
+        run: delayed::move_to,
     },
     Route {
         method: "GET",
@@ -248,6 +285,26 @@ pub(super) const ROUTES: &[Route] = &[
         body: None,
         schema: Done::schema,
         run: bridges::purge,
+    },
+    Route {
+        method: "POST",
+        path: "/api/bridges/{bridge}/dead/replay",
+        needs: Needs::Change,
+        help: "Puts dead letters back into the queue of the bridge that they came from.",
+        parameters: REPLAY,
+        body: None,
+        schema: Done::schema,
+        run: bridges::replay,
+    },
+    Route {
+        method: "POST",
+        path: "/api/bridges/{bridge}/dead/purge",
+        needs: Needs::Change,
+        help: "Drops a bridge's dead letters; they are counted as purged.",
+        parameters: &[],
+        body: None,
+        schema: Done::schema,
+        run: bridges::purge_dead,
     },
     Route {
         method: "GET",
@@ -382,6 +439,27 @@ pub(super) const ROUTES: &[Route] = &[
         body: None,
         schema: AccessAnswer::schema,
         run: access::show,
+    },
+    Route {
+        method: "GET",
+        path: "/api/access/test",
+        needs: Needs::Look,
+        help: "Whether a client may do something by the rules that are in force, and which rule says so. What a token or an HTTP service \
+               says of one connection is not asked.",
+        parameters: &[
+            text("action", "`connect`, `publish`, `subscribe` or `receive`."),
+            text("topic", "The topic name, or the topic filter; none for `connect`."),
+            text("user", "Its user name; a client without one when it is left out."),
+            text("client", "Its client identifier."),
+            text("groups", "Groups that it is in beside those of the rules, with commas between them."),
+            text("address", "Where it comes from."),
+            text("listener", "The `url` of the listener that it comes by."),
+            number("qos", "The QoS that it publishes with; 0 when it is left out."),
+            number("retain", "1: what it publishes is retained."),
+        ],
+        body: None,
+        schema: AclAnswer::schema,
+        run: access::test,
     },
     Route {
         method: "GET",
@@ -542,7 +620,12 @@ mod tests {
     #[test]
     fn no_route_is_hidden_by_another() {
         for route in ROUTES {
-            let path = route.path.replace("{client}", "x").replace("{topic}", "x").replace("{queue}", "x");
+            let path = route
+                .path
+                .replace("{client}", "x")
+                .replace("{topic}", "x")
+                .replace("{queue}", "x")
+                .replace("{key}", "x");
             match find(route.method, &path) {
                 Found::Route(found, _) => assert_eq!((found.path, found.method), (route.path, route.method)),
                 Found::OtherMethod(_) | Found::Nothing => panic!("{path}"),

@@ -10,6 +10,7 @@ use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 
+use super::bind::Token;
 use super::guard::{self, Refused, Via};
 use super::query::{Query, decode};
 use super::routes::{Ask, Error, Found, Needs, Outcome, Route, find};
@@ -47,13 +49,19 @@ type Answer = Response<Full<Bytes>>;
 
 struct Server {
     on: Surroundings,
-    token: Option<String>,
+    token: Option<Token>,
     stopped: watch::Receiver<bool>,
+}
+
+impl Server {
+    fn check(&self, parts: &Parts, via: Via, needs: Needs) -> Result<(), Refused> {
+        guard::check(parts, via, self.token.as_ref(), needs)
+    }
 }
 
 /// Serves until it is told to stop; then what is being answered is answered.
 pub(super) async fn serve(bound: Bound, on: Surroundings, mut stopped: watch::Receiver<bool>) {
-    let server = Arc::new(Server { on, token: bound.token.clone(), stopped: stopped.clone() });
+    let server = Arc::new(Server { on, token: bound.token, stopped: stopped.clone() });
     let mut places = Vec::new();
     if let Some(listener) = bound.http.and_then(|http| tokio::net::TcpListener::from_std(http).ok()) {
         let (server, permits) = (server.clone(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
@@ -61,7 +69,7 @@ pub(super) async fn serve(bound: Bound, on: Surroundings, mut stopped: watch::Re
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => connection(stream, Via::Http, &server, &permits),
+                    Ok((stream, from)) => connection(stream, Via::Http(from), &server, &permits),
                     Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
                 }
             }
@@ -126,7 +134,7 @@ async fn answer(request: Request<Incoming>, via: Via, server: Arc<Server>) -> Re
     let method = if head { "GET" } else { parts.method.as_str() };
     let path = parts.uri.path();
     if let Some(special) = special(method, path) {
-        let allowed = guard::check(&parts, via, server.token.as_deref(), special.needs());
+        let allowed = server.check(&parts, via, special.needs());
         return Ok(match allowed {
             Ok(()) => special.answer(server).await,
             Err(refused) => refusal(refused),
@@ -143,7 +151,7 @@ async fn answer(request: Request<Incoming>, via: Via, server: Arc<Server>) -> Re
         }
         Found::Nothing => return Ok(failed(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))),
     };
-    if let Err(refused) = guard::check(&parts, via, server.token.as_deref(), route.needs) {
+    if let Err(refused) = server.check(&parts, via, route.needs) {
         return Ok(refusal(refused));
     }
     let body = match tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_BYTES_MAX).collect()).await {

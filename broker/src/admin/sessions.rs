@@ -9,6 +9,7 @@ use super::answers::{
     DropList, QueueList, QueuePeek, QueuedMessage, SessionDetail, SessionDrops, SessionPage, SessionRow,
     SubscriptionPage, SubscriptionRow,
 };
+use super::declared::why_it_stays;
 use super::handlers::{done, json, limit, page, payload};
 use super::routes::{Ask, Error, Outcome};
 use crate::broker::Slot;
@@ -213,6 +214,9 @@ pub(super) fn purge(ask: &Ask<'_>) -> Outcome {
 
 pub(super) fn end(ask: &Ask<'_>) -> Outcome {
     let slot = slot(ask)?;
+    if let Some(why) = why_it_stays(&ask.on.broker.config, &ask.name) {
+        return Err(Error::Conflict(why));
+    }
     tracing::info!(client = ask.name, "its session is ended through the API");
     if slot.online() {
         slot.kick(ReasonCode::AdministrativeAction as u8);

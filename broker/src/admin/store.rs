@@ -82,13 +82,14 @@ pub(super) fn backup(ask: &Ask<'_>) -> Outcome {
         return Err(Error::Wrong(format!("to must be a whole path, is \"{to}\"")));
     }
     let began = Instant::now();
-    let bytes = ask.on.reader.backup(path).map_err(|error| match error {
+    let copied = ask.on.reader.backup(path).map_err(|error| match error {
         BackupError::Exists { .. } => Error::Conflict(error.to_string()),
         BackupError::Write { .. } | BackupError::Store { .. } | BackupError::InMemory => {
             Error::Failed(error.to_string())
         }
     })?;
     let took_ms = ms_since(began);
-    tracing::info!(file = to, bytes, took_ms, "the store has been copied");
-    json(&BackupAnswer { file: to.to_owned(), bytes, took_ms })
+    let (bytes, damaged_rows) = (copied.bytes, copied.damaged.len() as u64);
+    tracing::info!(file = to, bytes, damaged_rows, took_ms, "the store has been copied");
+    json(&BackupAnswer { file: to.to_owned(), bytes, damaged_rows, took_ms })
 }

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::identity;
+use crate::broker::Replay;
 
 /// Whether a bridge sends, told to it by others.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub struct Control {
     paused: AtomicBool,
     file: PathBuf,
     waker: Mutex<Option<Waker>>,
+    replay: Mutex<Option<Replay>>,
+    replay_is_asked: Notify,
 }
 
 impl Control {
@@ -23,7 +27,13 @@ impl Control {
     #[must_use]
     pub fn of(data_dir: &Path, bridge: &str) -> Self {
         let file = identity::folder(data_dir).join(format!("{bridge}.paused"));
-        Self { paused: AtomicBool::new(file.exists()), file, waker: Mutex::new(None) }
+        Self {
+            paused: AtomicBool::new(file.exists()),
+            file,
+            waker: Mutex::new(None),
+            replay: Mutex::new(None),
+            replay_is_asked: Notify::new(),
+        }
     }
 
     /// Sends nothing from now on, over restarts too, until [`Control::resume`].
@@ -60,6 +70,23 @@ impl Control {
     pub fn poll_paused(&self, cx: &Context<'_>) -> bool {
         self.waker.lock().replace(cx.waker().clone());
         self.is_paused()
+    }
+
+    /// Puts dead letters back into the queue; a replay that is under way is replaced.
+    pub fn replay(&self, what: Replay) {
+        *self.replay.lock() = Some(what);
+        self.replay_is_asked.notify_one();
+    }
+
+    /// The next replay that is asked for. Dropping it loses none.
+    pub async fn replay_asked(&self) -> Replay {
+        loop {
+            let asked = self.replay.lock().take();
+            if let Some(asked) = asked {
+                return asked;
+            }
+            self.replay_is_asked.notified().await;
+        }
     }
 
     fn set(&self, paused: bool) {

@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::beside;
+
 const GATEWAY: &str = "gateway-id";
 
 /// The folder of everything that bridges keep outside the store.
@@ -40,6 +42,8 @@ pub struct Epoch {
     pub unsettled: bool,
 }
 
+/// How the name of an outbox ends.
+const OUTBOX: &str = ".outbox";
 /// What follows a number that is not settled.
 const UNSETTLED: &str = " unsettled";
 
@@ -70,6 +74,25 @@ pub fn settle(data_dir: &Path, bridge: &str, number: u64) -> io::Result<()> {
     write(&epoch_file(data_dir, bridge), &number.to_string())
 }
 
+/// The file of the messages that have left a bridge's queue for an MQTT broker, and have not arrived.
+#[must_use]
+pub fn outbox(data_dir: &Path, bridge: &str) -> PathBuf {
+    folder(data_dir).join(format!("{bridge}{OUTBOX}"))
+}
+
+/// Outboxes of bridges that the configuration does not name: what is in them goes nowhere.
+#[must_use]
+pub fn forgotten_outboxes(data_dir: &Path, is_known: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let Ok(files) = fs::read_dir(folder(data_dir)) else { return Vec::new() };
+    let forgotten = |file: &PathBuf| {
+        let name = file.file_name().and_then(|name| name.to_str());
+        name.and_then(|name| name.strip_suffix(OUTBOX)).is_some_and(|bridge| !is_known(bridge))
+    };
+    let mut all: Vec<PathBuf> = files.flatten().map(|entry| entry.path()).filter(forgotten).collect();
+    all.sort();
+    all
+}
+
 fn epoch_file(data_dir: &Path, bridge: &str) -> PathBuf {
     folder(data_dir).join(format!("{bridge}.epoch"))
 }
@@ -85,7 +108,7 @@ fn read(file: &Path) -> io::Result<Option<String>> {
 /// Whole or not at all, whenever the power fails.
 fn write(file: &Path, text: &str) -> io::Result<()> {
     let new = file.with_extension("new");
-    let mut opened = File::create(&new)?;
+    let mut opened = beside::create(&new, 0o666)?;
     opened.write_all(text.as_bytes())?;
     opened.sync_all()?;
     fs::rename(&new, file)?;
@@ -113,6 +136,19 @@ mod tests {
         fs::write(folder(scratch.path()).join(GATEWAY), "\0\0\0").unwrap();
         let other = gateway(scratch.path()).unwrap();
         assert_eq!(gateway(scratch.path()).unwrap(), other, "what is damaged is drawn anew, once");
+    }
+
+    #[test]
+    fn an_outbox_without_a_bridge_is_found() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert!(forgotten_outboxes(scratch.path(), |_| false).is_empty());
+        gateway(scratch.path()).unwrap();
+        for bridge in ["up", "gone"] {
+            fs::write(outbox(scratch.path(), bridge), "").unwrap();
+            epoch(scratch.path(), bridge, true).unwrap();
+        }
+        let found = forgotten_outboxes(scratch.path(), |bridge| bridge == "up");
+        assert_eq!(found, [outbox(scratch.path(), "gone")]);
     }
 
     #[test]

@@ -83,6 +83,8 @@ impl Inward {
     /// `None`: the client has ended.
     async fn receive(&self, client: &Client, rule: &Rule, mut subscription: Subscription) -> Option<()> {
         let safe = Arc::new(Notify::new());
+        // Of what names itself or is delayed the broker makes another message, published in the queue's name.
+        let mut safe_of_queue = self.slot.safe();
         let mut cache = RouteCache::new(CACHE_ENTRIES);
         let mut pending: VecDeque<(Received, Option<Arc<Message>>)> = VecDeque::new();
         loop {
@@ -99,6 +101,7 @@ impl Inward {
                     pending.push_back((received, message));
                 }
                 () = safe.notified(), if !pending.is_empty() => {}
+                Ok(()) = safe_of_queue.changed(), if !pending.is_empty() => {}
             }
         }
         match subscription.ended() {
@@ -133,6 +136,7 @@ impl Inward {
         let via = via.iter().map(String::as_str).chain([&*self.gateway]).collect::<Vec<_>>().join(",");
         properties.user.retain(|(name, _)| name != VIA);
         properties.user.push((VIA.to_owned(), via));
+        say_what_is(&mut properties, received.payload());
         let encoded = encode(&properties);
         let fill =
             Fill { bridge: &self.name, topic: received.topic(), properties: &encoded, payload: received.payload() };
@@ -161,22 +165,45 @@ impl Inward {
             accepted_at: now,
         };
         let message = Arc::new(Message::new(&parts, Some(Arc::new(Safe(safe.clone())))));
+        self.put(cache, &message).await
+    }
+
+    /// Into the broker, when there is room. The message that must be safe before it is acknowledged may be another one: the one that
+    /// was made of it, or the first of a repetition. `None`: at once.
+    async fn put(&self, cache: &mut RouteCache<Arc<Slot>>, message: &Arc<Message>) -> Option<Arc<Message>> {
         loop {
-            let mut staged = Staged::of(&message, received.retain(), Durability::Commit);
+            let mut staged = Staged::of(message, message.retain, Durability::Commit);
             let batch = Batch { origin: Some(&self.slot), ..Batch::OWN };
-            self.broker.fan_out(cache, batch, std::slice::from_mut(&mut staged));
-            if staged.verdict != Verdict::Full {
-                break;
+            {
+                // Its number and what it becomes go into one commit.
+                let _one_commit = self.broker.writer.gate();
+                self.broker.fan_out(cache, batch, std::slice::from_mut(&mut staged));
+            }
+            match staged.verdict {
+                Verdict::Full => {}
+                Verdict::Refused(why) => {
+                    self.figures.unfit.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(bridge = &*self.name, topic = message.topic(), "not published here: {why:?}");
+                    return None;
+                }
+                Verdict::Open | Verdict::Taken | Verdict::Nobody | Verdict::Duplicate => {
+                    self.figures.received.fetch_add(1, Ordering::Relaxed);
+                    return staged.message.filter(|_| staged.waits);
+                }
             }
             tokio::time::sleep(ROOM_AGAIN).await;
         }
-        self.figures.received.fetch_add(1, Ordering::Relaxed);
-        Some(message)
     }
 }
 
+/// A broker that looks at no payload lets pass what says that it is UTF-8 and is not. Who subscribes here may end the
+/// connection for that [MQTT5-3.3.2.3.2], again and again.
+fn say_what_is(properties: &mut forebay_client::Properties, payload: &[u8]) {
+    properties.payload_is_utf8 &= std::str::from_utf8(payload).is_ok();
+}
+
 /// Properties as they are forwarded to subscribers.
-fn encode(from: &forebay_client::Properties) -> Vec<u8> {
+pub(super) fn encode(from: &forebay_client::Properties) -> Vec<u8> {
     let mut out = Vec::new();
     if let Some(text) = &from.content_type {
         put(&mut out, id::CONTENT_TYPE, text.as_bytes());
@@ -207,4 +234,113 @@ fn put_data(out: &mut Vec<u8>, data: &[u8]) {
     let length = u16::try_from(data.len()).unwrap_or(u16::MAX);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(data.get(..usize::from(length)).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::task::{Context, Wake, Waker};
+
+    use super::*;
+    use crate::broker::by_hand::{broker, commit, message, queue_of};
+    use crate::broker::{TakerFilter, TakerOptions};
+    use crate::properties::put_user;
+
+    fn inward(broker: &Arc<Broker>) -> Inward {
+        let filters = vec![TakerFilter { filter: "none".to_owned(), qos: 1, no_local: true }];
+        let limits = broker.settings.queue.clone();
+        let taker = broker.open_taker("up", &TakerOptions { filters, limits, window: 1, committed_only: false });
+        Inward {
+            broker: broker.clone(),
+            name: "up".into(),
+            gateway: "g".into(),
+            slot: taker.slot().clone(),
+            figures: Arc::default(),
+        }
+    }
+
+    fn saying(pairs: &[(&str, &str)]) -> Arc<Message> {
+        let mut properties = Vec::new();
+        pairs.iter().for_each(|(name, value)| put_user(&mut properties, name, value));
+        Arc::new(message("t", &properties))
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_the_broker_makes_another_message_of_is_acknowledged_when_that_is_safe() {
+        for said in [&[("origin", "d"), ("seq", "7")][..], &[("deliver-after", "60")]] {
+            let (broker, mut store) = broker();
+            let inward = inward(&broker);
+            commit(&broker, &mut store);
+            let mut heard = inward.slot.safe();
+            let mut cache = RouteCache::new(CACHE_ENTRIES);
+            let waits = inward.put(&mut cache, &saying(said)).await.expect("it is on no disk yet");
+            assert!(!waits.is_safe(), "{said:?}");
+            assert!(!heard.has_changed().unwrap());
+            commit(&broker, &mut store);
+            assert!(waits.is_safe() && heard.has_changed().unwrap(), "{said:?}");
+            heard.mark_unchanged();
+            assert_eq!(inward.figures.received.load(Ordering::Relaxed), 1);
+        }
+    }
+
+    /// Woken in the middle of a publication: whether a commit could begin there.
+    struct Middle {
+        broker: Arc<Broker>,
+        woken: AtomicBool,
+        apart: AtomicBool,
+    }
+
+    impl Wake for Middle {
+        fn wake(self: Arc<Self>) {
+            self.woken.store(true, Ordering::Relaxed);
+            self.apart.fetch_or(!self.broker.writer.is_held_off(), Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn no_commit_has_its_number_without_the_message() {
+        let (broker, _store) = broker();
+        let inward = inward(&broker);
+        let queue = queue_of(&broker, "t");
+        let (woken, apart) = (AtomicBool::new(false), AtomicBool::new(false));
+        let middle = Arc::new(Middle { broker: broker.clone(), woken, apart });
+        let waker = Waker::from(middle.clone());
+        assert!(queue.poll_ready(&mut Context::from_waker(&waker)).is_pending());
+        let said = saying(&[("origin", "d"), ("seq", "7")]);
+        assert!(inward.put(&mut RouteCache::new(CACHE_ENTRIES), &said).await.is_some());
+        assert!(middle.woken.load(Ordering::Relaxed) && !middle.apart.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_repetition_waits_for_the_first() {
+        let (broker, mut store) = broker();
+        let inward = inward(&broker);
+        let mut cache = RouteCache::new(CACHE_ENTRIES);
+        let said = [("origin", "d"), ("seq", "7")];
+        let first = inward.put(&mut cache, &saying(&said)).await.unwrap();
+        let second = inward.put(&mut cache, &saying(&said)).await.unwrap();
+        assert!(!second.is_safe());
+        commit(&broker, &mut store);
+        assert!(first.is_safe() && second.is_safe());
+        assert!(inward.put(&mut cache, &saying(&said)).await.is_none(), "it is safe already");
+    }
+
+    #[test]
+    fn a_payload_that_is_not_utf8_is_not_said_to_be() {
+        for (payload, is_utf8) in [(&b"text"[..], true), (&[0xff], false)] {
+            let mut properties = forebay_client::Properties { payload_is_utf8: true, ..Default::default() };
+            say_what_is(&mut properties, payload);
+            assert_eq!(properties.payload_is_utf8, is_utf8);
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_refused_for_ever_is_unfit() {
+        let (broker, _store) = broker();
+        let inward = inward(&broker);
+        let mut cache = RouteCache::new(CACHE_ENTRIES);
+        assert!(inward.put(&mut cache, &saying(&[("origin", "d"), ("seq", "seven")])).await.is_none());
+        let figures = [&inward.figures.unfit, &inward.figures.received].map(|figure| figure.load(Ordering::Relaxed));
+        assert_eq!(figures, [1, 0]);
+    }
 }

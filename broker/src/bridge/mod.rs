@@ -10,8 +10,10 @@ pub mod identity;
 pub mod inward;
 pub mod outward;
 pub mod pace;
+mod replay;
 mod run;
 pub mod source;
+mod suspect;
 pub mod template;
 pub mod upstream;
 
@@ -21,7 +23,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
-pub(crate) use run::Open;
+pub(crate) use run::{DEAD, Open};
 
 use crate::broker::Broker;
 use crate::config::Bridge;
@@ -39,6 +41,7 @@ impl Bridges {
     /// # Errors
     /// The thread or its runtime cannot be made, or the data directory cannot be written.
     pub fn start(broker: &Arc<Broker>) -> io::Result<Option<Self>> {
+        leave_unnamed(broker);
         if broker.config.bridges.is_empty() {
             return Ok(None);
         }
@@ -77,5 +80,18 @@ impl Bridges {
     pub fn stop(self) {
         let _ = self.stop.send(true);
         let _ = self.thread.join();
+    }
+}
+
+/// What bridges that the configuration does not name (any more) have left behind is filled no more, and said.
+fn leave_unnamed(broker: &Arc<Broker>) {
+    let is_known = |name: &str| broker.config.bridges.iter().any(|bridge| bridge.name == name);
+    broker.leave_takers(|name| is_known(name.strip_suffix(DEAD).unwrap_or(name)));
+    for file in identity::forgotten_outboxes(&broker.config.data_dir, is_known) {
+        tracing::warn!(
+            "{}: the configuration has no bridge of this name: what is in this outbox goes nowhere; name the bridge again, or \
+             remove the file",
+            file.display()
+        );
     }
 }

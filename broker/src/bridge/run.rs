@@ -15,17 +15,20 @@ use super::identity::{self, Epoch};
 use super::outward;
 use super::outward::{DeadLetters, Outward, State, Terms};
 use super::pace::Pace;
+use super::replay::Replays;
 use super::source::{Source, Taken};
 use super::upstream::{InFigures, Kind, Setup, Upstream};
 use crate::broker::{Broker, DEAD_PREFIX, TAKER_PREFIX, Taker, TakerFilter, TakerOptions, queue_limits};
 use crate::config::{self, Bridge};
 use crate::dead_letter::{Cause, dead_letter};
-use crate::message::Message;
+use crate::message::{Message, Time};
 use crate::observe::{OpenBridge, Said};
-use crate::queue::members::Why;
+use crate::queue::Why;
 use crate::session::Durability;
 use crate::store::DropReason;
 
+/// How the name of a bridge's second queue ends: that of its dead letters.
+pub(crate) const DEAD: &str = "/dead";
 /// Bytes of dead letters.
 const DEAD_BYTES: u64 = 64 << 20;
 /// A bridge that cannot begin (its files cannot be written) tries again.
@@ -51,6 +54,14 @@ impl Source for Queue {
         self.0.refuse(place, reason);
     }
 
+    fn is_too_old(&self, message: &Message, now: Time) -> bool {
+        self.0.is_too_old(message, now)
+    }
+
+    fn expire(&mut self, place: u64) {
+        self.0.expire(place);
+    }
+
     fn give_back(&mut self) {
         self.0.give_back();
     }
@@ -64,20 +75,26 @@ impl Source for Queue {
 struct Dead {
     broker: Arc<Broker>,
     name: Arc<str>,
+    /// The bridge publishes them in the name of its own queue, so that none comes into it.
+    queue: Arc<Taker>,
 }
 
 impl DeadLetters for Dead {
-    fn put(&mut self, message: &Message, reason: Why, detail: &str) {
+    fn put(&mut self, message: &Message, reason: Why, detail: &str, leave: &mut dyn FnMut()) {
         tracing::warn!(bridge = &*self.name, topic = message.topic(), "a message will not be taken: {detail}");
         let cause = Cause {
+            name: &self.name,
             from: &self.name,
             why: reason.name(),
             detail: Some(detail),
             count: None,
             wall_ms: self.broker.clock.wall_ms(),
         };
-        let letter = dead_letter(message, &cause, message.accepted_at);
-        self.broker.publish(&letter, false, Durability::Commit, None);
+        // Its age counts from now on.
+        let letter = dead_letter(message, &cause, self.broker.clock.now(), None);
+        let _one_commit = self.broker.writer.gate();
+        self.broker.publish(&letter, false, Durability::Commit, Some(self.queue.slot()));
+        leave();
     }
 }
 
@@ -89,9 +106,11 @@ pub(super) struct Prepared {
     epoch: io::Result<Epoch>,
     taker: Arc<Taker>,
     dead: Arc<Taker>,
+    figures: Arc<InFigures>,
+    open: Arc<OpenBridge>,
 }
 
-/// Opens the queues; to be called before anybody can publish.
+/// Opens the queues; to be called before anybody can publish. From here on operators see the bridge, whether it can begin or not.
 pub(super) fn prepare(broker: &Arc<Broker>, bridge: &Bridge) -> Prepared {
     let name: Arc<str> = bridge.name.as_str().into();
     // Opening makes it.
@@ -99,8 +118,12 @@ pub(super) fn prepare(broker: &Arc<Broker>, bridge: &Bridge) -> Prepared {
     let epoch = identity::epoch(&broker.config.data_dir, &name, queue_is_new);
     let limits = &broker.config.limits;
     let taker = broker.open_taker(&name, &options(bridge, limits));
-    let dead = broker.open_taker(&format!("{name}/dead"), &dead_options(bridge, limits));
-    Prepared { bridge: bridge.clone(), name, queue_is_new, epoch, taker, dead }
+    let dead = broker.open_taker(&format!("{name}{DEAD}"), &dead_options(bridge, limits));
+    let figures = Arc::new(InFigures::default());
+    let control = Control::of(&broker.config.data_dir, &name);
+    let open = Arc::new(OpenBridge::new(name.clone(), figures.clone(), control, &dead));
+    broker.observed.bridge(&open, &taker);
+    Prepared { bridge: bridge.clone(), name, queue_is_new, epoch, taker, dead, figures, open }
 }
 
 /// Makes a bridge's upstream.
@@ -123,7 +146,7 @@ pub(super) async fn run(
     open: Open,
     mut stop: watch::Receiver<bool>,
 ) {
-    let Prepared { bridge, name, queue_is_new, mut epoch, taker, dead: _dead } = prepared;
+    let Prepared { bridge, name, queue_is_new, mut epoch, taker, dead, figures, open: seen } = prepared;
     let epoch = loop {
         match epoch {
             Ok(epoch) => break epoch,
@@ -135,16 +158,17 @@ pub(super) async fn run(
         }
         epoch = identity::epoch(&broker.config.data_dir, &name, queue_is_new);
     };
-    let figures = Arc::new(InFigures::default());
     let setup = Setup { bridge: &bridge, gateway: &gateway, epoch, broker: &broker, taker: &taker, figures: &figures };
     let upstream = open(setup);
-    let dead = Dead { broker: broker.clone(), name: name.clone() };
-    let outward = Outward::new(terms(&bridge, &name, &gateway), Queue(taker.clone()), upstream, dead);
-    let control = Control::of(&broker.config.data_dir, &name);
-    let open = Arc::new(OpenBridge::new(name.clone(), figures, control));
-    broker.observed.bridge(&open, &taker);
-    let report = Report { broker, name, open, said: None };
-    work(outward, report, stop).await;
+    let letters = Dead { broker: broker.clone(), name: name.clone(), queue: taker.clone() };
+    let outward = Outward::new(terms(&bridge, &name, &gateway), Queue(taker.clone()), upstream, letters);
+    let replays =
+        Replays { broker: broker.clone(), name: name.clone(), queue: taker.clone(), dead, open: seen.clone() };
+    let report = Report { broker, name, open: seen, said: None };
+    tokio::select! {
+        () = work(outward, report, stop) => {}
+        () = replays.run() => {}
+    }
 }
 
 async fn work(

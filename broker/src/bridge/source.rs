@@ -2,6 +2,7 @@
 
 use std::task::{Context, Poll};
 
+use crate::message::{Message, Time};
 use crate::store::{DropReason, QueueEntry};
 
 /// A message that was taken and is to be confirmed, refused or given back.
@@ -25,6 +26,12 @@ pub trait Source: Send {
 
     /// The message at this place will never arrive.
     fn refuse(&mut self, place: u64, reason: DropReason);
+
+    /// Whether the time of a message that was taken is over: its own, or what the queue allows.
+    fn is_too_old(&self, message: &Message, now: Time) -> bool;
+
+    /// The time of the message at this place is over.
+    fn expire(&mut self, place: u64);
 
     /// Whatever is not confirmed is taken again.
     fn give_back(&mut self);

@@ -7,8 +7,11 @@ use std::cell::Cell;
 
 use crate::session::SHARED_PAYLOAD_BYTES;
 
-/// Units of one turn: a millisecond or two. Whoever floods costs the others of its worker that much a round.
-const TURN: usize = 32 * 1024;
+/// Units of one turn: a millisecond or two. Those who flood cost the others of their worker about that much a round, since
+/// they share it.
+pub(crate) const TURN: usize = 32 * 1024;
+/// The most that a turn is shared by: much smaller ones would cost more than what is done in them.
+const SHARED_BY: usize = 16;
 /// Bytes that cost one unit where they are copied.
 const COPIED_BYTES: usize = 512;
 /// Bytes that cost one unit where they are read and understood.
@@ -23,16 +26,24 @@ const FILTER: usize = 64;
 /// See the module. Spending more than there is left is allowed: it ends the turn.
 #[derive(Debug)]
 pub struct Budget {
+    whole: usize,
     left: Cell<usize>,
     /// No more should be read: a subscriber has much to be written, or much has been read at once.
     pressed: Cell<bool>,
 }
 
 impl Budget {
-    /// For one turn.
+    /// For one turn, where nobody else takes long ones.
     #[must_use]
     pub fn turn() -> Self {
-        Self { left: Cell::new(TURN), pressed: Cell::new(false) }
+        Self::shared_by(1)
+    }
+
+    /// For one of so many connections that each take as much as they are given.
+    #[must_use]
+    pub fn shared_by(connections: usize) -> Self {
+        let whole = TURN / connections.clamp(1, SHARED_BY);
+        Self { whole, left: Cell::new(whole), pressed: Cell::new(false) }
     }
 
     /// So many units are done.
@@ -61,6 +72,12 @@ impl Budget {
         self.left.get()
     }
 
+    /// Units that this turn has had.
+    #[must_use]
+    pub fn spent(&self) -> usize {
+        self.whole - self.left.get()
+    }
+
     /// Whether the turn is over.
     #[must_use]
     pub fn is_spent(&self) -> bool {
@@ -78,10 +95,10 @@ impl Budget {
         self.is_spent() || self.pressed.get()
     }
 
-    /// How many messages for so many subscribers a turn may begin with, from what one of them has cost.
+    /// How many messages for so many subscribers such a turn may begin with, from what one of them has cost.
     #[must_use]
-    pub fn messages_a_turn(cost: usize) -> usize {
-        (TURN / cost.max(1)).max(1)
+    pub fn messages(&self, cost: usize) -> usize {
+        (self.whole / cost.max(1)).max(1)
     }
 }
 
@@ -125,7 +142,16 @@ mod tests {
         assert_eq!(cost(600, 64 * 1024, 1000, true), 600 * MESSAGE + 132 * 1000);
         assert_eq!(cost(600, 64 * 1024, 1000, false), 600 * MESSAGE + 2528 * 1000);
         assert_eq!(cost(1, 10, 0, false), MESSAGE);
-        assert_eq!(Budget::messages_a_turn(0), TURN);
-        assert_eq!(Budget::messages_a_turn(usize::MAX), 1);
+        assert_eq!(Budget::turn().messages(0), TURN);
+        assert_eq!(Budget::turn().messages(usize::MAX), 1);
+    }
+
+    #[test]
+    fn those_who_flood_share_a_turn() {
+        let four = Budget::shared_by(4);
+        four.spend(TURN);
+        assert_eq!((four.spent(), four.is_spent()), (TURN / 4, true));
+        assert_eq!(Budget::shared_by(0).left(), TURN);
+        assert_eq!(Budget::shared_by(usize::MAX).left(), TURN / SHARED_BY);
     }
 }

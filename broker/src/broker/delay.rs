@@ -1,5 +1,7 @@
 //! Delayed messages and what surrounds them: publishers, the clock, the store.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -17,13 +19,36 @@ use crate::store::{Keyed, KeyedChange, Reader, StoreError, message_of, message_v
 const TOTALS: [u8; 1] = [0xff];
 /// Messages that are sent in one go, before whoever else needs the writer's gate has a turn.
 const SENT_AT_ONCE: usize = 64;
+/// Pages of a [`Walk`] in one look.
+const PAGES_AT_ONCE: usize = 4;
+/// Topics without room that a walk knows at most: then it begins anew.
+const BLOCKED_MAX: usize = 16_384;
+
+/// Topics that found no room, as hashes: what has the same hash waits with them.
+type Blocked = HashSet<u64>;
+
+/// A way through what is due on disk, behind what is in memory, while topics of that wait for room: others must not wait for
+/// them. It goes over several looks, so that each of them is short.
+#[derive(Default)]
+struct Walk {
+    /// Where it goes on; `None`: it begins.
+    at: Option<Key>,
+    /// What it has passed: later messages of these topics must not overtake those.
+    blocked: Blocked,
+}
 
 /// The delayed messages of a broker.
 pub struct DelayedMessages {
     index: Mutex<Index>,
+    /// Held by who sends, cancels or moves a message, from the look whether it is there to its end. Inside the writer's gate.
+    ending: Mutex<()>,
     reader: OnceLock<Arc<dyn Reader>>,
     /// What the store has of them is known. Until then nothing is taken: there is no room.
     loaded: AtomicBool,
+    /// Of each line.
+    walks: Mutex<[Walk; 2]>,
+    /// Of topics.
+    hasher: RandomState,
 }
 
 /// A message that waits for its time.
@@ -39,7 +64,8 @@ impl DelayedMessages {
     pub(crate) fn new() -> Self {
         let nothing = delayed::Limits { max_messages: 0, max_bytes: 0 };
         let index = Mutex::new(Index::new(nothing, Totals::default()));
-        Self { index, reader: OnceLock::new(), loaded: AtomicBool::new(false) }
+        let (reader, loaded) = (OnceLock::new(), AtomicBool::new(false));
+        Self { index, ending: Mutex::new(()), reader, loaded, walks: Mutex::default(), hasher: RandomState::new() }
     }
 
     /// What there is.
@@ -60,6 +86,13 @@ impl DelayedMessages {
     fn read_one(&self, key: Key) -> Result<Option<Arc<Message>>, StoreError> {
         let found = self.read(key, (1, 1))?.into_iter().find(|(found, _)| *found == key);
         Ok(found.map(|(_, message)| message))
+    }
+
+    /// Whether it is committed, and no commit is about to remove it.
+    fn is_there(&self, key: Key) -> bool {
+        // Read under the lock, as in `cancel_delayed`.
+        let index = self.index.lock();
+        index.holds(&key) || index.is_settled(&key) && self.read_one(key).is_ok_and(|found| found.is_some())
     }
 }
 
@@ -157,32 +190,76 @@ impl Broker {
             return;
         }
         for line in Line::ALL {
-            self.refill_delayed(line);
             let now_ms = match line {
                 Line::Own => self.clock.now().0,
                 Line::Wall => self.clock.wall_ms(),
             };
-            let mut blocked: Vec<String> = Vec::new();
-            loop {
-                let due = self.delayed.index.lock().due(line, now_ms, SENT_AT_ONCE + blocked.len());
-                let sent = due.into_iter().filter(|(key, message)| self.send_one(*key, message, &mut blocked)).count();
-                if sent == 0 {
-                    break;
-                }
-                self.refill_delayed(line);
+            let blocked = self.send_from_memory(line, now_ms);
+            self.send_from_disk(line, now_ms, &blocked);
+        }
+    }
+
+    /// Sends what is due of what is in memory; returns topics that have no room.
+    fn send_from_memory(&self, line: Line, now_ms: u64) -> Blocked {
+        let mut blocked = Blocked::new();
+        let mut after = None;
+        loop {
+            self.refill_delayed(line);
+            let due = self.delayed.index.lock().due(line, now_ms, after, SENT_AT_ONCE);
+            let Some((last, _)) = due.last() else { return blocked };
+            after = Some(*last);
+            for (key, message) in &due {
+                self.send_one(*key, message, &mut blocked);
             }
         }
     }
 
-    /// True: it has left. A message that finds no room waits, and those behind it with the same topic.
-    fn send_one(&self, key: Key, message: &Arc<Message>, blocked: &mut Vec<String>) -> bool {
-        if blocked.iter().any(|topic| topic == message.topic()) {
-            return false;
+    /// Goes on with the walk of this line. Without topics that wait for room there is none: what is on disk comes into memory.
+    fn send_from_disk(&self, line: Line, now_ms: u64, blocked: &Blocked) {
+        let mut walks = self.delayed.walks.lock();
+        let [own, wall] = &mut *walks;
+        let walk = if line == Line::Own { own } else { wall };
+        let behind = self.delayed.index.lock().behind_head(line, now_ms);
+        let Some((begin, end)) = behind.filter(|_| !blocked.is_empty()) else {
+            *walk = Walk::default();
+            return;
+        };
+        walk.blocked.extend(blocked);
+        for _ in 0..PAGES_AT_ONCE {
+            let from = walk.at.unwrap_or(begin).max(begin);
+            let page = self.delayed.read(from, Index::page_limits());
+            let Ok(page) = page.inspect_err(|error| tracing::error!("delayed messages cannot be read now: {error}"))
+            else {
+                return;
+            };
+            let is_due = |key: &Key| key.line == line && key.due_ms <= now_ms && end.is_none_or(|end| *key < end);
+            for (key, message) in page.iter().take_while(|(key, _)| is_due(key)) {
+                self.send_one(*key, message, &mut walk.blocked);
+                walk.at = Some(key.next());
+            }
+            let is_over = page.last().is_none_or(|(key, _)| !is_due(key));
+            if is_over || walk.blocked.len() >= BLOCKED_MAX {
+                *walk = Walk::default();
+                return;
+            }
+        }
+    }
+
+    /// A message that finds no room waits, and those behind it with the same topic.
+    fn send_one(&self, key: Key, message: &Arc<Message>, blocked: &mut Blocked) {
+        let topic = self.delayed.hasher.hash_one(message.topic());
+        let expired = message.expired(self.clock.now());
+        if !expired && blocked.contains(&topic) {
+            return;
         }
         // The message enters the queues and leaves here in one commit.
         let gate = self.writer.gate();
-        let now = self.clock.now();
-        let gone = if message.expired(now) { Gone::Expired } else { Gone::Sent };
+        let ending = self.delayed.ending.lock();
+        // Since it was found, another may have sent it, cancelled it or moved it.
+        if !self.delayed.is_there(key) {
+            return;
+        }
+        let gone = if expired { Gone::Expired } else { Gone::Sent };
         if gone == Gone::Sent {
             let source = Source {
                 topic: message.topic(),
@@ -195,17 +272,15 @@ impl Broker {
             let mut staged = Staged::new(source, Durability::Moved);
             self.publish_if_room(&mut staged);
             if staged.verdict == Verdict::Full {
-                if blocked.len() < SENT_AT_ONCE {
-                    blocked.push(message.topic().to_owned());
-                }
-                return false;
+                blocked.insert(topic);
+                return;
             }
         }
-        let removed = self.delayed.index.lock().remove(key, message.size(), gone);
+        self.delayed.index.lock().remove(key, message.size(), gone);
+        drop(ending);
         drop(gate);
         self.writer.mark_retained(Urgency::Now);
         self.unpark();
-        removed
     }
 
     fn refill_delayed(&self, line: Line) {
@@ -234,6 +309,7 @@ impl Broker {
     /// The store cannot be read.
     pub fn cancel_delayed(&self, key: Key) -> Result<bool, StoreError> {
         let _gate = self.writer.gate();
+        let _ending = self.delayed.ending.lock();
         // Read under the lock: what the store shows now, and is not leaving, is there.
         let mut index = self.delayed.index.lock();
         let Some(message) = self.delayed.read_one(key)? else { return Ok(false) };
@@ -250,6 +326,7 @@ impl Broker {
     /// The store cannot be read.
     pub fn move_delayed(&self, key: Key, line: Line, due_ms: u64) -> Result<Option<Key>, StoreError> {
         let _gate = self.writer.gate();
+        let _ending = self.delayed.ending.lock();
         let mut index = self.delayed.index.lock();
         let Some(message) = self.delayed.read_one(key)? else { return Ok(None) };
         let moved = index.reschedule(key, line, due_ms, message);
@@ -288,5 +365,49 @@ impl Broker {
             Line::Wall => self.clock.wall_ms(),
         };
         key.due_ms.saturating_sub(now_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Taker;
+    use crate::broker::by_hand;
+    use crate::router::RouteCache;
+    use crate::store::memory::MemoryStore;
+
+    /// A message that is due now, as a look at what is due finds it, and the queue that it is for.
+    fn due_now(broker: &Arc<Broker>, store: &mut MemoryStore) -> (Key, Arc<Message>, Arc<Taker>) {
+        let queue = by_hand::queue_of(broker, "a");
+        let delayed = by_hand::message("$delayed/0/a", &[]);
+        let delayed = Arc::new(delayed);
+        let mut staged = [Staged::of(&delayed, false, Durability::Commit)];
+        broker.fan_out(&mut RouteCache::default(), Batch::OWN, &mut staged);
+        by_hand::commit(broker, store);
+        let due = broker.delayed.index.lock().due(Line::Own, u64::MAX, None, 1);
+        let (key, message) = due.first().expect("it is committed");
+        (*key, message.clone(), queue)
+    }
+
+    #[test]
+    fn two_that_find_a_message_due_send_it_once() {
+        let (broker, mut store) = by_hand::broker();
+        let (key, message, queue) = due_now(&broker, &mut store);
+        for _ in 0..2 {
+            broker.send_one(key, &message, &mut Blocked::new());
+        }
+        by_hand::commit(&broker, &mut store);
+        broker.send_one(key, &message, &mut Blocked::new());
+        assert_eq!(queue.figures().messages, 1);
+        assert_eq!(broker.delayed.totals().sent, 1);
+    }
+
+    #[test]
+    fn what_is_cancelled_when_it_has_been_found_due_is_not_sent() {
+        let (broker, mut store) = by_hand::broker();
+        let (key, message, queue) = due_now(&broker, &mut store);
+        assert!(broker.cancel_delayed(key).is_ok_and(|cancelled| cancelled));
+        broker.send_one(key, &message, &mut Blocked::new());
+        assert_eq!(queue.figures().messages, 0);
     }
 }

@@ -11,9 +11,13 @@ use super::retained::{NoRoom, Room};
 use super::special::{is_special, may_be_special};
 use super::{Broker, Slot};
 use crate::codec::AckKind;
+use crate::dead_letter::Heir;
 use crate::message::{Message, Origin, Parts, Time};
+use crate::properties::put_user;
+use crate::queue::PUBLISHER;
 use crate::router::{Group, Readiness, Route, RouteCache, Target, Terms};
 use crate::session::{Cx, Delivery, Durability, Fill, Outcome, Session, Urgency};
+use crate::store::{SessionNo, Share};
 
 /// The borrowed parts of a message on its way.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +172,13 @@ impl Batch<'_> {
     }
 }
 
+/// A route, and the router's version before it was asked for.
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    route: &'a Route<Arc<Slot>>,
+    version: u64,
+}
+
 impl Broker {
     /// Routes what one read brought, in order. Where a message of a publisher before MQTT 5 finds no room, it is `Full` and
     /// those behind it stay `Open`: they went nowhere. So do those for which the budget is not enough.
@@ -182,16 +193,17 @@ impl Broker {
             let mut length = rest.iter().take_while(|s| s.source.topic == topic).count();
             let run = rest.get(..length).unwrap_or_default();
             let special = is_special(topic) || run.iter().any(|staged| may_be_special(staged.source.properties));
-            let route = if special { None } else { Some(cache.get(&self.router, topic)) };
-            let subscribers = route.map_or(1, |route| route.targets.len() + route.groups.len());
+            let version = self.router.version();
+            let found = if special { None } else { Some(Found { route: cache.get(&self.router, topic), version }) };
+            let subscribers = found.map_or(1, |found| found.route.targets.len() + found.route.groups.len());
             let (affordable, cost) = batch.affordable(run, subscribers);
             length = length.min(affordable);
             if let Some(budget) = batch.budget {
                 budget.spend(cost);
             }
             let (run, after) = std::mem::take(&mut rest).split_at_mut(length);
-            match route {
-                Some(route) => self.run(route, batch, run, cx),
+            match found {
+                Some(found) => self.run(found, batch, run, cx),
                 None => self.run_special(batch, run, cx),
             }
             if let Some(budget) = batch.budget {
@@ -206,18 +218,19 @@ impl Broker {
 
     /// Messages with one topic, in order. With little room somewhere they go one by one, so that each is refused or
     /// taken as a whole.
-    fn run(&self, route: &Route<Arc<Slot>>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
+    fn run(&self, found: Found<'_>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
+        let route = found.route;
         if room(route) == Fill::Roomy && !self.store_failing() && !self.memory_full() {
-            self.run_with_room(route, batch, run, cx);
+            self.run_with_room(found, batch, run, cx);
             return;
         }
         for at in 0..run.len() {
             let Some(one) = run.get_mut(at..=at) else { return };
-            let full = one.first().is_some_and(|staged| self.no_room(route, staged));
+            let full = one.first().is_some_and(|staged| self.no_room(route, staged, batch.origin));
             if let (true, Some(staged)) = (full, one.first_mut()) {
                 staged.verdict = Verdict::Full;
             } else {
-                self.run_with_room(route, batch, one, cx);
+                self.run_with_room(found, batch, one, cx);
             }
             if one.iter().any(|staged| batch.stops_at(staged)) {
                 return;
@@ -229,8 +242,7 @@ impl Broker {
     fn run_special(&self, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
         for staged in run {
             if !self.refuse_schedule(staged) && !self.once(batch, staged, cx) && !self.delay(batch, staged, cx) {
-                let route = self.router.route(staged.source.topic);
-                self.run_one(&route, batch, staged, cx);
+                self.run_one(batch, staged, cx);
             }
             if batch.stops_at(staged) {
                 return;
@@ -238,24 +250,28 @@ impl Broker {
         }
     }
 
-    pub(super) fn run_one(&self, route: &Route<Arc<Slot>>, batch: Batch<'_>, staged: &mut Staged<'_>, cx: Cx<'_>) {
-        self.run(route, batch, std::slice::from_mut(staged), cx);
+    pub(super) fn run_one(&self, batch: Batch<'_>, staged: &mut Staged<'_>, cx: Cx<'_>) {
+        let version = self.router.version();
+        let route = self.router.route(staged.source.topic);
+        self.run(Found { route: &route, version }, batch, std::slice::from_mut(staged), cx);
     }
 
     /// Publishes a message of the broker's own, unless a queue that must have it refuses: then its verdict is `Full`.
     pub(super) fn publish_if_room(&self, staged: &mut Staged<'_>) {
-        let route = self.router.route(staged.source.topic);
-        self.run_one(&route, Batch::OWN, staged, self.cx());
+        self.run_one(Batch::OWN, staged, self.cx());
     }
 
-    fn run_with_room(&self, route: &Route<Arc<Slot>>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
-        let nobody = route.targets.is_empty() && route.groups.is_empty();
+    fn run_with_room(&self, found: Found<'_>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
+        let nobody = found.route.is_nobody();
         let verdict = if nobody { Verdict::Nobody } else { Verdict::Taken };
         let mut count = 0;
         for staged in run.iter_mut() {
             staged.verdict = verdict;
             if staged.source.retain {
                 self.retain(staged, batch.origin, cx.now);
+            }
+            if nobody {
+                self.keep_undeliverable(batch, staged, cx);
             }
             if batch.stops_at(staged) {
                 break;
@@ -264,6 +280,8 @@ impl Broker {
         }
         let Some(run) = run.get_mut(..count).filter(|run| !run.is_empty()) else { return };
         let frames = whole_frames(batch.bytes, run);
+        let newer = self.newer_route(found, run);
+        let route = newer.as_deref().unwrap_or(found.route);
         for target in &route.targets {
             self.to_target(target, batch, run, frames, cx);
         }
@@ -271,20 +289,28 @@ impl Broker {
         for at in 0..if route.groups.is_empty() { 0 } else { run.len() } {
             let Some(one) = run.get_mut(at..=at) else { return };
             let qos = one.first().map_or(0, |staged| staged.source.qos);
-            for target in route.groups.iter().filter_map(|group| pick(group, qos)) {
-                to_member(self, target, batch, one, cx);
+            for group in &route.groups {
+                self.to_group(group, qos, batch, one, cx);
             }
         }
     }
 
+    /// The route of what has been retained, if subscriptions have changed since it was found: who subscribed in between may have
+    /// been given what was retained before.
+    fn newer_route(&self, found: Found<'_>, run: &[Staged<'_>]) -> Option<Arc<Route<Arc<Slot>>>> {
+        let retained = run.iter().find(|staged| staged.source.retain)?;
+        (self.router.version() != found.version).then(|| self.router.route(retained.source.topic))
+    }
+
     /// Whether a QoS 1 or 2 message must wait: a queue that refuses is full, or a durable queue cannot be written.
-    fn no_room(&self, route: &Route<Arc<Slot>>, staged: &Staged<'_>) -> bool {
+    fn no_room(&self, route: &Route<Arc<Slot>>, staged: &Staged<'_>, origin: Option<&Arc<Slot>>) -> bool {
         if staged.source.qos == 0 {
             return false;
         }
         if staged.durability == Durability::Commit && self.store_failing() {
             let durable = |t: &Target<Arc<Slot>>| t.options.qos > 0 && t.subscriber.look(|s| s.durable());
             if staged.source.retain
+                || route.is_nobody() && self.keeps_undeliverable(staged, origin)
                 || route.targets.iter().any(durable)
                 || route.groups.iter().any(|g| g.members().iter().any(durable))
             {
@@ -296,9 +322,11 @@ impl Broker {
             return true;
         }
         let full = |t: &Target<Arc<Slot>>| {
-            t.options.qos > 0 && (t.subscriber.full() || (short && Self::would_stay(&t.subscriber)))
+            t.options.qos > 0
+                && (t.subscriber.full() || (short && Self::would_stay(&t.subscriber)))
+                && t.subscriber.takes(staged.source.topic, staged.source.properties)
         };
-        route.targets.iter().any(full) || route.groups.iter().any(|g| g.members().iter().all(full))
+        route.targets.iter().any(full) || route.groups.iter().any(|g| is_full(g, full))
     }
 
     fn retain(&self, staged: &mut Staged<'_>, origin: Option<&Arc<Slot>>, now: Time) {
@@ -350,23 +378,58 @@ impl Broker {
                 return;
             }
         }
-        to_slot(self, slot, terms, batch, run, false, cx);
+        to_slot(self, slot, terms, batch, run, None, cx);
     }
 
     /// Publishes a message that no client is sending now: a will (then `origin` is its session), or `$SYS`.
     pub fn publish(&self, message: &Arc<Message>, retain: bool, durability: Durability, origin: Option<&Arc<Slot>>) {
         let mut staged = Staged::of(message, retain, durability);
+        let version = self.router.version();
         let route = self.router.route(message.topic());
         let batch = Batch { origin, ..Batch::OWN };
-        self.run_with_room(&route, batch, std::slice::from_mut(&mut staged), self.cx());
+        self.run_with_room(Found { route: &route, version }, batch, std::slice::from_mut(&mut staged), self.cx());
     }
 
     /// Gives a message that another member had to one member of a shared subscription.
     pub(crate) fn move_to_group(&self, group: &Group<Arc<Slot>>, message: &Arc<Message>, durability: Durability) {
         let mut staged = Staged::of(message, message.retain, durability);
-        if let Some(target) = pick(group, message.qos) {
-            to_member(self, target, Batch::OWN, std::slice::from_mut(&mut staged), self.cx());
+        self.to_group(group, message.qos, Batch::OWN, std::slice::from_mut(&mut staged), self.cx());
+    }
+
+    /// To one member of a shared subscription. A member may have ended since the route was found: then another gets it, one that
+    /// has come since if nobody else is left.
+    fn to_group(&self, group: &Group<Arc<Slot>>, qos: u8, batch: Batch<'_>, one: &mut [Staged<'_>], cx: Cx<'_>) {
+        let mut gone = Vec::new();
+        if self.to_member(group, qos, batch, one, &mut gone, cx) || gone.is_empty() {
+            return;
         }
+        let Some(topic) = one.first().map(|staged| staged.source.topic) else { return };
+        let route = self.router.route(topic);
+        if let Some(now) = route.groups.iter().find(|now| now.id == group.id) {
+            self.to_member(now, qos, batch, one, &mut gone, cx);
+        }
+    }
+
+    /// To one of the members that are not gone, which is never No Local [MQTT5-3.8.3-4]. False: there is none.
+    fn to_member(
+        &self,
+        group: &Group<Arc<Slot>>,
+        qos: u8,
+        batch: Batch<'_>,
+        one: &mut [Staged<'_>],
+        gone: &mut Vec<SessionNo>,
+        cx: Cx<'_>,
+    ) -> bool {
+        let cx = self.within_memory(one, cx);
+        while let Some(target) = pick(group, qos, gone) {
+            let Some(terms) = target.terms(|| false) else { return true };
+            let share = Some(Share::Group(group.id));
+            if to_slot(self, &target.subscriber, terms, batch, one, share, cx) != Some(Outcome::Gone) {
+                return true;
+            }
+            gone.push(target.subscriber.no());
+        }
+        false
     }
 }
 
@@ -376,15 +439,28 @@ fn room(route: &Route<Arc<Slot>>) -> Fill {
     route.targets.iter().chain(members).map(|t| t.subscriber.fill()).max().unwrap_or(Fill::Roomy)
 }
 
-/// Whoever has room first: a queue that is full takes no more than it must.
-fn pick(group: &Group<Arc<Slot>>, qos: u8) -> Option<&Target<Arc<Slot>>> {
+/// Whether no member of the group has room: where one refuses, it is waited for before another drops something.
+pub(super) fn none_has_room(group: &Group<Arc<Slot>>) -> bool {
+    is_full(group, |target| target.options.qos > 0 && target.subscriber.full())
+}
+
+fn is_full(group: &Group<Arc<Slot>>, refuses: impl Fn(&Target<Arc<Slot>>) -> bool) -> bool {
+    let drops = |target: &Target<Arc<Slot>>| target.options.qos > 0 && target.subscriber.drops();
+    group.members().iter().any(&refuses) && group.members().iter().all(|target| refuses(target) || drops(target))
+}
+
+/// Whoever has room first; then one that drops something for it. A queue that refuses takes no more than it must.
+fn pick<'g>(group: &'g Group<Arc<Slot>>, qos: u8, gone: &[SessionNo]) -> Option<&'g Target<Arc<Slot>>> {
     let ready = |slot: &Arc<Slot>| match slot.online() {
+        _ if gone.contains(&slot.no()) => Readiness::Never,
         true if slot.backed_up() => Readiness::Busy,
         true => Readiness::Ready,
         false => Readiness::Offline,
     };
-    let with_room = |slot: &Arc<Slot>| if qos > 0 && slot.full() { Readiness::Never } else { ready(slot) };
-    group.pick(with_room).or_else(|| group.pick(ready))
+    let unless =
+        |passed_over: bool, slot: &Arc<Slot>| if qos > 0 && passed_over { Readiness::Never } else { ready(slot) };
+    let with_room = group.pick(|slot| unless(slot.full() || slot.drops(), slot));
+    with_room.or_else(|| group.pick(|slot| unless(slot.full(), slot))).or_else(|| group.pick(ready))
 }
 
 /// The frames of a run, if all of them may be sent on as they are and lie side by side.
@@ -398,30 +474,59 @@ fn whole_frames<'b>(bytes: &'b [u8], run: &[Staged<'_>]) -> Option<&'b [u8]> {
     bytes.get(first.start..end)
 }
 
-/// To a member of a shared subscription, which is never No Local [MQTT5-3.8.3-4].
-fn to_member(broker: &Broker, target: &Target<Arc<Slot>>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
-    if let Some(terms) = target.terms(|| false) {
-        let cx = broker.within_memory(run, cx);
-        to_slot(broker, &target.subscriber, terms, batch, run, true, cx);
-    }
-}
-
+/// Returns what became of the last message that was for it.
 fn to_slot(
     broker: &Broker,
     slot: &Arc<Slot>,
     terms: Terms<'_>,
     batch: Batch<'_>,
     run: &mut [Staged<'_>],
-    shared: bool,
+    share: Option<Share>,
     cx: Cx<'_>,
-) {
+) -> Option<Outcome> {
+    let publisher = batch.origin.filter(|_| slot.names_publisher()).map(|origin| &**origin.client_id());
+    let mut last = None;
     slot.with(broker, |session| {
-        for staged in run.iter_mut().filter(|s| s.verdict != Verdict::Full) {
-            deliver(session, terms, staged, batch.origin, shared, cx);
+        let not_full = run.iter_mut().filter(|staged| staged.verdict != Verdict::Full);
+        for staged in not_full.filter(|staged| slot.takes(staged.source.topic, staged.source.properties)) {
+            last = Some(match publisher {
+                Some(publisher) => deliver_named(session, terms, staged, batch.origin, publisher, cx),
+                None => deliver(session, terms, staged, batch.origin, share, cx),
+            });
         }
         batch.look_at(session, cx);
     });
     slot.wake();
+    last
+}
+
+/// To a queue that is told who published the message: it is another message there, and the publisher waits for both.
+fn deliver_named(
+    session: &mut Session,
+    terms: Terms<'_>,
+    staged: &mut Staged<'_>,
+    origin: Option<&Arc<Slot>>,
+    publisher: &str,
+    cx: Cx<'_>,
+) -> Outcome {
+    let message = staged.shared(cx.now, origin);
+    let mut properties = staged.source.properties.to_vec();
+    put_user(&mut properties, PUBLISHER, publisher);
+    let Source { topic, payload, qos, retain, expires_at, .. } = staged.source;
+    let parts = Parts { topic, properties: &properties, payload, qos, retain, expires_at, accepted_at: cx.now };
+    let awaited = qos > 0 && staged.durability == Durability::Commit;
+    if awaited {
+        message.await_one();
+    }
+    let named = Arc::new(Message::new(&parts, awaited.then(|| Heir::of_only(&message))));
+    let mut inner = Staged::of(&named, retain, staged.durability);
+    let outcome = deliver(session, terms, &mut inner, origin, None, cx);
+    if awaited && !inner.waits {
+        message.settle();
+    }
+    staged.waits |= inner.waits;
+    staged.sent_once |= inner.sent_once;
+    outcome
 }
 
 fn deliver(
@@ -429,9 +534,9 @@ fn deliver(
     terms: Terms<'_>,
     staged: &mut Staged<'_>,
     origin: Option<&Arc<Slot>>,
-    shared: bool,
+    share: Option<Share>,
     cx: Cx<'_>,
-) {
+) -> Outcome {
     let source = staged.source;
     let delivery = Delivery {
         topic: source.topic.as_bytes(),
@@ -440,7 +545,7 @@ fn deliver(
         qos: source.qos.min(terms.options.qos),
         // To an established subscription RETAIN is 0 [MQTT-3.3.1-9], unless it asks for the flag [MQTT5-3.3.1-13].
         retain: source.retain && terms.options.retain_as_published,
-        shared,
+        shared: share,
         subscription_ids: terms.subscription_ids,
         expires_at: source.expires_at,
         durability: staged.durability,
@@ -449,5 +554,62 @@ fn deliver(
     if outcome == Outcome::Waiting {
         staged.waits = true;
     }
-    staged.sent_once |= delivery.qos == 2 && !session.durable();
+    staged.sent_once |= delivery.qos == 2 && outcome != Outcome::Gone && !session.durable();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::by_hand::{self, link, subscription};
+
+    /// A route is found, and then members end, and one more comes: each message goes to one that is there.
+    #[test]
+    fn what_is_for_a_member_that_has_ended_goes_to_another() {
+        let (broker, _store) = by_hand::broker();
+        let member = |name: &str| {
+            let slot = broker.open(name, true, link(0), 0).slot;
+            broker.subscribe(&slot, subscription("$share/g/t", 1));
+            slot
+        };
+        let before = [member("a"), member("b"), member("c")];
+        let version = broker.router.version();
+        let route = broker.router.route("t");
+        let publish = || {
+            let message = Arc::new(by_hand::message("t", &[]));
+            let mut staged = Staged::of(&message, false, Durability::Commit);
+            let found = Found { route: &route, version };
+            broker.run_with_room(found, Batch::OWN, std::slice::from_mut(&mut staged), broker.cx());
+        };
+        let accepted = |slot: &Arc<Slot>| slot.look(|session| session.ledger().0.accepted);
+        let [a, b, c] = &before;
+        [a, b].into_iter().for_each(|slot| broker.end_session(slot));
+        (0..3).for_each(|_| publish());
+        assert_eq!(before.each_ref().map(accepted), [0, 0, 3]);
+        broker.end_session(c);
+        let late = member("d");
+        (0..3).for_each(|_| publish());
+        assert_eq!(accepted(&late), 3);
+    }
+
+    /// What is retained is read by those who subscribe, and what is published goes to those who have: one that subscribes between
+    /// the two gets the message all the same.
+    #[test]
+    fn who_subscribes_while_a_message_is_retained_gets_it() {
+        let (broker, _store) = by_hand::broker();
+        let message = Arc::new(by_hand::message("state", &[]));
+        let mut staged = Staged::of(&message, true, Durability::Memory);
+        let version = broker.router.version();
+        let route = broker.router.route("state");
+        let late = broker.open("late", true, link(0), 0).slot;
+        broker.subscribe(&late, subscription("state", 0));
+        late.with(&broker, |session| {
+            session.want_retained("state");
+            broker.feed_retained(session, broker.cx(), &Budget::turn());
+            assert!(session.take_all_out().is_empty(), "nothing is retained yet");
+        });
+        let found = Found { route: &route, version };
+        broker.run_with_room(found, Batch::OWN, std::slice::from_mut(&mut staged), broker.cx());
+        assert!(!late.with(&broker, |session| session.take_all_out()).is_empty(), "it did not come");
+    }
 }

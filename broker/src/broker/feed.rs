@@ -80,7 +80,7 @@ impl Broker {
                     qos,
                     // Retained messages of a new subscription carry RETAIN 1 [MQTT-3.3.1-8], [MQTT5-3.3.1-8].
                     retain: true,
-                    shared: false,
+                    shared: None,
                     subscription_ids: if ids == [0] { &[] } else { &ids },
                     expires_at: message.expires_at,
                     durability: Durability::Interval,

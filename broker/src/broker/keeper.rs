@@ -97,6 +97,7 @@ impl Broker {
                 self.make_room();
                 self.count_wills();
                 self.watch_memory(&mut memory);
+                self.watch_store();
                 if let Some(wear) = &mut wear {
                     self.keep_wear(wear);
                 }
@@ -181,7 +182,7 @@ impl Broker {
 
     /// Connections that have said nothing for one and a half keep alives [MQTT-3.1.2-24], [MQTT5-3.1.2-22], and those that
     /// never end what they have begun to say.
-    fn end_silent(&self) {
+    pub fn end_silent(&self) {
         let now_s = self.now_s();
         let packet_s = u32::try_from(self.config.limits.packet_timeout.as_secs()).unwrap_or(u32::MAX);
         for slot in self.all_slots() {

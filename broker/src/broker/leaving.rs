@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use forebay_wire::topic;
 
+use super::fanout::none_has_room;
 use super::{Broker, Slot};
 use crate::message::Message;
-use crate::router::{Group, RouteCache};
-use crate::session::{Durability, Fate, LeavingPage, Orphan};
-use crate::store::QueueEntry;
+use crate::router::{Group, RouteCache, Router};
+use crate::session::{Durability, Fate, LeavingPage, Orphan, Session};
+use crate::store::{QueueEntry, Share};
 
 /// Milliseconds until a session that leaves tries again to find room for its messages.
 const RETRY_MS: u64 = 250;
 
-/// The groups that a dead member was in, and the message that was looked at last.
+/// What finds the groups that messages of a dead member go to.
 struct Inheritance<'f> {
+    /// What the member was subscribed to.
     filters: &'f [String],
     routes: RouteCache<Arc<Slot>>,
+    /// The message of an unknown group that was looked at last, and which of the member's groups got it.
     last: Option<(Arc<Message>, usize)>,
 }
 
@@ -25,10 +28,15 @@ impl Broker {
     /// queue is dropped and counted. With shared messages on disk it leaves first: it has no client from here on, and
     /// ends when the last of them has gone.
     pub(crate) fn end_session(self: &Arc<Self>, slot: &Arc<Slot>) {
+        self.end_session_if(slot, |_| true);
+    }
+
+    /// The same, if this still holds for it; false: it does not, or it has ended.
+    pub(super) fn end_session_if(self: &Arc<Self>, slot: &Arc<Slot>, holds: impl Fn(&Session) -> bool) -> bool {
         let _one_commit = self.writer.gate();
         let cx = self.cx();
         let ending = slot.with(self, |session| {
-            if session.ended() || session.leaving() {
+            if session.ended() || session.leaving() || !holds(session) {
                 return None;
             }
             let will = session.take_will();
@@ -37,7 +45,7 @@ impl Broker {
             slot.set_connection(session.epoch());
             Some((will, filters, orphans, session.client_id().clone(), session.ended()))
         });
-        let Some((will, filters, orphans, client_id, over)) = ending else { return };
+        let Some((will, filters, orphans, client_id, over)) = ending else { return false };
         for filter in &filters {
             self.leave_queues(slot, filter);
         }
@@ -64,6 +72,7 @@ impl Broker {
             self.publish_will(&will, slot, slot.authority().as_deref());
         }
         self.hand_over(&filters, orphans);
+        true
     }
 
     /// The session has ended altogether: what it counted is counted with those before it.
@@ -79,9 +88,11 @@ impl Broker {
     /// What a dead member of shared subscriptions had in memory goes to other members [MQTT5-4.8.2].
     fn hand_over(&self, filters: &[String], orphans: Vec<Orphan>) {
         let mut inheritance = Inheritance::new(filters);
-        for Orphan { message, awaiting } in orphans {
+        for Orphan { message, awaiting, share } in orphans {
             let durability = if awaiting { Durability::Commit } else { Durability::Moved };
-            self.bequeath(&mut inheritance, &message, durability, false);
+            if let Some(group) = inheritance.group(&self.router, &message, share) {
+                self.move_to_group(&group, &message, durability);
+            }
             if awaiting {
                 // Only now: its publisher's ack must not find it safe in between.
                 message.settle();
@@ -117,34 +128,19 @@ impl Broker {
     fn give_page(&self, page: &LeavingPage, filters: &[String]) -> usize {
         let mut inheritance = Inheritance::new(filters);
         let waits = page.messages.iter().position(|(_, _, fate)| match fate {
-            Fate::Give(message) => !self.bequeath(&mut inheritance, message, Durability::Moved, true),
+            Fate::Give(message, share) => !self.give(&mut inheritance, message, *share),
             Fate::Expired | Fate::Dropped => false,
         });
         waits.unwrap_or(page.messages.len())
     }
 
-    /// Gives a message to another member of its group, if there is one. False: there is one, but with no room, and the
-    /// message `may_wait`.
-    fn bequeath(
-        &self,
-        inheritance: &mut Inheritance<'_>,
-        message: &Arc<Message>,
-        durability: Durability,
-        may_wait: bool,
-    ) -> bool {
-        let turn = inheritance.turn(message);
-        let filters = inheritance.filters;
-        let route = inheritance.routes.get(&self.router, message.topic());
-        let mut groups = route.groups.iter().filter(|group| is_member(filters, group));
-        let count = groups.clone().count();
-        if let Some(group) = turn.checked_rem(count).and_then(|turn| groups.nth(turn)) {
-            let full = self.store_failing() || group.members().iter().all(|member| member.subscriber.full());
-            if may_wait && full && message.qos > 0 {
-                return false;
-            }
-            self.move_to_group(group, message, durability);
+    /// Gives a message to another member of its group, if there is one. False: there is one, but with no room.
+    fn give(&self, inheritance: &mut Inheritance<'_>, message: &Arc<Message>, share: Share) -> bool {
+        let Some(group) = inheritance.group(&self.router, message, share) else { return true };
+        if message.qos > 0 && (self.store_failing() || none_has_room(&group)) {
+            return false;
         }
-        inheritance.last = Some((message.clone(), turn));
+        self.move_to_group(&group, message, Durability::Moved);
         true
     }
 }
@@ -154,12 +150,35 @@ impl<'f> Inheritance<'f> {
         Self { filters, routes: RouteCache::default(), last: None }
     }
 
-    /// One message that came through several groups is there once for each of them, one after the other.
-    fn turn(&self, message: &Message) -> usize {
-        match &self.last {
+    /// The group that the message came through, if somebody is in it.
+    fn group(
+        &mut self,
+        router: &Router<Arc<Slot>>,
+        message: &Arc<Message>,
+        share: Share,
+    ) -> Option<Arc<Group<Arc<Slot>>>> {
+        let turn = self.turn(message, share);
+        let route = self.routes.get(router, message.topic());
+        let Some(turn) = turn else {
+            return route.groups.iter().find(|group| Share::Group(group.id) == share).cloned();
+        };
+        let mut groups = route.groups.iter().filter(|group| is_member(self.filters, group));
+        let count = groups.clone().count();
+        turn.checked_rem(count).and_then(|turn| groups.nth(turn)).cloned()
+    }
+
+    /// For a message of an unknown group: one that came through several groups is there once for each of them, one after the
+    /// other.
+    fn turn(&mut self, message: &Arc<Message>, share: Share) -> Option<usize> {
+        if share != Share::Unknown {
+            return None;
+        }
+        let turn = match &self.last {
             Some((last, turn)) if same(last, message) => turn + 1,
             _ => 0,
-        }
+        };
+        self.last = Some((message.clone(), turn));
+        Some(turn)
     }
 }
 

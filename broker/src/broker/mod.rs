@@ -1,6 +1,9 @@
 //! What all connections share: sessions, routes, retained messages, the store's threads, the clock.
 
+mod access;
 mod budget;
+#[cfg(test)]
+pub(crate) mod by_hand;
 mod delay;
 mod fanout;
 mod feed;
@@ -29,7 +32,9 @@ use std::sync::{Arc, OnceLock};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
+use access::DynamicSecurity;
 pub use budget::Budget;
+pub(crate) use budget::TURN;
 pub use delay::{DelayedMessages, Pending};
 pub use fanout::{Batch, Source, Staged, Verdict};
 pub(crate) use feed::{Fed, may_want_retained};
@@ -41,24 +46,25 @@ pub use reload::{ConfigSource, ReloadError};
 pub use retained::RetainedStore;
 pub use schedules::Schedules;
 pub use sessions::{Ending, Opened};
+pub(crate) use slot::Lane;
 pub use slot::Slot;
 pub use streams::{STREAM_PREFIX, Streams};
+pub(crate) use streams::{is_same_stream, with_place_of};
 pub use sys::Pressure;
 pub use taker::{TAKER_PREFIX, Taker, TakerFigures, TakerFilter, TakerOptions};
 pub(crate) use woken::Woken;
 pub use writer::{Writer, WriterOptions};
 
 use crate::access::Access;
-use crate::auth::Mechanisms;
+use crate::access::auth::Mechanisms;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::message::Time;
 use crate::observe::{Counters, Observed};
-use crate::queue::{KeyOf, Policy, QueueLimits};
+use crate::queue::{KeyOf, Policy, QueueLimits, Reasons};
 use crate::router::Router;
 use crate::session::{Cx, Settings};
-use crate::store::redb::Gauge;
-use crate::store::{Known, Ledger, Recovered, SessionNo};
+use crate::store::{Gauge, Known, Ledger, Recovered, SessionNo};
 
 /// Milliseconds after which a refused publisher or client is told to try again.
 pub const RETRY_AFTER_MS: u32 = 1000;
@@ -115,6 +121,7 @@ pub struct Broker {
     /// Bytes of all wills, as the keeper counted them last, and those that have come since.
     will_bytes: AtomicUsize,
     access: OnceLock<Arc<Access>>,
+    dynamic: DynamicSecurity,
     live: RwLock<Arc<Config>>,
     source: OnceLock<Arc<reload::ConfigSource>>,
 }
@@ -146,6 +153,7 @@ pub(crate) fn queue_limits(queue: &config::QueueLimits, limits: &config::Limits)
         queue_qos0: queue.queue_qos0,
         stall_ms: queue.stall_limit.map(millis),
         stall_transient_ms: queue.stall_limit_transient.map(millis),
+        dead_letters: Reasons::default(),
         memory_messages: limits.memory_messages,
         memory_bytes: limits.memory_bytes,
     }
@@ -153,8 +161,10 @@ pub(crate) fn queue_limits(queue: &config::QueueLimits, limits: &config::Limits)
 
 fn settings(config: &Config) -> Settings {
     let (limits, queue) = (&config.limits, &config.queue);
+    let of_rules = config.dead_letters.iter().map(|rule| rule.reasons);
+    let dead_letters = of_rules.fold(Reasons::default(), Reasons::and);
     Settings {
-        queue: queue_limits(queue, limits),
+        queue: QueueLimits { dead_letters, ..queue_limits(queue, limits) },
         outbound_buffer: limits.outbound_buffer,
         max_inflight: limits.max_inflight,
         receive_maximum: limits.receive_maximum,
@@ -225,7 +235,7 @@ impl Broker {
             }),
             delayed: DelayedMessages::new(),
             origins: OriginWindows::new(config.limits.max_origins),
-            queues: Queues::new(&config.queues),
+            queues: Queues::new(&config),
             schedules: Schedules::default(),
             streams: Streams::new(&config.streams),
             clock,
@@ -247,6 +257,7 @@ impl Broker {
             memory_limit: config.limits.memory.unwrap_or_else(crate::memory::half_of_the_machine),
             will_bytes: AtomicUsize::new(0),
             access: OnceLock::new(),
+            dynamic: DynamicSecurity::default(),
             live: RwLock::new(config.clone()),
             source: OnceLock::new(),
             config,
@@ -347,7 +358,12 @@ impl Broker {
     /// Whether durable messages are refused because the store cannot be written.
     #[must_use]
     pub fn store_failing(&self) -> bool {
-        self.writer.failing.load(Ordering::Relaxed) || self.gauge.as_ref().is_some_and(|gauge| gauge.low())
+        let failing =
+            self.writer.failing.load(Ordering::Relaxed) || self.gauge.as_ref().is_some_and(|gauge| gauge.low());
+        if failing {
+            self.writer.has_refused.store(true, Ordering::Relaxed);
+        }
+        failing
     }
 
     /// What the store can do, in a word or a sentence.

@@ -137,8 +137,7 @@ impl Broker {
         let message = Arc::new(Message::new(&parts, origin));
         let mut inner = Staged::of(&message, retain, staged.durability);
         if !self.delay(batch, &mut inner, cx) {
-            let route = self.router.route(topic);
-            self.run_one(&route, batch, &mut inner, cx);
+            self.run_one(batch, &mut inner, cx);
         }
         staged.verdict = inner.verdict;
         staged.sent_once = inner.sent_once;

@@ -42,6 +42,11 @@ impl Pager {
         }
     }
 
+    /// Whether the last page could not be read.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.complained.load(Ordering::Relaxed)
+    }
+
     /// Ends the thread.
     pub fn stop(&self) {
         *self.requests.lock() = None;
@@ -73,6 +78,8 @@ impl Pager {
                 broker.have_committed();
                 std::thread::sleep(RETRY);
                 slot.with(broker, |session| session.page_failed());
+                // What waited for this page does so no more.
+                slot.wake();
                 return;
             }
         };

@@ -1,7 +1,7 @@
 //! Whether there is room for more: memory, sessions, wills, subscriptions. What exists goes on; what would add is refused.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_wire::reason::ReasonCode;
@@ -53,12 +53,19 @@ impl Watch {
 pub(super) struct ShortOfMemory {
     small: Settings,
     large: Settings,
+    /// Somebody was told so since the last look, and waits.
+    was_told: AtomicBool,
 }
 
 impl ShortOfMemory {
     pub(super) fn new(settings: &Settings) -> Self {
         let with = |outbound_buffer| Settings { outbound_buffer, ..settings.clone() };
-        Self { small: with(PART_WHEN_FULL.min(settings.outbound_buffer)), large: with(0) }
+        let small = with(PART_WHEN_FULL.min(settings.outbound_buffer));
+        Self { small, large: with(0), was_told: AtomicBool::new(false) }
+    }
+
+    fn tell(&self) {
+        self.was_told.store(true, Ordering::Relaxed);
     }
 }
 
@@ -76,10 +83,14 @@ impl Broker {
     }
 
     pub(crate) fn memory_full(&self) -> bool {
-        self.memory_level() == Level::Full
+        let full = self.memory_level() == Level::Full;
+        if full {
+            self.short_of_memory.tell();
+        }
+        full
     }
 
-    /// Whether a client may connect; the reason if not.
+    /// Whether there is room for a client; the reason if not.
     pub(crate) fn admits(&self, client_id: &str, will_bytes: usize) -> Result<(), (ReasonCode, &'static str)> {
         let live = self.live();
         let limits = &live.limits;
@@ -96,6 +107,13 @@ impl Broker {
                 return Err((ReasonCode::ServerBusy, "no memory is left for another client (limits.memory)"));
             }
         }
+        Ok(())
+    }
+
+    /// The same, and the bytes of its will count from now on. For a client that has logged in: those who cannot must not take
+    /// the others' room.
+    pub(crate) fn admit(&self, client_id: &str, will_bytes: usize) -> Result<(), (ReasonCode, &'static str)> {
+        self.admits(client_id, will_bytes)?;
         self.will_bytes.fetch_add(will_bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -129,7 +147,11 @@ impl Broker {
     /// drain, and none a twentieth over the limit, until sockets have taken what was encoded.
     pub(crate) fn may_encode(&self) -> Option<Cx<'_>> {
         let (cx, used) = (self.cx(), memory::used());
-        match Level::of(used, self.memory_limit) {
+        let level = Level::of(used, self.memory_limit);
+        if level == Level::Full {
+            self.short_of_memory.tell();
+        }
+        match level {
             Level::Roomy | Level::High => Some(cx),
             Level::Full if used <= self.memory_limit.saturating_add(self.memory_limit / 20) => {
                 Some(Cx { settings: &self.short_of_memory.small, ..cx })
@@ -144,6 +166,7 @@ impl Broker {
     }
 
     /// Says when memory becomes short and when it is not any more, wakes who waits for it, and gives back what is free.
+    /// A peak that came and went between two looks has left those behind who met it.
     pub(super) fn watch_memory(&self, watch: &mut Watch) {
         let used = memory::used();
         let (level, before) = (Level::of(used, self.memory_limit), watch.level);
@@ -157,17 +180,61 @@ impl Broker {
                     tracing::warn!("memory is short: {used} of {limit} MiB; what would add to it is refused")
                 }
             }
-            if before == Level::Full {
-                self.unpark();
-                self.all_slots().iter().filter(|slot| slot.online()).for_each(|slot| slot.wake());
-            }
+        }
+        if level != Level::Full && self.short_of_memory.was_told.swap(false, Ordering::Relaxed) {
+            self.unpark();
+            self.all_slots().iter().filter(|slot| slot.online()).for_each(|slot| slot.wake());
         }
         watch.give_back(used);
+    }
+
+    /// The writer may sleep when the store is found to be full beside it: it has to look from then on, until there is room. Where
+    /// that is over between two looks, those who met it still wait.
+    pub(super) fn watch_store(&self) {
+        if self.store_failing() {
+            self.writer.look_soon();
+        } else if self.writer.has_refused.swap(false, Ordering::Relaxed) {
+            self.unpark();
+        }
     }
 
     /// Counts the wills anew: sessions that have ended, and wills that were published, are not subtracted one by one.
     pub(super) fn count_wills(&self) {
         let of = |slot: Arc<Slot>| slot.look(|session| session.will().map_or(0, |will| will.message.size()));
         self.will_bytes.store(self.all_slots().into_iter().map(of).sum(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::by_hand;
+
+    #[test]
+    fn a_store_that_is_full_is_looked_at_and_who_met_that_is_woken() {
+        let (broker, mut store) = by_hand::broker();
+        let waiting = by_hand::queue_of(&broker, "t").slot().clone();
+        by_hand::commit(&broker, &mut store);
+        broker.watch_store();
+        assert!(!broker.writer.is_due());
+        broker.writer.failing.store(true, Ordering::Relaxed);
+        broker.watch_store();
+        assert!(broker.writer.is_due(), "nothing else has it look");
+        broker.park(&waiting);
+        broker.writer.failing.store(false, Ordering::Relaxed);
+        broker.watch_store();
+        assert!(!waiting.set_parked(false), "it still waits");
+    }
+
+    #[test]
+    fn who_met_a_peak_between_two_looks_is_woken() {
+        let (broker, _store) = by_hand::broker();
+        let waiting = by_hand::queue_of(&broker, "t").slot().clone();
+        let mut watch = Watch::default();
+        broker.watch_memory(&mut watch);
+        broker.short_of_memory.tell();
+        broker.park(&waiting);
+        broker.watch_memory(&mut watch);
+        assert!(!waiting.set_parked(false), "it still waits");
     }
 }

@@ -25,6 +25,8 @@ const PAGE_BYTES: usize = 1024 * 1024;
 #[derive(Default)]
 pub struct Schedules {
     inside: Mutex<Inside>,
+    /// Held from the look whether a due time has been seen to until it has. Inside the writer's gate.
+    publishing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -85,7 +87,8 @@ impl Broker {
             Ok(_) => Description::read(payload),
         };
         if let Err(wrong) = read {
-            tracing::warn!(topic, "a schedule is refused: {wrong}");
+            // As a field: what a client writes must not look like another line.
+            tracing::warn!(topic, why = ?wrong.to_string(), "a schedule is refused");
             let reason =
                 if retain { ReasonCode::PayloadFormatInvalid } else { ReasonCode::ImplementationSpecificError };
             staged.verdict = Verdict::Refused(reason);
@@ -130,13 +133,24 @@ impl Broker {
 
     fn run_schedule(&self, due: &Due) {
         let Ok(description) = Description::read(due.described_by.payload()) else { return };
+        // The message enters its queues and the due time is over in one commit.
+        let _gate = self.writer.gate();
+        let _publishing = self.schedules.publishing.lock();
+        if !self.schedules.inside.lock().timetable.is_due(due) {
+            // Another has seen to it.
+            return;
+        }
         let kept;
         let payload = match &description.body {
             Body::Text(text) => text.as_bytes(),
             Body::RetainedOf(topic) => {
                 kept = self.retained.matching(topic, self.clock.now());
                 let Some(message) = kept.first() else {
-                    tracing::warn!(schedule = &*due.name, "not published: there is no retained message on {topic}");
+                    tracing::warn!(
+                        schedule = &*due.name,
+                        payload_from = topic,
+                        "not published: there is no retained message"
+                    );
                     self.counters.schedule_missed.add(1);
                     self.note_done(due);
                     return;
@@ -150,8 +164,6 @@ impl Broker {
         let Description { topic, qos, retain, .. } = &description;
         let (qos, retain) = (*qos, *retain);
         let source = Source { topic, properties: &properties, payload, qos, retain, expires_at: None };
-        // The message enters its queues and the due time is over in one commit.
-        let gate = self.writer.gate();
         let mut staged = Staged::new(source, Durability::Moved);
         self.publish_if_room(&mut staged);
         if staged.verdict == Verdict::Full {
@@ -160,7 +172,6 @@ impl Broker {
         }
         self.counters.schedule_published.add(1);
         self.note_done(due);
-        drop(gate);
     }
 
     fn note_done(&self, due: &Due) {
@@ -187,5 +198,37 @@ impl Broker {
         for (name, mark) in work.0 {
             inside.dirty.entry(name).or_insert(mark);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::by_hand;
+    use crate::message::{Parts, Time};
+
+    #[test]
+    fn two_that_find_a_schedule_due_publish_it_once() {
+        let (broker, _store) = by_hand::broker();
+        let queue = by_hand::queue_of(&broker, "a");
+        let parts = Parts {
+            topic: "$schedule/m",
+            properties: &[],
+            payload: br#"{"cron":"* * * * *","topic":"a","qos":1,"payload":"x"}"#,
+            qos: 1,
+            retain: true,
+            expires_at: None,
+            accepted_at: Time(0),
+        };
+        let described = [Arc::new(Message::new(&parts, None))];
+        let due = {
+            let mut inside = broker.schedules.inside.lock();
+            inside.timetable.look(120_000, &described, |_| 0);
+            inside.timetable.due()
+        };
+        for _ in 0..2 {
+            due.iter().for_each(|due| broker.run_schedule(due));
+        }
+        assert_eq!((due.len(), queue.figures().messages), (1, 1));
     }
 }

@@ -9,7 +9,7 @@ use forebay_wire::topic;
 use super::{Broker, Found, Slot};
 use crate::message::{Message, Parts, Time};
 use crate::router::Options;
-use crate::session::{Authority, Durability, Link, Session, Urgency};
+use crate::session::{Authority, Cx, Durability, Link, Session, Urgency};
 use crate::store::{NEVER_S, Recovered, StoredSubscription, StoredWill};
 
 /// A session that a connection has opened.
@@ -31,6 +31,14 @@ pub struct Ending {
     pub expiry_s: Option<u32>,
 }
 
+/// A session that goes on with a new connection.
+struct Resumed {
+    epoch: u32,
+    /// Of the connection before, and due.
+    will: Option<StoredWill>,
+    authority_before: Option<Arc<dyn Authority>>,
+}
+
 impl Broker {
     /// Opens the client's session: the one that is there, unless it asks for a clean start, or a new one. A connection
     /// that serves it is told to go [MQTT-3.1.4-2], [MQTT5-3.1.4-3].
@@ -40,24 +48,13 @@ impl Broker {
         let one_commit = self.writer.gate();
         let mut sessions = self.sessions.lock();
         let before = sessions.get(client_id).cloned();
-        let resumed = before.as_ref().filter(|_| !clean_start).filter(|slot| slot.look(|s| resumable(s, cx.now)));
-        if let Some(slot) = resumed.cloned() {
-            let will = slot.look(|session| due_will(session, cx.now));
-            if slot.online() {
-                self.counters.sessions_taken_over.add(1);
-            }
-            let authority_before = slot.authority();
-            slot.clear_kick();
-            if slot.set_authority(link.authority.clone()) {
-                self.router.bump();
-                self.unpark();
-            }
-            slot.set_keep_alive(keep_alive_s, self.now_s());
-            let epoch = slot.with(self, |session| {
-                session.connect(link, cx);
-                session.epoch()
-            });
-            slot.set_connection(epoch);
+        let mut link = Some(link);
+        // Whether it is still there is asked under its own lock.
+        let resumed = before.as_ref().filter(|_| !clean_start).and_then(|slot| {
+            let resumed = self.resume(slot, &mut link, keep_alive_s, cx)?;
+            Some((slot.clone(), resumed))
+        });
+        if let Some((slot, Resumed { epoch, will, authority_before })) = resumed {
             drop(sessions);
             // The connection before is closed by the broker without DISCONNECT [MQTT-3.1.2-8], or it was over before and
             // nobody has had the time to publish its will.
@@ -71,8 +68,10 @@ impl Broker {
         }
         let client_id: Arc<str> = client_id.into();
         let mut session = Session::new(self.session_no(), client_id.clone());
-        let authority = link.authority.clone();
-        session.connect(link, cx);
+        let authority = link.as_ref().and_then(|link| link.authority.clone());
+        if let Some(link) = link {
+            session.connect(link, cx);
+        }
         let epoch = session.epoch();
         let urgency = session.take_urgency();
         let slot = Slot::new(session);
@@ -87,12 +86,37 @@ impl Broker {
                 self.counters.sessions_taken_over.add(1);
             }
             before.kick(ReasonCode::SessionTakenOver as u8);
+            let was_kept = before.look(|session| session.durable());
             self.end_session(&before);
+            // The answer says that it is gone: no crash may bring it back [MQTT-3.1.2-6], [MQTT5-3.1.2-4].
+            if was_kept {
+                self.writer.mark(&before, Urgency::Now);
+            }
         }
         if urgency != Urgency::None {
             self.writer.mark(&slot, urgency);
         }
         Opened { slot, epoch, session_present: false }
+    }
+
+    /// Gives the session to a new connection, in one step; `None`: it cannot be resumed, and `link` is left.
+    fn resume(&self, slot: &Arc<Slot>, link: &mut Option<Link>, keep_alive_s: u16, cx: Cx<'_>) -> Option<Resumed> {
+        slot.with(self, |session| {
+            let link = if resumable(session, cx.now) { link.take()? } else { return None };
+            if session.connected() {
+                self.counters.sessions_taken_over.add(1);
+            }
+            let (will, authority_before) = (due_will(session, cx.now), slot.authority());
+            slot.clear_kick();
+            // Before it is connected: routes that are known may be the former user's.
+            if slot.set_authority(link.authority.clone()) {
+                self.rights_changed();
+            }
+            slot.set_keep_alive(keep_alive_s, self.now_s());
+            session.connect(link, cx);
+            slot.set_connection(session.epoch());
+            Some(Resumed { epoch: session.epoch(), will, authority_before })
+        })
     }
 
     /// The connection `epoch` of the session is over.
@@ -105,13 +129,15 @@ impl Broker {
             if let Some(expiry_s) = ending.expiry_s {
                 session.set_expiry(expiry_s);
             }
-            if !ending.with_will {
-                session.take_will();
-            }
+            let no_will = !ending.with_will && session.take_will().is_some() && session.durable();
             session.disconnect(epoch, cx);
-            Some(session.expiry_s())
+            slot.set_keep_alive(0, 0);
+            Some(no_will)
         });
-        slot.set_keep_alive(0, 0);
+        // A crash must not bring back a will that its client has taken back [MQTT-3.1.2-10], [MQTT5-3.1.2-10].
+        if left == Some(true) {
+            self.writer.mark(slot, Urgency::Now);
+        }
         // A broker that stops leaves wills and expiries to its next start.
         if left.is_some() && !self.stopping.load(Ordering::Relaxed) {
             self.settle_away(slot);
@@ -124,34 +150,36 @@ impl Broker {
             slot.with(self, Session::leave_on);
             return;
         }
+        let Some(Away { since, will_at, ends_at }) = slot.look(|session| away(session)) else { return };
         let now = self.clock.now();
-        let (will_due, will_at, ends_at) = slot.look(|session| {
-            let Some(since) = session.disconnected_at().filter(|_| !session.connected() && !session.ended()) else {
-                return (None, None, None);
-            };
-            let ends_at = (session.expiry_s() != NEVER_S).then(|| since.plus_s(session.expiry_s()));
-            // The will goes when its delay is over or when the session ends, whichever is first [MQTT5-3.1.3.2.2].
-            let will_at =
-                session.will().map(|w| since.plus_s(w.delay_s)).map(|at| ends_at.map_or(at, |end| end.min(at)));
-            let due = session.will().filter(|_| will_at.is_some_and(|at| at <= now)).cloned();
-            (due, will_at, ends_at)
-        });
-        if let Some(will) = &will_due {
+        // Its client may have come back since, and with another will.
+        let is_as_it_was = |session: &Session| !session.connected() && session.disconnected_at() == Some(since);
+        let will_is_due = will_at.is_some_and(|at| at <= now);
+        if will_is_due {
             let _one_commit = self.writer.gate();
-            self.publish_will(will, slot, slot.authority().as_deref());
-            slot.with(self, Session::take_will);
+            let authority = slot.authority();
+            let will = slot.with(self, |session| is_as_it_was(session).then(|| session.take_will()).flatten());
+            if let Some(will) = will {
+                self.publish_will(&will, slot, authority.as_deref());
+            }
         }
         match ends_at {
             Some(at) if at <= now => {
-                self.counters.sessions_expired.add(1);
                 let (client, queued) = slot.look(|session| (session.client_id().clone(), session.ledger().1));
-                if queued > 0 {
-                    tracing::warn!(%client, queued, "a session has expired with messages in its queue; they are dropped");
+                if !self.end_session_if(slot, is_as_it_was) {
+                    return;
                 }
-                self.end_session(slot);
+                self.counters.sessions_expired.add(1);
+                if queued > 0 {
+                    tracing::warn!(
+                        client = &*client,
+                        queued,
+                        "a session has expired with messages in its queue; they are dropped"
+                    );
+                }
             }
             _ => {
-                let will_at = will_at.filter(|_| will_due.is_none());
+                let will_at = will_at.filter(|_| !will_is_due);
                 if let Some(at) = [will_at, ends_at].into_iter().flatten().min() {
                     self.deadlines.lock().plan(at, slot);
                 }
@@ -190,6 +218,10 @@ impl Broker {
         let kept = subscription.clone();
         let existed = slot.with(self, |session| session.subscribe(kept));
         self.route_to(slot, &subscription);
+        // Its end removes the routes that it knows of: one of the two sees the other.
+        if slot.look(|session| session.ended() || session.leaving()) {
+            self.unsubscribe(slot, &subscription.filter);
+        }
         // At QoS 0 nobody waits for it any more, and a new member of a group may have room where the others have none.
         if existed || topic::split_share(&subscription.filter).is_some() {
             self.unpark();
@@ -262,6 +294,21 @@ fn options(subscription: &StoredSubscription) -> Options {
 }
 
 /// The will that is to be published when the client connects again: one whose delay is over [MQTT5-3.1.3-9].
+/// Since when a client is away, and until when its will and its session wait.
+struct Away {
+    since: Time,
+    will_at: Option<Time>,
+    ends_at: Option<Time>,
+}
+
+fn away(session: &Session) -> Option<Away> {
+    let since = session.disconnected_at().filter(|_| !session.connected() && !session.ended())?;
+    let ends_at = (session.expiry_s() != NEVER_S).then(|| since.plus_s(session.expiry_s()));
+    // The will goes when its delay is over or when the session ends, whichever is first [MQTT5-3.1.3.2.2].
+    let will_at = session.will().map(|will| since.plus_s(will.delay_s)).map(|at| ends_at.map_or(at, |end| end.min(at)));
+    Some(Away { since, will_at, ends_at })
+}
+
 fn due_will(session: &Session, now: Time) -> Option<StoredWill> {
     let over_since = session.disconnected_at().filter(|_| !session.connected());
     let due = |will: &&StoredWill| over_since.map_or(will.delay_s == 0, |since| since.plus_s(will.delay_s) <= now);
@@ -274,4 +321,45 @@ fn resumable(session: &Session, now: Time) -> bool {
         .disconnected_at()
         .is_some_and(|since| session.expiry_s() != NEVER_S && since.plus_s(session.expiry_s()) <= now);
     !session.ended() && session.expiry_s() > 0 && !over
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::by_hand::{self, link, subscription};
+
+    /// A connection that was taken over ends later than the one that took over began.
+    #[test]
+    fn a_connection_that_took_over_has_its_own_keep_alive() {
+        let (broker, _store) = by_hand::broker();
+        let first = broker.open("c", false, link(60), 10);
+        let second = broker.open("c", false, link(60), 10);
+        assert!(second.session_present && Arc::ptr_eq(&first.slot, &second.slot));
+        broker.close(&first.slot, first.epoch, Ending { with_will: true, expiry_s: None });
+        assert!(second.slot.silent(1_000), "nobody looks whether it still says something");
+        broker.close(&second.slot, second.epoch, Ending { with_will: true, expiry_s: None });
+        assert!(!second.slot.silent(1_000));
+    }
+
+    /// Another worker may end a session while its client subscribes.
+    #[test]
+    fn nothing_is_left_of_a_subscription_to_a_session_that_has_ended() {
+        let (broker, _store) = by_hand::broker();
+        let slot = broker.open("c", true, link(60), 0).slot;
+        broker.end_session(&slot);
+        broker.subscribe(&slot, subscription("t", 1));
+        assert_eq!(broker.router.stats().subscriptions, 0);
+    }
+
+    /// Whoever found it away may come too late.
+    #[test]
+    fn a_session_whose_client_is_back_is_not_ended() {
+        let (broker, _store) = by_hand::broker();
+        let first = broker.open("c", false, link(60), 0);
+        broker.close(&first.slot, first.epoch, Ending { with_will: true, expiry_s: None });
+        let since = first.slot.look(|session| session.disconnected_at());
+        let second = broker.open("c", false, link(60), 0);
+        assert!(!broker.end_session_if(&second.slot, |session| session.disconnected_at() == since));
+        assert!(second.slot.look(|session| session.connected() && !session.ended()));
+    }
 }

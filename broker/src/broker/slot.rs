@@ -1,16 +1,17 @@
 //! A session, and what ties it to the connection that serves it and to the store's writer.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
+use tokio::sync::watch;
 
 use crate::broker::{Broker, RETRY_AFTER_MS, Woken};
-use crate::message::{Message, Origin};
-use crate::queue::Stall;
+use crate::message::{Message, Origin, Time};
+use crate::queue::{Priorities, Stall};
 use crate::router::Subscriber;
-use crate::session::{Authority, Fill, Session, Urgency};
+use crate::session::{Authority, Collected, Fill, Session, Urgency};
 use crate::store::SessionNo;
 
 /// Seconds between two lines about one session's full queue.
@@ -20,6 +21,11 @@ const SAY_FULL_EVERY_S: u32 = 60;
 /// list of the woken.
 pub struct Slot {
     no: SessionNo,
+    client_id: Arc<str>,
+    /// It takes messages of one level only.
+    lane: OnceLock<Lane>,
+    /// Its queue is told who published each message.
+    names_publisher: AtomicBool,
     session: Mutex<Session>,
     /// Who serves it.
     served: Mutex<Option<Server>>,
@@ -29,9 +35,16 @@ pub struct Slot {
     notified: AtomicBool,
     /// The highest urgency that the writer knows of, see [`Urgency`].
     pub(crate) dirty: AtomicU8,
+    /// Not 0: the writer is to have of it what is there now, and whoever changes the session collects that before; up to this time
+    /// and a millisecond.
+    in_cut: AtomicU64,
+    /// What was collected like that, until the writer comes for it.
+    collected: Mutex<Option<Box<Part>>>,
     online: AtomicBool,
     /// How full the queue is, see [`Fill`]; only for the policy that refuses.
     fill: AtomicU8,
+    /// The queue is full, and drops something for what comes next.
+    drops: AtomicBool,
     /// Broker second in which a full queue was said last; 0 for never.
     said_full_s: AtomicU32,
     /// Since when the queue has refused without having drained.
@@ -45,16 +58,30 @@ pub struct Slot {
     /// Broker seconds of the last packet, and the keep alive in seconds: 0 for none.
     last_packet_s: AtomicU32,
     keep_alive_s: AtomicU16,
+    /// Its socket is not read, for a reason of the broker's: nobody knows what its client says.
+    unread: AtomicBool,
     /// One more than the broker second in which the packet began that is not complete yet; 0 for none.
     packet_began_s: AtomicU32,
     /// Set by whoever wants the connection gone: a reason code, 0 for none.
     kicked: AtomicU8,
     /// The session's epoch, for a connection to see without its lock that another serves the session.
     connection: AtomicU32,
+    /// Who is told that a message which was published in its name is safe, beside its connection.
+    safe: OnceLock<watch::Sender<()>>,
     /// It has an authority: most have none, and are not asked.
     guarded: AtomicBool,
     /// What the client of its last connection may do.
     authority: RwLock<Option<Arc<dyn Authority>>>,
+}
+
+/// What a session gives to a commit, and whether it has left something for the next.
+pub(crate) type Part = (Option<Collected>, bool);
+
+/// One level of a declared queue with priorities.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) priorities: Arc<Priorities>,
+    pub(crate) level: u8,
 }
 
 /// Who is woken when the session has something to look at.
@@ -80,14 +107,20 @@ impl Slot {
     pub fn new(session: Session) -> Arc<Self> {
         Arc::new(Self {
             no: session.no(),
+            client_id: session.client_id().clone(),
+            lane: OnceLock::new(),
+            names_publisher: AtomicBool::new(false),
             connection: AtomicU32::new(session.epoch()),
             session: Mutex::new(session),
             served: Mutex::new(None),
             woken: AtomicBool::new(false),
             notified: AtomicBool::new(false),
             dirty: AtomicU8::new(0),
+            in_cut: AtomicU64::new(0),
+            collected: Mutex::new(None),
             online: AtomicBool::new(false),
             fill: AtomicU8::new(Fill::Roomy as u8),
+            drops: AtomicBool::new(false),
             said_full_s: AtomicU32::new(0),
             stall: Mutex::new(None),
             backed_up: AtomicBool::new(false),
@@ -95,8 +128,10 @@ impl Slot {
             parked: AtomicBool::new(false),
             last_packet_s: AtomicU32::new(0),
             keep_alive_s: AtomicU16::new(0),
+            unread: AtomicBool::new(false),
             packet_began_s: AtomicU32::new(0),
             kicked: AtomicU8::new(0),
+            safe: OnceLock::new(),
             guarded: AtomicBool::new(false),
             authority: RwLock::new(None),
         })
@@ -108,16 +143,64 @@ impl Slot {
         self.no
     }
 
+    /// The client identifier.
+    #[must_use]
+    pub fn client_id(&self) -> &Arc<str> {
+        &self.client_id
+    }
+
+    /// From now on it takes messages of this level only.
+    pub(crate) fn take_lane(&self, lane: Lane) {
+        let _ = self.lane.set(lane);
+    }
+
+    /// Whether a message is for it. Most slots take whatever they have subscribed to.
+    pub(crate) fn takes(&self, topic: &str, properties: &[u8]) -> bool {
+        self.lane.get().is_none_or(|lane| lane.priorities.level(topic, properties) == lane.level)
+    }
+
+    /// From now on each message that comes to its queue says who published it, see [`crate::queue::PUBLISHER`].
+    pub(crate) fn name_publisher(&self) {
+        self.names_publisher.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn names_publisher(&self) -> bool {
+        self.names_publisher.load(Ordering::Relaxed)
+    }
+
     /// Does something with the session, then tells the writer what the session wants written, and those who wait for
     /// room that there is some.
     pub fn with<R>(self: &Arc<Self>, broker: &Broker, act: impl FnOnce(&mut Session) -> R) -> R {
-        let mut session = self.session.lock();
+        let mut session = self.lock_to_change();
         let result = act(&mut session);
         self.leave(session, broker);
         result
     }
 
-    /// The session alone, for looking at it.
+    fn lock_to_change(&self) -> MutexGuard<'_, Session> {
+        let mut session = self.session.lock();
+        if self.in_cut.load(Ordering::Acquire) != 0 {
+            let cutoff = self.in_cut.swap(0, Ordering::AcqRel).wrapping_sub(1);
+            *self.collected.lock() = Some(Box::new(session.collect(Time(cutoff))));
+        }
+        session
+    }
+
+    /// The writer is to have what the session has to write now, though it comes for it later: [`Slot::collect`].
+    pub(crate) fn cut(&self, cutoff: Time) {
+        self.dirty.store(0, Ordering::Release);
+        self.in_cut.store(cutoff.0.saturating_add(1), Ordering::Release);
+    }
+
+    /// What the session had to write at the last [`Slot::cut`].
+    pub(crate) fn collect(&self, cutoff: Time) -> Part {
+        let mut session = self.session.lock();
+        self.in_cut.store(0, Ordering::Release);
+        let before = self.collected.lock().take();
+        before.map_or_else(|| session.collect(cutoff), |part| *part)
+    }
+
+    /// The session alone, for looking at it: nothing that the store knows of changes.
     pub fn look<R>(&self, act: impl FnOnce(&mut Session) -> R) -> R {
         act(&mut self.session.lock())
     }
@@ -141,34 +224,42 @@ impl Slot {
         let fill = session.room(broker.cx_settings());
         let full = (fill == Fill::Full).then(|| session.turnover());
         let backed_up = session.is_backed_up(broker.cx_settings());
+        let drops = session.drops(broker.cx_settings());
         let connected = session.connected();
         let page = session.wants_page(broker.cx_settings());
         let lent = session.take_lent_news(broker.cx_settings());
+        let fallen = session.has_fallen();
+        // Under the lock: else what an earlier change made of them could come last, and stay.
+        let came_or_went = change(&self.online, connected);
+        change(&self.backed_up, backed_up);
+        let drops_no_more = change(&self.drops, drops) && !drops;
+        let fill_before = self.fill.load(Ordering::Relaxed);
+        self.fill.store(fill as u8, Ordering::Relaxed);
         drop(session);
         if let Some(news) = lent {
             broker.queues.tell(self.no.0, news);
         }
-        if connected != self.online() {
-            self.set_online(connected);
-            if self.member.load(Ordering::Relaxed) {
-                broker.queues.came_or_went(self.no.0);
-            }
+        if came_or_went && self.member.load(Ordering::Relaxed) {
+            broker.queues.came_or_went(self.no.0);
         }
-        if backed_up != self.backed_up.load(Ordering::Relaxed) {
-            self.backed_up.store(backed_up, Ordering::Relaxed);
+        if drops_no_more {
+            // Another member of its group may be what publishers wait for.
+            broker.unpark();
         }
         if urgency != Urgency::None {
             broker.writer.mark(self, urgency);
         }
+        if fallen {
+            broker.keep_fallen(self);
+        }
         if let Some(page) = page {
             broker.pager.ask(self, page);
         }
-        if fill as u8 != self.fill.load(Ordering::Relaxed) {
-            let before = self.fill.swap(fill as u8, Ordering::Relaxed);
+        if fill as u8 != fill_before {
             if let Some(turnover) = full {
                 Stall::fill(&mut self.stall.lock(), broker.now_s(), turnover);
             }
-            if before == Fill::Full as u8 {
+            if fill_before == Fill::Full as u8 {
                 broker.unpark();
             }
             if fill == Fill::Full {
@@ -215,6 +306,12 @@ impl Slot {
         self.fill() == Fill::Full
     }
 
+    /// Whether the queue is full, and drops something for what comes next.
+    #[must_use]
+    pub fn drops(&self) -> bool {
+        self.drops.load(Ordering::Relaxed)
+    }
+
     /// Whether its client takes no more now, while messages wait for it.
     #[must_use]
     pub fn backed_up(&self) -> bool {
@@ -248,6 +345,12 @@ impl Slot {
         if !self.notified.swap(true, Ordering::AcqRel) {
             self.poll_soon();
         }
+    }
+
+    /// Changes whenever a message is safe that was published in its name.
+    #[must_use]
+    pub fn safe(&self) -> watch::Receiver<()> {
+        self.safe.get_or_init(|| watch::Sender::new(())).subscribe()
     }
 
     fn poll_soon(&self) {
@@ -312,13 +415,13 @@ impl Slot {
         if self.guarded.load(Ordering::Acquire) { self.authority.read().clone() } else { None }
     }
 
-    /// True: routes that are known may be wrong now, since another user has come.
+    /// True: routes that are known may be wrong now, since somebody with other rights has come.
     pub(crate) fn set_authority(&self, authority: Option<Arc<dyn Authority>>) -> bool {
         let guarded = authority.is_some();
         let before = std::mem::replace(&mut *self.authority.write(), authority);
         let was_guarded = self.guarded.swap(guarded, Ordering::AcqRel);
         match (before, self.authority()) {
-            (Some(before), Some(now)) => before.user() != now.user(),
+            (Some(before), Some(now)) => before.depends_on() != now.depends_on(),
             (None, None) => false,
             (None, Some(_)) | (Some(_), None) => guarded || was_guarded,
         }
@@ -352,11 +455,22 @@ impl Slot {
     pub(crate) fn set_keep_alive(&self, keep_alive_s: u16, now_s: u32) {
         self.keep_alive_s.store(keep_alive_s, Ordering::Relaxed);
         self.packet_began_s.store(0, Ordering::Relaxed);
-        self.last_packet_s.store(now_s, Ordering::Relaxed);
+        self.heard(now_s);
     }
 
+    /// Its client is there now, and is heard from now on.
     pub(crate) fn heard(&self, now_s: u32) {
         self.last_packet_s.store(now_s, Ordering::Relaxed);
+        self.unread.store(false, Ordering::Release);
+    }
+
+    /// Its socket is not read until the next [`Slot::heard`], and its client not taken for silent.
+    pub(crate) fn leave_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Acquire)
     }
 
     /// A packet has begun now, and is not complete.
@@ -377,13 +491,24 @@ impl Slot {
         }
     }
 
-    /// Whether one and a half times the keep alive has passed without a packet [MQTT-3.1.2-24], [MQTT5-3.1.2-22].
+    /// Whether one and a half times the keep alive has passed without a packet [MQTT-3.1.2-24], [MQTT5-3.1.2-22]. A client that
+    /// the broker does not read may have sent one.
     pub(crate) fn silent(&self, now_s: u32) -> bool {
         let keep_alive = u32::from(self.keep_alive_s.load(Ordering::Relaxed));
         // Seconds are whole, so one more than the statement's time: never early.
         keep_alive > 0
+            && !self.is_unread()
             && now_s.saturating_sub(self.last_packet_s.load(Ordering::Relaxed)) > keep_alive + keep_alive.div_ceil(2)
     }
+}
+
+/// Whether it was another value before.
+fn change(value: &AtomicBool, to: bool) -> bool {
+    let differs = value.load(Ordering::Relaxed) != to;
+    if differs {
+        value.store(to, Ordering::Relaxed);
+    }
+    differs
 }
 
 /// The socket of its connection is ready.
@@ -400,10 +525,13 @@ impl Wake for Slot {
 impl Origin for Slot {
     fn message_safe(&self) {
         self.wake();
+        if let Some(safe) = self.safe.get() {
+            safe.send_replace(());
+        }
     }
 
     fn message_refused(&self, message: &Message) -> bool {
-        let refused = self.look(|session| session.refuse_waiting(message, RETRY_AFTER_MS));
+        let refused = self.lock_to_change().refuse_waiting(message, RETRY_AFTER_MS);
         if refused {
             self.wake();
         }

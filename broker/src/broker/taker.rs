@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::{Broker, Slot};
-use crate::message::Time;
+use crate::message::{Message, Time};
 use crate::queue::QueueLimits;
-use crate::session::{Session, Taken};
+use crate::session::{Cx, Durability, Session, Taken};
 use crate::store::{DropReason, Ledger, StoredSubscription};
 
 /// How their client identifiers begin; clients are refused such a one.
@@ -99,6 +99,31 @@ impl Broker {
         self.all_slots().iter().filter_map(|slot| Some((name(slot)?, figures(slot, now)))).collect()
     }
 
+    /// Queues of such names as nobody will open are filled no more: one that is empty ends, and what another has is kept. To be called
+    /// before anybody can publish.
+    pub fn leave_takers(self: &Arc<Self>, is_known: impl Fn(&str) -> bool) {
+        for slot in self.all_slots() {
+            let client_id = slot.client_id();
+            let Some(name) = client_id.strip_prefix(TAKER_PREFIX).filter(|name| !is_known(name)) else { continue };
+            let (messages, bytes) = slot.look(|session| session.fill());
+            if messages == 0 {
+                self.end_session(&slot);
+                continue;
+            }
+            let filters = slot.look(|session| session.subscriptions().to_vec());
+            for known in filters {
+                self.unsubscribe(&slot, &known.filter);
+            }
+            tracing::warn!(
+                queue = &**client_id,
+                messages,
+                bytes,
+                "the configuration has no bridge \"{name}\": its messages are kept, it takes no more; name it again to send them, or \
+                 drop them with `forebay ctl end '{client_id}'`"
+            );
+        }
+    }
+
     /// Ends the queue of this name: what is in it is dropped and counted. False: there is none.
     pub fn remove_taker(self: &Arc<Self>, name: &str) -> bool {
         let Some(slot) = self.slot_of(&format!("{TAKER_PREFIX}{name}")) else { return false };
@@ -121,9 +146,24 @@ impl Taker {
         self.slot.with(&self.broker, |session| places.iter().filter(|place| session.confirm(**place)).count())
     }
 
+    /// The message taken at this place leaves the queue, and `message` comes into `to`, which may be the same queue, in one commit.
+    pub fn move_to(&self, place: u64, to: &Self, message: &Arc<Message>) {
+        let _one_commit = self.broker.writer.gate();
+        // First, so that a full queue has room for what comes back into it.
+        self.confirm(&[place]);
+        self.broker.put_into(&to.slot, message, Durability::Moved);
+    }
+
     /// The message taken at this place will never arrive: it is dropped and counted. False: it is not in flight.
     pub fn refuse(&self, place: u64, reason: DropReason) -> bool {
         self.slot.with(&self.broker, |session| session.refuse_taken(place, reason))
+    }
+
+    /// Whether the time of a message that was taken is over by now: its own, or what the queue allows.
+    #[must_use]
+    pub fn is_too_old(&self, message: &Message, now: Time) -> bool {
+        let cx = Cx { now, ..self.broker.cx() };
+        self.slot.look(|session| session.outlived(message, cx))
     }
 
     /// The message taken at this place is too old: it is counted as expired. False: it is not in flight.
@@ -205,4 +245,33 @@ fn figures(slot: &Slot, now: Time) -> TakerFigures {
             ledger: session.ledger().0,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::by_hand::{broker, publish};
+    use crate::queue::Policy;
+
+    #[test]
+    fn a_queue_that_nobody_opens_any_more_is_filled_no_more() {
+        let (broker, _store) = broker();
+        let filter = |filter: &str| TakerFilter { filter: filter.to_owned(), qos: 1, no_local: false };
+        let limits = QueueLimits { policy: Policy::Reject, ..broker.cx().settings.queue.clone() };
+        let options = |name: &str| TakerOptions {
+            filters: vec![filter(name)],
+            limits: limits.clone(),
+            window: 1,
+            committed_only: false,
+        };
+        for name in ["known", "gone", "empty"] {
+            let _ = broker.open_taker(name, &options(name));
+        }
+        ["known", "gone"].into_iter().for_each(|topic| publish(&broker, topic));
+        broker.leave_takers(|name| name == "known");
+        ["known", "gone", "empty"].into_iter().for_each(|topic| publish(&broker, topic));
+        let mut found: Vec<_> = broker.takers().into_iter().map(|(name, figures)| (name, figures.messages)).collect();
+        found.sort();
+        assert_eq!(found, [("gone".to_owned(), 1), ("known".to_owned(), 2)]);
+    }
 }

@@ -4,7 +4,9 @@
 //! What one read of a connection does to several sessions must be in one commit: a QoS 2 identifier of the publisher without
 //! its message in the subscribers' queues would lose that message in a crash (the repetition is taken for a duplicate), the
 //! message without the identifier would double it. So connections work inside a [`Writer::gate`], many at once, and
-//! the writer collects while none of them is inside.
+//! the writer makes its cut while none of them is inside: it notes whose part is to be in the commit. It collects the parts
+//! when they are let in again; whoever changes a session that is in the cut before the writer has come to it collects its part
+//! first ([`Slot::with`]). So nobody waits for a hundred thousand sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
-use crate::access::DynamicWork;
+use super::access::DynamicWork;
 use crate::broker::Broker;
 use crate::broker::Slot;
 use crate::broker::delay::DelayedWork;
@@ -58,6 +60,8 @@ struct Dirty {
     slots: Vec<Arc<Slot>>,
     retained: bool,
     due: Option<Instant>,
+    /// The shortest delay that `due` was made of.
+    delay: Option<Duration>,
     stop: bool,
 }
 
@@ -91,6 +95,8 @@ pub struct Writer {
     unclean: AtomicBool,
     /// The last commit failed: new durable messages are refused until one succeeds.
     pub failing: AtomicBool,
+    /// Somebody was told that the store takes nothing, and may wait.
+    pub(super) has_refused: AtomicBool,
     /// Counters.
     pub counters: WriterCounters,
 }
@@ -108,6 +114,7 @@ impl Writer {
             lazy_us: AtomicU64::new(micros(options.lazy)),
             unclean: AtomicBool::new(false),
             failing: AtomicBool::new(false),
+            has_refused: AtomicBool::new(false),
             counters: WriterCounters::default(),
         }
     }
@@ -115,6 +122,23 @@ impl Writer {
     /// What is done while this is held goes into one commit. Not to be asked for by who holds it already.
     pub fn gate(&self) -> RwLockReadGuard<'_, ()> {
         self.gate.read()
+    }
+
+    /// Whether the thread is to do something.
+    #[cfg(test)]
+    pub(crate) fn is_due(&self) -> bool {
+        self.dirty.lock().due.is_some()
+    }
+
+    /// Whether somebody is inside the gate.
+    #[cfg(test)]
+    pub(crate) fn is_held_off(&self) -> bool {
+        self.gate.is_locked()
+    }
+
+    /// The same for who may hold it already.
+    pub(crate) fn gate_again(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read_recursive()
     }
 
     /// As they are at the moment.
@@ -148,7 +172,17 @@ impl Writer {
         if before == 0 {
             dirty.slots.push(slot.clone());
         }
-        self.due_in(&mut dirty, self.delay(urgency));
+        let delay = self.delay(urgency);
+        // For all the sessions that one message reaches the clock is read once.
+        if dirty.delay.is_none_or(|planned| delay < planned) {
+            dirty.delay = Some(delay);
+            self.due_in(&mut dirty, delay);
+        }
+    }
+
+    /// Has the thread look at the store soon, though nothing is to be written.
+    pub(crate) fn look_soon(&self) {
+        self.due_in(&mut self.dirty.lock(), Duration::ZERO);
     }
 
     /// Retained messages have changed.
@@ -198,6 +232,7 @@ impl Writer {
     fn take(&self) -> (Vec<Arc<Slot>>, bool) {
         let mut dirty = self.dirty.lock();
         dirty.due = None;
+        dirty.delay = None;
         let slots = std::mem::take(&mut dirty.slots);
         // The list's memory is used again, without keeping a storm's worth of it.
         dirty.slots.reserve(slots.len().min(1024));
@@ -272,17 +307,11 @@ impl Writer {
     }
 
     fn collect(&self, broker: &Arc<Broker>, cutoff: Time) -> Work {
-        let _nobody_inside = self.gate.write();
-        let last = cutoff == Time(u64::MAX);
-        // A number on disk without its message would make the message's repetition a success, and lose it: with new numbers
-        // nothing waits for an ack that makes it needless.
-        let cutoff = if broker.has_new_of_origins() { Time(u64::MAX) } else { cutoff };
-        let (slots, retained) = self.take();
-        let mut batch = Batch::default();
-        let mut collected: Vec<Given> = Vec::with_capacity(slots.len());
+        let (slots, cutoff, mut work) = self.cut(broker, cutoff);
+        let (batch, collected, ..) = &mut work;
+        collected.reserve(slots.len());
         for slot in slots {
-            slot.dirty.store(0, Ordering::Release);
-            let (found, left) = slot.look(|session| session.collect(cutoff));
+            let (found, left) = slot.collect(cutoff);
             if left {
                 self.mark(&slot, Urgency::Elidable);
             }
@@ -291,6 +320,28 @@ impl Writer {
                 collected.push((slot, found));
             }
         }
+        work
+    }
+
+    /// What is to be in the commit: sessions whose parts are to be collected, up to which time, and everything else.
+    fn cut(&self, broker: &Arc<Broker>, cutoff: Time) -> (Vec<Arc<Slot>>, Time, Work) {
+        let _nobody_inside = self.gate.write();
+        let last = cutoff == Time(u64::MAX);
+        // A number on disk without its message would make the message's repetition a success, and lose it: with new numbers
+        // nothing waits for an ack that makes it needless.
+        let cutoff = if broker.has_new_of_origins() { Time(u64::MAX) } else { cutoff };
+        let (mut slots, mut retained) = self.take();
+        if broker.queues.keeps_dead_letters() {
+            // A session that is on its way to make dead letters of something, outside of the gate, gives nothing to a commit before
+            // it has; what others have done together with it would be in this one.
+            let on_the_way = slots.iter().filter(|slot| slot.look(|session| session.has_fallen()));
+            on_the_way.for_each(|slot| broker.keep_fallen_inside(slot));
+            let (letters, retained_too) = self.take();
+            slots.extend(letters);
+            retained |= retained_too;
+        }
+        slots.iter().for_each(|slot| slot.cut(cutoff));
+        let mut batch = Batch::default();
         let mut waiting = Vec::new();
         if retained {
             let most = if last { usize::MAX } else { RETAINED_BYTES_MAX };
@@ -308,7 +359,7 @@ impl Writer {
         let dynamic = broker.collect_dynamic(&mut batch.keyed);
         let schedules = broker.collect_schedules(&mut batch.keyed);
         batch.ended_ledger = broker.take_ended_ledger();
-        (batch, collected, waiting, Keyed { delayed, origins, streams, dynamic, schedules })
+        (slots, cutoff, (batch, Vec::new(), waiting, Keyed { delayed, origins, streams, dynamic, schedules }))
     }
 
     fn succeeded(&self, broker: &Arc<Broker>, collected: Vec<Given>, waiting: Vec<Waiting>, cx: Cx<'_>) {
@@ -366,7 +417,9 @@ fn refuse(broker: &Broker, batch: &Batch, waiting: &[Waiting], keyed: &Keyed, le
     let queued = batch.sessions.iter().flat_map(|delta| &delta.enqueued).map(|entry| &entry.message);
     for message in queued.chain(waiting.iter().map(|waiting| &waiting.message)).chain(keyed.messages()) {
         let may = !message.is_safe() && (message.qos < 2 || left_nothing) && !refused.holds(message);
-        if may && message.refuse() {
+        if may && message.was_refused() {
+            refused.add(message);
+        } else if may && message.refuse() {
             broker.counters.publish_refused.add(1);
             refused.add(message);
         }

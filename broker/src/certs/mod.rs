@@ -12,6 +12,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
+use crate::beside;
 use crate::config::TlsFiles;
 
 /// The server certificate is made anew this long after it was made; it is valid for a year.
@@ -146,17 +147,11 @@ fn remove(path: &Path) -> Result<(), CertsError> {
 /// Whole or not at all, also when the power goes.
 fn write(path: &Path, text: &str, secret: bool) -> Result<(), CertsError> {
     let attempt = || -> io::Result<()> {
-        let beside = path.with_extension("new");
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, if secret { 0o600 } else { 0o644 });
-        #[cfg(not(unix))]
-        let _ = secret;
-        let mut file = options.open(&beside)?;
+        let new = path.with_extension("new");
+        let mut file = beside::create(&new, if secret { 0o600 } else { 0o644 })?;
         io::Write::write_all(&mut file, text.as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&beside, path)
+        std::fs::rename(&new, path)
     };
     attempt().map_err(|source| CertsError::Io { path: path.to_owned(), source })
 }

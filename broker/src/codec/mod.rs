@@ -159,6 +159,8 @@ pub struct Subscribe {
     pub id: PacketId,
     /// Subscription identifier.
     pub subscription_id: Option<u32>,
+    /// Its user properties, in order.
+    pub user: Vec<(String, String)>,
     /// What is asked for; at least one.
     pub filters: Vec<SubscribeFilter>,
 }

@@ -17,25 +17,28 @@ fn header(frame: &Frame) -> FixedHeader {
     FixedHeader::new(frame.first_byte, frame.header_len.saturating_sub(1), frame.remaining_len)
 }
 
+/// What stands before the filters.
+struct Opening {
+    id: PacketId,
+    subscription_id: Option<u32>,
+    user: Vec<(String, String)>,
+}
+
 /// Packet identifier and, in MQTT 5, the properties.
-fn opening<'a>(
-    version: Version,
-    r: &mut Reader<'a>,
-    place: Place,
-    limits: &Limits,
-) -> Result<(PacketId, Option<u32>), CodecError> {
-    let id = packet_id(r.u16()?)?;
-    let mut subscription_id = None;
+fn opening<'a>(version: Version, r: &mut Reader<'a>, place: Place, limits: &Limits) -> Result<Opening, CodecError> {
+    let mut opening = Opening { id: packet_id(r.u16()?)?, subscription_id: None, user: Vec::new() };
     if version.is_v5() {
         let len = r.varint()?;
         let section: &'a [u8] = r.bytes(len as usize)?;
         walk(section, place, limits, |property, _| {
             if let Property::SubscriptionIdentifier(value) = property {
-                subscription_id = Some(value);
+                opening.subscription_id = Some(value);
+            } else if let Property::UserProperty(name, value) = property {
+                opening.user.push((name.to_owned(), value.to_owned()));
             }
         })?;
     }
-    Ok((id, subscription_id))
+    Ok(opening)
 }
 
 fn count(filters: usize, limits: &Limits) -> Result<(), CodecError> {
@@ -53,7 +56,7 @@ pub(super) fn read_subscribe(
     limits: &Limits,
 ) -> Result<Subscribe, CodecError> {
     let mut r = Reader::new(packet.get(frame.header_len..).unwrap_or_default());
-    let (id, subscription_id) = opening(version, &mut r, Place::Subscribe, limits)?;
+    let Opening { id, subscription_id, user } = opening(version, &mut r, Place::Subscribe, limits)?;
     let mut filters = 0;
     while !r.is_empty() {
         let filter = r.string()?;
@@ -66,7 +69,7 @@ pub(super) fn read_subscribe(
         return Err(CodecError::protocol("MQTT5-3.8.3-2", "SUBSCRIBE without a topic filter"));
     }
     let filters = if version.is_v5() { filters_v5(frame, packet, limits)? } else { filters_v4(frame, packet, limits)? };
-    Ok(Subscribe { id, subscription_id, filters })
+    Ok(Subscribe { id, subscription_id, user, filters })
 }
 
 /// A filter that is none costs the connection, in every version: 3.1.1 has nothing else for it [MQTT-4.8.0-1], and the
@@ -144,7 +147,7 @@ pub(super) fn read_unsubscribe(
     limits: &Limits,
 ) -> Result<Unsubscribe, CodecError> {
     let mut r = Reader::new(packet.get(frame.header_len..).unwrap_or_default());
-    let (id, _) = opening(version, &mut r, Place::Unsubscribe, limits)?;
+    let Opening { id, .. } = opening(version, &mut r, Place::Unsubscribe, limits)?;
     let mut filters = Vec::new();
     while !r.is_empty() {
         let filter = r.string()?;

@@ -11,6 +11,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use listeners::why_no_mount_point;
+
 use super::checked::{
     AdminConfig, Config, Durability, DurabilityRule, Limits, LogFormat, LogLevel, NEVER, QueueLimits, QueuePolicy,
     Rate, StoreConfig,
@@ -34,6 +36,7 @@ pub(super) fn check(raw: RawConfig, overrides: &Overrides, sources: &Sources, pr
     let data_dir = overrides.data_dir.clone().or_else(|| checker.path(raw.data_dir));
     let bridges = raw.bridges.map(|at| checker.bridges(at.value)).unwrap_or_default();
     let queues = raw.queues.map(|at| checker.queues(at.value, &bridges)).unwrap_or_default();
+    let dead_letters = raw.dead_letters.map(|at| checker.dead_letters(at.value, &queues, &bridges)).unwrap_or_default();
     let workers = number(raw.workers, defaults::workers().get());
     Config {
         data_dir: data_dir.unwrap_or_else(default_data_dir),
@@ -49,6 +52,7 @@ pub(super) fn check(raw: RawConfig, overrides: &Overrides, sources: &Sources, pr
         shutdown_grace: duration(raw.shutdown_grace, defaults::SHUTDOWN_GRACE),
         bridges,
         queues,
+        dead_letters,
         streams: raw.streams.map(|at| checker.streams(at.value)).unwrap_or_default(),
         listeners: listeners.unwrap_or_else(|| {
             let mut listeners = Config::built_in_listeners(&limits);

@@ -10,7 +10,8 @@ use super::defaults;
 use super::listener::{Listener, Tls, TlsFiles};
 use crate::bridge::template::Rule;
 use crate::queue::KeyOf;
-use crate::queue::members::{Share, Why};
+use crate::queue::members::Share;
+use crate::queue::{Priorities, Reasons, Why};
 use crate::store::redb::StoreOptions;
 
 /// An expiry that never comes: `0xFFFFFFFF` seconds on the wire [MQTT5-3.1.2.11.2]. No checked duration is longer.
@@ -41,6 +42,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Queues that exist without subscribers; no two of one name, and none of a bridge's.
     pub queues: Vec<Queue>,
+    /// What is kept of the messages that sessions' queues give up; no two of one name, and none of a queue's or bridge's.
+    pub dead_letters: Vec<DeadLetterRule>,
     /// Streams; no two of one name.
     pub streams: Vec<Stream>,
     /// Ways upstream; no two of one name.
@@ -455,10 +458,48 @@ pub struct Queue {
     pub backoff_max: Duration,
     /// Messages that are with members or set aside, at most.
     pub window: u16,
+    /// Which messages are given first.
+    pub priorities: Priorities,
+    /// Each so-manieth message is of a lower level; `None`: none while there is one of a higher.
+    pub lower_each: Option<u64>,
     /// What becomes a dead letter; the rest is dropped and counted.
-    pub dead_letters: Vec<Why>,
+    pub dead_letters: Reasons,
     /// Dead letters that are kept.
     pub max_dead_letters: u64,
+}
+
+/// What is kept of the messages that sessions' queues give up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterRule {
+    /// Letters, digits, `-` and `_`.
+    pub name: String,
+    /// The topics whose messages are kept.
+    pub filter: String,
+    /// Of whose sessions: a client identifier in which `*` is any text.
+    pub clients: String,
+    /// Which of them.
+    pub reasons: Reasons,
+    /// Messages that are kept.
+    pub max_messages: u64,
+    /// Bytes of them.
+    pub max_bytes: u64,
+    /// How long one is kept; `None` for as long as there is room.
+    pub max_age: Option<Duration>,
+}
+
+impl Queue {
+    /// Dead letters that their readers may hold at once.
+    pub const DEAD_WINDOW: u16 = defaults::QUEUE_WINDOW;
+}
+
+impl DeadLetterRule {
+    /// Whether it is for a session of this client, and a message with this topic that was given up for this reason.
+    #[must_use]
+    pub fn keeps(&self, client_id: &str, topic: &str, why: Why) -> bool {
+        self.reasons.has(why)
+            && super::listener::fits(&self.clients, client_id)
+            && forebay_wire::topic::matches(&self.filter, topic)
+    }
 }
 
 /// A way to an upstream broker.
@@ -596,6 +637,7 @@ impl Config {
             durability: Vec::new(),
             store: StoreConfig::default(),
             queues: Vec::new(),
+            dead_letters: Vec::new(),
             streams: Vec::new(),
             bridges: Vec::new(),
             admin: AdminConfig::default(),

@@ -124,12 +124,16 @@ pub const QUEUE_BACKOFF: Duration = Duration::from_secs(1);
 pub const QUEUE_BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// 10 members with a hundred each.
 pub const QUEUE_WINDOW: u16 = 1_000;
+/// Lower ones are never more than ten times slower than they would be alone.
+pub const QUEUE_PRIORITY_SHARE: u64 = 10;
 /// As many as the store's other limits allow.
 pub const STREAM_MAX_MESSAGES: u64 = 10_000_000;
 /// A part of a small card.
 pub const STREAM_MAX_BYTES: u64 = 1 << 30;
 /// Enough to see what is wrong.
 pub const QUEUE_DEAD_LETTERS: u64 = 10_000;
+/// A part of a small card.
+pub const DEAD_LETTER_BYTES: u64 = 64 * MIB as u64;
 /// Long enough for a client that restarts or is moved; a publisher held up for longer loses more than the oldest messages.
 pub const STALL_LIMIT: Duration = Duration::from_secs(600);
 /// A client that has taken nothing for so long, and would lose its queue with its connection anyway.

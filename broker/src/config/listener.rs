@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use forebay_wire::types::Version;
 
 use super::address::{ListenUrl, Place};
-use super::checked::{Durability, Rate, Source};
-use crate::access::Network;
+use super::checked::{Durability, Limits, Rate, Source};
+use crate::network::Network;
 
 /// One address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,12 @@ pub struct Listener {
     pub max_fragment_size: Option<usize>,
     /// Rate of each of its connections; `None` for no limit. Past it the socket is read later.
     pub rate: Option<Rate>,
+    /// The same for what each of them is sent. Past it the socket is written later.
+    pub rate_out: Option<Rate>,
+    /// Stands before all topics of its clients; ends with a slash.
+    pub mount_point: Option<String>,
+    /// What else holds for its clients.
+    pub bounds: Bounds,
 }
 
 impl Listener {
@@ -73,6 +80,9 @@ impl Listener {
             max_connections,
             max_fragment_size: None,
             rate: None,
+            rate_out: None,
+            mount_point: None,
+            bounds: Bounds::default(),
         }
     }
 
@@ -103,6 +113,54 @@ impl Listener {
     pub fn at(url: &ListenUrl, max_connections: usize) -> Self {
         let websocket = url.websocket.as_ref().map(|path| WebSocketRules { path: path.clone(), origins: None });
         Self { websocket, ..Self::new(&url.url, url.place.clone(), max_connections) }
+    }
+}
+
+/// Limits that a listener may have of its own; `None` for those of all listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections at once with one address; `None` for no limit.
+    pub connections_per_address: Option<usize>,
+    /// Connections at once that have not finished their handshake.
+    pub handshakes: Option<usize>,
+    /// The same with one address.
+    pub handshakes_per_address: Option<usize>,
+    /// The shortest keep alive of an MQTT 5 client; `None` for any.
+    pub keep_alive_min: Option<Duration>,
+    /// The longest keep alive of an MQTT 5 client.
+    pub keep_alive_max: Option<Duration>,
+    /// Bytes of the largest packet that is accepted.
+    pub packet_size: Option<u32>,
+    /// How long a session outlives its connection at most.
+    pub session_expiry: Option<Duration>,
+}
+
+impl Bounds {
+    /// Handshakes in progress, all together and with one address.
+    #[must_use]
+    pub fn handshakes(&self, limits: &Limits) -> (usize, usize) {
+        let all = self.handshakes.unwrap_or(limits.max_handshakes);
+        (all, self.handshakes_per_address.unwrap_or(limits.max_handshakes_per_address).min(all))
+    }
+
+    /// The shortest and the longest keep alive of an MQTT 5 client, in seconds; a longest of 0 leaves it to the client.
+    #[must_use]
+    pub fn keep_alive_s(&self, limits: &Limits) -> (u16, u16) {
+        let seconds = |time: Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
+        let max = self.keep_alive_max.unwrap_or(limits.max_keep_alive);
+        (self.keep_alive_min.map_or(0, seconds), seconds(max))
+    }
+
+    /// The largest packet that is accepted, in bytes.
+    #[must_use]
+    pub fn packet_size(&self, limits: &Limits) -> u32 {
+        self.packet_size.unwrap_or(limits.max_packet_size)
+    }
+
+    /// How long a session outlives its connection at most.
+    #[must_use]
+    pub fn session_expiry(&self, limits: &Limits) -> Duration {
+        self.session_expiry.unwrap_or(limits.max_session_expiry)
     }
 }
 

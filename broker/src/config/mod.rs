@@ -26,14 +26,15 @@ use std::path::{Path, PathBuf};
 use layers::Layers;
 
 pub use address::{ListenUrl, Place};
+pub(crate) use check::why_no_mount_point;
 pub use checked::{
-    AccessConfig, AdminConfig, Bridge, Compression, Config, DeniedPublish, Durability, DurabilityRule, HttpConfig,
-    HttpFormat, JwtConfig, Limits, LogFormat, LogLevel, NEVER, Queue, QueueLimits, QueuePolicy, Rate, RefusedTopic,
-    Sasl, Source, StoreConfig, Stream,
+    AccessConfig, AdminConfig, Bridge, Compression, Config, DeadLetterRule, DeniedPublish, Durability, DurabilityRule,
+    HttpConfig, HttpFormat, JwtConfig, Limits, LogFormat, LogLevel, NEVER, Queue, QueueLimits, QueuePolicy, Rate,
+    RefusedTopic, Sasl, Source, StoreConfig, Stream,
 };
 pub use key::Change;
 pub use listener::{
-    Admission, ClientCertificates, Listener, SocketFile, Tls, TlsFiles, TlsRules, UserFrom, WebSocketRules,
+    Admission, Bounds, ClientCertificates, Listener, SocketFile, Tls, TlsFiles, TlsRules, UserFrom, WebSocketRules,
 };
 pub use problem::{Complaint, ConfigError};
 pub use schema::schema;

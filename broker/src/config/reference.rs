@@ -228,6 +228,7 @@ fn the_stated_defaults_are_those_that_hold() {
         ("access.jwt", "secret_file = 's'"),
         ("access.http", "url = 'http://h'"),
         ("queues", "name = 'q'\nfilter = 'f'"),
+        ("dead_letters", "name = 'd'"),
         ("streams", "name = 's'\nfilter = 'f'"),
         ("listeners", "url = 'mqtt://127.0.0.1'"),
         #[cfg(feature = "bridge-mqtt")]

@@ -200,6 +200,26 @@ fn checks_listeners() {
         "3:7: listeners[1].key: mqtt://127.0.0.1 is not encrypted; write mqtts:// or wss:// or leave the key out",
     );
     refuses(
+        "[[listeners]]\nurl = 'mqtt://127.0.0.1'\nmount_point = 'a'",
+        "3:15: listeners[1].mount_point: \"a\" must end with /, so that it is whole levels of a topic",
+    );
+    refuses(
+        "[[listeners]]\nurl = 'mqtt://127.0.0.1'\nmount_point = '$SYS/'",
+        "3:15: listeners[1].mount_point: \"$SYS/\" must not begin with $: those topics are the broker's own",
+    );
+    refuses(
+        "[[listeners]]\nurl = 'mqtt://127.0.0.1'\nmin_keep_alive = '2min'\nmax_keep_alive = '1min'",
+        "3:18: listeners[1].min_keep_alive: must be at most listeners[1].max_keep_alive (1min), is 2min",
+    );
+    refuses(
+        "[[listeners]]\nurl = 'mqtt://127.0.0.1'\nmax_packet_size = '2MiB'",
+        "3:19: listeners[1].max_packet_size: must be at most limits.max_packet_size (1048576 bytes)",
+    );
+    refuses(
+        "[[listeners]]\nurl = 'mqtt://127.0.0.1'\nmax_session_expiry = 'never'",
+        "3:22: listeners[1].max_session_expiry: must be at most limits.max_session_expiry (30d)",
+    );
+    refuses(
         "[[listeners]]\nurl = 'mqtt://127.0.0.1'\nrate = {}",
         "3:8: listeners[1].rate: needs `messages_per_s`, `bytes_per_s` or both",
     );
@@ -421,8 +441,8 @@ fn checks_queues() {
     refuses("[[queues]]\nname = 'a'", "1:1: queues[1]: needs `filter`: the topics whose messages it keeps");
     refuses(&format!("{}{}", queue(""), queue("")), "6:8: queues[2].name: there is a queue \"a\" already");
     refuses(
-        &queue("order_by = 'client'"),
-        "4:12: queues[1].order_by: \"client\" is not \"topic\", \"key\" or \"property:\" and the name of a user property",
+        &queue("order_by = 'clients'"),
+        "4:12: queues[1].order_by: \"clients\" is not \"topic\", \"client\", \"key\" or \"property:\" and the name of a user property",
     );
     refuses(
         &queue("dead_letters = ['refusd']"),
@@ -446,6 +466,11 @@ fn checks_bridges() {
     let url = "needs `url`, such as \"mqtts://central.example:8883\", or `urls`";
     refuses("[[bridges]]\nurl = 'mqtt://h'", "1:1: bridges[1]: needs `name`");
     refuses("[[bridges]]\nname = 'b'", &format!("1:1: bridges[1]: {url}"));
+    let own = bridge("out = [{ filter = '$dead/b/#' }]");
+    refuses(
+        &own,
+        "1:1: bridges[1]: has the filter \"$dead/b/#\": what this bridge gave up does not come into its own queue; let another bridge carry it",
+    );
     refuses(&bridge(""), "1:1: bridges[1]: carries nothing: it needs [[bridges.out]], [[bridges.in]] or both");
     refuses(
         &format!("[[bridges]]\nname = 'a/b'\nurl = 'mqtt://h'\n{out}"),
@@ -480,6 +505,10 @@ fn checks_bridges() {
     refuses(
         &bridge("[[bridges.in]]\nfilter = 'a/#/b'"),
         "5:10: bridges[1].in[1].filter: \"a/#/b\" has `#` before its last level",
+    );
+    refuses(
+        &bridge("[[bridges.in]]\nfilter = 'a'\nexchange = 'x'"),
+        "6:1: bridges[1].in[1].exchange: no such key; valid are filter, topic, qos",
     );
     refuses(
         &bridge(&format!("{out}topic = 'up/{{topik}}'")),

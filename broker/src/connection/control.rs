@@ -6,9 +6,10 @@ use forebay_wire::topic;
 use forebay_wire::varint;
 
 use super::end::End;
-use super::{Connection, Stream};
-use crate::auth::Step;
-use crate::broker::{Budget, Fed, Found, may_want_retained};
+use super::handshake::bounded_expiry_s;
+use super::{Connection, Stream, mount};
+use crate::access::auth::Step;
+use crate::broker::{Budget, Fed, Found, STREAM_PREFIX, is_same_stream, may_want_retained, with_place_of};
 use crate::codec::{self, Auth, CodecError, Packet, Subscribe, SubscribeFilter, Unsubscribe, encode};
 use crate::router::branching;
 use crate::session::Session;
@@ -50,6 +51,12 @@ impl<S: Stream> Connection<S> {
 
     /// A return code for each filter, in order [MQTT-3.8.4-5], [MQTT5-3.8.4-6]; retained messages follow as there is room.
     fn subscribe(&mut self, packet: &Subscribe, budget: &Budget) {
+        let placed = with_places(packet);
+        let packet = placed.as_ref().unwrap_or(packet);
+        let levels_max = self.on.limits.max_topic_levels;
+        let point = self.on.listener.mount_point.as_deref();
+        let whole = point.map(|point| mount::with_whole_filters(point, packet, levels_max));
+        let packet = whole.as_ref().unwrap_or(packet);
         let mut codes = Vec::with_capacity(packet.filters.len());
         let mut retained = Vec::new();
         for filter in &packet.filters {
@@ -76,6 +83,10 @@ impl<S: Stream> Connection<S> {
         encode::suback(&mut suback, self.version, packet.id, &codes);
         let broker = &self.on.broker;
         self.slot.with(broker, |session| {
+            // Who has taken over did not ask.
+            if session.epoch() != self.epoch {
+                return;
+            }
             session.owe_packet(&suback);
             for filter in retained {
                 session.want_retained(&filter.filter);
@@ -124,7 +135,8 @@ impl<S: Stream> Connection<S> {
         if (durable && broker.store_failing()) || (!known && !room) {
             return Err(ReasonCode::QuotaExceeded);
         }
-        Ok(broker.subscribe(
+        self.leave_stream(&filter.filter);
+        let existed = broker.subscribe(
             &self.slot,
             StoredSubscription {
                 filter: filter.filter.clone(),
@@ -135,7 +147,13 @@ impl<S: Stream> Connection<S> {
                 subscription_id: packet.subscription_id.unwrap_or(0),
                 retained_behind: None,
             },
-        ))
+        );
+        // A change of the policy looks at the subscriptions that it finds: this one may have come after its look.
+        if self.rights.as_ref().is_some_and(|rights| !rights.may_subscribe(&filter.filter)) {
+            broker.unsubscribe(&self.slot, &filter.filter);
+            return Err(ReasonCode::NotAuthorized);
+        }
+        Ok(existed)
     }
 
     fn unsubscribe(&mut self, packet: &Unsubscribe) {
@@ -143,14 +161,48 @@ impl<S: Stream> Connection<S> {
         let codes: Vec<ReasonCode> = packet
             .filters
             .iter()
-            .map(|filter| match broker.unsubscribe(&self.slot, filter) {
+            .map(|filter| match self.unsubscribe_one(filter) {
                 true => ReasonCode::Success,
                 false => ReasonCode::NoSubscriptionExisted,
             })
             .collect();
         let mut unsuback = Vec::new();
         encode::unsuback(&mut unsuback, self.version, packet.id, &codes);
-        self.slot.with(broker, |session| session.owe_packet(&unsuback));
+        self.slot.with(broker, |session| {
+            if session.epoch() == self.epoch {
+                session.owe_packet(&unsuback);
+            }
+        });
+    }
+
+    /// A stream may be named without the place that the subscription had.
+    fn unsubscribe_one(&self, filter: &str) -> bool {
+        let broker = &self.on.broker;
+        if let Some(point) = &self.on.listener.mount_point {
+            let whole = mount::whole_filter(point, filter, self.on.limits.max_topic_levels);
+            return whole.is_ok_and(|whole| broker.unsubscribe(&self.slot, &whole));
+        }
+        let of_stream = |session: &mut Session| {
+            let named = |known: &&StoredSubscription| {
+                known.filter.strip_prefix(filter).is_some_and(|place| place.starts_with("/@"))
+            };
+            session.subscriptions().iter().find(named).map(|known| known.filter.clone())
+        };
+        let placed = filter.starts_with(STREAM_PREFIX).then(|| self.slot.look(of_stream)).flatten();
+        broker.unsubscribe(&self.slot, placed.as_deref().unwrap_or(filter))
+    }
+
+    /// A session reads a stream once: with another place it begins anew.
+    fn leave_stream(&self, filter: &str) {
+        let others = |session: &mut Session| -> Vec<String> {
+            let known = session.subscriptions().iter().map(|known| &known.filter);
+            known.filter(|known| *known != filter && is_same_stream(known, filter)).cloned().collect()
+        };
+        if filter.starts_with(STREAM_PREFIX) {
+            for other in self.slot.look(others) {
+                self.on.broker.unsubscribe(&self.slot, &other);
+            }
+        }
     }
 
     fn disconnect(&mut self, mut packet: codec::Disconnect) -> Result<(), End> {
@@ -159,7 +211,7 @@ impl<S: Stream> Connection<S> {
                 let detail = "DISCONNECT gives a session expiry to a session that had none";
                 return Err(End::Peer(CodecError::new(ReasonCode::ProtocolError, "MQTT5-3.14.2.2.2", detail)));
             }
-            packet.session_expiry_s = Some(self.on.broker.bounded_expiry_s(expiry_s));
+            packet.session_expiry_s = Some(bounded_expiry_s(&self.on, expiry_s));
         }
         Err(End::Disconnected(packet))
     }
@@ -189,11 +241,15 @@ impl<S: Stream> Connection<S> {
                 let identity = under_way.identity();
                 *exchange = None;
                 if let (Some(rights), Some(identity)) = (&self.rights, identity) {
+                    let before = rights.depends_on();
                     if !rights.renew(identity) {
                         return Err(refused(ReasonCode::NotAuthorized));
                     }
                     if let Some(at) = rights.expires() {
                         self.on.broker.expires_at(at);
+                    }
+                    if rights.depends_on() != before {
+                        self.on.broker.rights_changed();
                     }
                     self.on.broker.hold_against_policy(&self.slot);
                 }
@@ -203,8 +259,24 @@ impl<S: Stream> Connection<S> {
         };
         let method = method.clone();
         self.slot.with(&self.on.broker, |session| {
-            session.control(|out| encode::auth(out, reason, &method, data.as_deref()));
+            if session.epoch() == self.epoch {
+                session.control(|out| encode::auth(out, reason, &method, data.as_deref()));
+            }
         });
         Ok(())
     }
+}
+
+/// The packet with the places in streams that its user properties say; `None`: they say none.
+fn with_places(packet: &Subscribe) -> Option<Subscribe> {
+    if packet.user.is_empty() || !packet.filters.iter().any(|filter| filter.filter.starts_with(STREAM_PREFIX)) {
+        return None;
+    }
+    let mut placed = packet.clone();
+    for filter in &mut placed.filters {
+        if let Some(with_place) = with_place_of(&filter.filter, &packet.user) {
+            filter.filter = with_place;
+        }
+    }
+    Some(placed)
 }

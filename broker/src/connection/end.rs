@@ -83,8 +83,7 @@ impl<S: Stream> Connection<S> {
         if let Some((reason, words)) = farewell {
             self.say_farewell(reason, words, cx);
         }
-        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.drain(cx);
+        // Before the socket is closed: who sees that must find the session away.
         self.leave(match end {
             // 0x04 asks for the will all the same [MQTT5-3.14.2.1].
             End::Disconnected(packet) => {
@@ -94,6 +93,8 @@ impl<S: Stream> Connection<S> {
                 Ending { with_will: true, expiry_s: None }
             }
         });
+        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.drain(cx);
     }
 
     /// DISCONNECT with the reason, MQTT 5 only [MQTT5-4.13.1-1], after what the socket has not taken yet.
@@ -136,6 +137,10 @@ impl<S: Stream> Connection<S> {
         }
         if self.parked.take().is_some() {
             self.on.broker.forget_parked(&self.slot);
+            // Who has taken over may wait there in its own right: it looks for itself.
+            if self.slot.connection() != self.epoch {
+                self.slot.wake();
+            }
         }
         self.on.broker.close(&self.slot, self.epoch, ending);
         self.on.broker.connections.fetch_sub(1, Ordering::Relaxed);

@@ -18,23 +18,24 @@ use tokio_rustls::server::TlsStream;
 
 use super::input::not_for_wills;
 use super::login::{self, LoggedIn};
+use super::mount::{self, Mounted};
 use super::pace::Pace;
 use super::shown::Shown;
-use super::{Connection, Shared, Stream, crew};
+use super::{Connection, Shared, Stream, executor, no_memory};
 use crate::access::Rights;
-use crate::auth::Authentication;
+use crate::access::auth::Authentication;
 use crate::broker::{Broker, DEAD_PREFIX, Opened, QUEUE_PREFIX, RETRY_AFTER_MS, STREAM_PREFIX, TAKER_PREFIX};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{self, CodecError, Connect, ConnectError};
 #[cfg(unix)]
 use crate::config::UserFrom;
-use crate::config::WebSocketRules;
+use crate::config::{Listener, Rate, WebSocketRules};
 use crate::message::{Message, Parts};
-use crate::session::{Authority, Encoded, Link};
+use crate::session::{Authority, Egress, Encoded, Link};
 use crate::store::{NEVER_S, StoredWill};
 use crate::transport::proxy::Spoken;
 use crate::transport::websocket::{self, Entry};
-use crate::transport::{LiveTls, Peer, Permit, Socket, explain};
+use crate::transport::{Claimed, LiveTls, Peer, Permit, Seat, Socket, explain};
 
 /// First reading buffer: nearly every CONNECT fits.
 const FIRST_READ: usize = 512;
@@ -132,13 +133,14 @@ impl fmt::Display for Origin {
 pub(crate) async fn serve(socket: Socket, peer: Peer, on: Arc<Shared>, permit: Permit) {
     if let Socket::Tcp(socket) = &socket {
         let _ = socket.set_nodelay(true);
-        watch_peer(socket, on.broker.config.limits.max_keep_alive);
+        let (_, longest_s) = on.listener.bounds.keep_alive_s(&on.broker.config.limits);
+        watch_peer(socket, Duration::from_secs(longest_s.into()));
     }
     let from = Origin::new(peer, &on);
     let (limits, counters) = (&on.broker.config.limits, &on.broker.counters);
     let in_time = tokio::time::timeout(limits.connect_timeout, async {
         // A device that has just connected says something at once; a socket that is only held open is not kept for long.
-        match tokio::time::timeout(limits.first_byte_timeout, socket.first_byte()).await {
+        match tokio::time::timeout(limits.first_byte_timeout, first_byte(&socket, &permit)).await {
             Err(_) => None,
             Ok(()) => Some(behind_proxy(socket, &from, &on).await),
         }
@@ -160,6 +162,15 @@ pub(crate) async fn serve(socket: Socket, peer: Peer, on: Arc<Shared>, permit: P
     }
     drop(permit);
     on.sockets.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Waits until there is something to read, or an end. Who is silent may have to make room.
+async fn first_byte(socket: &Socket, permit: &Permit) {
+    if !socket.says_something() {
+        permit.seen(false);
+        socket.first_byte().await;
+    }
+    permit.seen(true);
 }
 
 /// Has the system look after the peer where MQTT does not: before MQTT 5 a client cannot be told a shorter keep alive than
@@ -211,8 +222,14 @@ async fn start(socket: Socket, from: &Origin, on: &Arc<Shared>) -> bool {
     match Box::pin(encrypt(socket, tls)).await {
         Ok(stream) => {
             let chain = stream.get_ref().1.peer_certificates();
-            let shown = chain.and_then(|chain| Shown::new(chain, tls, version));
-            let from = &from.with_certificate(shown, on);
+            let shown = chain.map(|chain| Shown::new(chain, tls, version));
+            // What cannot be read can be held against no rule and no revocation list.
+            if matches!(shown, Some(None)) {
+                on.broker.counters.tls_failed.add(1);
+                tracing::info!(listener = on.listener.url, %from, "closed: its certificate cannot be read");
+                return false;
+            }
+            let from = &from.with_certificate(shown.flatten(), on);
             match &on.listener.websocket {
                 None => begin(Box::new(stream), from, on).await,
                 Some(rules) => Box::pin(upgrade(Box::new(stream), rules, from, on)).await,
@@ -239,7 +256,7 @@ async fn upgrade<S: Stream>(stream: S, rules: &WebSocketRules, from: &Origin, on
     let every = ["*".to_owned()];
     // A page that must know a password may come from anywhere.
     let origins = rules.origins.as_deref().or((!on.listener.anonymous).then_some(&every[..]));
-    let frame_max = u64::from(on.broker.config.limits.max_packet_size).max(FRAME_MAX);
+    let frame_max = u64::from(on.max_packet_size).max(FRAME_MAX);
     match websocket::open(stream, Entry { path: &rules.path, origins, frame_max }).await {
         Ok((stream, forwarded)) => {
             let mut from = from.clone();
@@ -263,7 +280,7 @@ async fn upgrade<S: Stream>(stream: S, rules: &WebSocketRules, from: &Origin, on
 pub(super) async fn begin<S: Stream>(mut stream: S, from: &Origin, on: &Arc<Shared>) -> bool {
     match connect(&mut stream, from, on).await {
         Ok(greeted) => {
-            crew::add(greeted.connection(stream, on, from.shown.clone()));
+            executor::add(greeted.connection(stream, on, from.shown.clone()));
             true
         }
         Err(refusal) => {
@@ -322,6 +339,7 @@ struct Greeted {
     rest: Vec<u8>,
     auth: Option<Box<Authentication>>,
     rights: Option<Arc<Rights>>,
+    seat: Option<Box<Seat>>,
 }
 
 impl Greeted {
@@ -339,13 +357,17 @@ impl Greeted {
             over: false,
             unflushed: false,
             goes_on: false,
+            is_owed_much: false,
             batch_max: super::input::FIRST_BATCH,
             tail_is_fresh: !self.rest.is_empty(),
             written: 0,
+            has_taken: false,
             // The buffer that CONNECT was read into is given back: an idle connection owns none.
             tail: if self.rest.is_empty() { Vec::new() } else { self.rest },
             out: Encoded::of(self.connack),
             pace: on.listener.rate.map(|rate| Box::new(Pace::new(rate))),
+            pace_out: on.listener.rate_out.map(|rate| Box::new(Pace::new(rate))),
+            _seat: self.seat,
             parked: None,
             auth: self.auth,
             rights: self.rights,
@@ -356,13 +378,14 @@ impl Greeted {
 
 async fn connect<S: Stream>(stream: &mut S, from: &Origin, on: &Arc<Shared>) -> Result<Greeted, Refusal> {
     let mut buffer = Vec::with_capacity(FIRST_READ);
-    let max = on.broker.config.limits.max_packet_size;
-    let total = read_frame(stream, &mut buffer, max).await?;
+    let max = on.max_packet_size;
+    let total = read_frame(stream, &mut buffer, max, &on.broker).await?;
     let packet = buffer.get(..total).unwrap_or_default();
     let frame = whole(packet, max)?;
     let mut connect = codec::read_connect(&frame, packet, &on.limits)?;
     buffer.drain(..total);
     admit(on, &connect)?;
+    let seat = seat(on, from, &connect)?;
     if !on.listener.admission.admits(connect.version) {
         let detail = "this version of MQTT is not spoken on this listener";
         return Err(refused(&connect, ReasonCode::UnsupportedProtocolVersion, "MQTT5-3.1.2-2", detail));
@@ -379,13 +402,17 @@ async fn connect<S: Stream>(stream: &mut S, from: &Origin, on: &Arc<Shared>) -> 
         let detail = "client identifiers like this one may not connect on this listener (client_ids)";
         return Err(refused(&connect, ReasonCode::ClientIdentifierNotValid, "MQTT5-3.1.3-8", detail));
     }
+    if let Some(point) = &on.listener.mount_point {
+        mount(on, point, &mut connect)?;
+    }
     let will_bytes =
         connect.will.as_ref().map_or(0, |will| will.topic.len() + will.payload.len() + will.properties.len());
-    if let Err((reason, detail)) = on.broker.admits(&connect.client_id, will_bytes) {
-        return Err(refused(&connect, reason, "MQTT5-4.13.2-1", detail));
-    }
+    let no_room = |(reason, detail)| refused(&connect, reason, "MQTT5-4.13.2-1", detail);
+    on.broker.admits(&connect.client_id, will_bytes).map_err(no_room)?;
     let LoggedIn { rights, auth_data } = login::log_in(stream, on, from, &connect, &mut buffer).await?;
-    open(on, from, connect, rights, (assigned, auth_data), buffer)
+    on.broker.admit(&connect.client_id, will_bytes).map_err(no_room)?;
+    let greeted = open(on, from, connect, rights, (assigned, auth_data), buffer)?;
+    Ok(Greeted { seat, ..greeted })
 }
 
 pub(super) fn whole(packet: &[u8], max: u32) -> Result<frame::Frame, Refusal> {
@@ -396,13 +423,22 @@ pub(super) fn whole(packet: &[u8], max: u32) -> Result<frame::Frame, Refusal> {
     }
 }
 
-/// Reads until the buffer begins with a whole packet; returns its length.
-pub(super) async fn read_frame<S: Stream>(stream: &mut S, buffer: &mut Vec<u8>, max: u32) -> Result<usize, Refusal> {
+/// Reads until the buffer begins with a whole packet; returns its length. Those who have not logged in yet are held to the
+/// memory limit as all others.
+pub(super) async fn read_frame<S: Stream>(
+    stream: &mut S,
+    buffer: &mut Vec<u8>,
+    max: u32,
+    broker: &Broker,
+) -> Result<usize, Refusal> {
     loop {
         match frame::peek(buffer, max) {
             // Before CONNECT is read no version is known to answer in.
             Err(error) => return Err(Refusal::Silent(error.into())),
             Ok(Some(frame)) if frame.total() <= buffer.len() => return Ok(frame.total()),
+            Ok(_) if !broker.room_for_part(buffer.len()) => {
+                return Err(Refusal::Silent(no_memory("no memory is left for a packet of this size")));
+            }
             Ok(_) => {}
         }
         if stream.read_buf(buffer).await? == 0 {
@@ -433,6 +469,31 @@ fn admit(on: &Shared, connect: &Connect) -> Result<(), Refusal> {
         return refuse(ReasonCode::ClientIdentifierNotValid, detail);
     }
     Ok(())
+}
+
+/// One of the connections that the client's address may have, where they are limited.
+fn seat(on: &Shared, from: &Origin, connect: &Connect) -> Result<Option<Box<Seat>>, Refusal> {
+    let Some((seats, ip)) = on.seats.as_ref().zip(from.peer.ip()) else { return Ok(None) };
+    let claimed = if on.broker.is_online(&connect.client_id) { Claimed::InsteadOfAnother } else { Claimed::New };
+    match seats.take(ip, claimed) {
+        Some(seat) => Ok(Some(Box::new(seat))),
+        None => {
+            let detail = "as many connections of this address as there may be (max_connections_per_address)";
+            Err(refused(connect, ReasonCode::ServerBusy, "MQTT5-4.13.2-1", detail))
+        }
+    }
+}
+
+/// Gives the will its whole topic. One that is discarded anyway stays as it is.
+fn mount(on: &Shared, point: &str, connect: &mut Connect) -> Result<(), Refusal> {
+    if connect.will.as_ref().is_some_and(|will| not_for_wills(&will.topic).is_some()) {
+        return Ok(());
+    }
+    mount::mount_will(point, connect, on.limits.max_topic_levels).map_err(|reason| {
+        let detail =
+            "the topic of the will is too long, or begins with $, which is not there on this listener (mount_point)";
+        refused(connect, reason, "MQTT5-3.1.4-2", detail)
+    })
 }
 
 /// Makes the client identifier the user name where the listener says so; returns it, if the client said none.
@@ -486,19 +547,17 @@ fn open(
         (false, true) => 0,
         (false, false) => seconds(limits.session_expiry_v3),
     };
-    let expiry_s = broker.bounded_expiry_s(asked_s);
-    let keep_alive_max = u16::try_from(limits.max_keep_alive.as_secs()).unwrap_or(u16::MAX);
-    let asked_keep_alive = connect.keep_alive_s;
-    let shorter = v5 && keep_alive_max > 0 && (asked_keep_alive == 0 || asked_keep_alive > keep_alive_max);
-    let keep_alive_s = if shorter { keep_alive_max } else { asked_keep_alive };
+    let expiry_s = bounded_expiry_s(on, asked_s);
+    let asked_keep_alive_s = connect.keep_alive_s;
+    let keep_alive_s = if v5 { bounded_keep_alive_s(on, asked_keep_alive_s) } else { asked_keep_alive_s };
     let properties = ConnackProperties {
         session_expiry_s: (expiry_s != asked_s).then_some(expiry_s),
         receive_maximum: (limits.receive_maximum != u16::MAX).then_some(limits.receive_maximum),
         // What no packet can exceed is not announced: there are clients that take it for an error.
-        maximum_packet_size: Some(limits.max_packet_size).filter(|max| *max <= varint::MAX),
+        maximum_packet_size: Some(on.max_packet_size).filter(|max| *max <= varint::MAX),
         assigned_client_id: assigned,
         topic_alias_maximum: (limits.topic_alias_maximum > 0).then_some(limits.topic_alias_maximum),
-        server_keep_alive_s: shorter.then_some(keep_alive_s),
+        server_keep_alive_s: (keep_alive_s != asked_keep_alive_s).then_some(keep_alive_s),
         auth_method: connect.auth_method.clone(),
         auth_data,
         ..ConnackProperties::default()
@@ -523,7 +582,8 @@ fn open(
         problem_information: connect.request_problem,
         // One that nobody may publish is taken and discarded: mosquitto's bridges have one on $SYS.
         will: connect.will.filter(|will| not_for_wills(&will.topic).is_none()).map(|will| stored_will(broker, will)),
-        authority: rights.clone().map(|rights| rights as Arc<dyn Authority>),
+        authority: authority(on, rights.clone()),
+        egress: egress(&on.listener),
     };
     let opened = broker.open(&connect.client_id, connect.clean_start, link, keep_alive_s);
     // The policy may have changed since it was asked: whoever is here by now is held against the next change.
@@ -558,7 +618,47 @@ fn open(
         rest,
         auth: connect.auth_method.map(|method| Box::new((method, None))),
         rights,
+        seat: None,
     })
+}
+
+/// What its session may do.
+fn authority(on: &Shared, rights: Option<Arc<Rights>>) -> Option<Arc<dyn Authority>> {
+    match &on.listener.mount_point {
+        Some(point) => Some(Arc::new(Mounted { mount_point: point.as_str().into(), rights })),
+        None => rights.map(|rights| rights as Arc<dyn Authority>),
+    }
+}
+
+/// What the listener says of what is sent. A rate's worth of a second waits for the socket at most: what is behind it, an answer to
+/// a ping perhaps, is not to wait for longer.
+fn egress(listener: &Listener) -> Option<Box<Egress>> {
+    if listener.mount_point.is_none() && listener.rate_out.is_none() {
+        return None;
+    }
+    let most = |rate: Option<u64>| rate.and_then(|rate| usize::try_from(rate).ok()).unwrap_or(usize::MAX);
+    let rate = listener.rate_out.unwrap_or(Rate { messages_per_s: None, bytes_per_s: None });
+    Some(Box::new(Egress {
+        mount_len: listener.mount_point.as_ref().map_or(0, String::len),
+        bytes_max: most(rate.bytes_per_s),
+        messages_max: most(rate.messages_per_s),
+    }))
+}
+
+/// The keep alive of an MQTT 5 client, within what the listener has [MQTT5-3.2.2-21].
+fn bounded_keep_alive_s(on: &Shared, asked_s: u16) -> u16 {
+    let (min, max) = on.listener.bounds.keep_alive_s(&on.broker.config.limits);
+    match asked_s {
+        // No keep alive is the longest.
+        0 => max,
+        asked if max > 0 => asked.clamp(min.min(max), max),
+        asked => asked.max(min),
+    }
+}
+
+/// What is granted of a session expiry interval [MQTT5-3.2.2.3.2].
+pub(super) fn bounded_expiry_s(on: &Shared, asked_s: u32) -> u32 {
+    asked_s.min(seconds(on.listener.bounds.session_expiry(&on.broker.config.limits)))
 }
 
 fn name_of(version: Version) -> &'static str {
@@ -585,11 +685,4 @@ fn stored_will(broker: &Broker, will: codec::Will) -> StoredWill {
 
 fn seconds(duration: std::time::Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(NEVER_S)
-}
-
-impl Broker {
-    /// What is granted of a session expiry interval [MQTT5-3.2.2.3.2].
-    pub(crate) fn bounded_expiry_s(&self, asked_s: u32) -> u32 {
-        asked_s.min(seconds(self.config.limits.max_session_expiry))
-    }
 }

@@ -10,7 +10,7 @@ use forebay_wire::types::{PacketId, QoS};
 
 use super::end::End;
 use super::worker::Scratch;
-use super::{Connection, Shared, Stream, trace};
+use super::{Connection, Shared, Stream, mount, trace};
 use crate::access::Rights;
 use crate::broker::{Batch, Broker, Budget, RETRY_AFTER_MS, Slot, Source, Staged, Verdict};
 use crate::codec::{self, AckKind, CodecError, Packet, encode};
@@ -109,7 +109,7 @@ impl<S: Stream> Connection<S> {
             now: broker.clock.now(),
             staged_qos1: 0,
         };
-        let max_packet_size = broker.config.limits.max_packet_size;
+        let max_packet_size = self.on.max_packet_size;
         self.slot.with(broker, |session| {
             if session.epoch() != self.epoch || session.ended() {
                 return Stop::Over(End::TakenOver);
@@ -159,12 +159,12 @@ impl<S: Stream> Connection<S> {
         }
         // Behind a message that waits for room everything of the same publisher waits, at QoS 0 as well [MQTT-4.6.0].
         if self.parked.is_none() {
-            let (before, budget) = (budget.left(), Some(budget));
-            let batch = Batch { origin: Some(&self.slot), version: self.version, bytes, budget };
+            let before = budget.left();
+            let batch = Batch { origin: Some(&self.slot), version: self.version, bytes, budget: Some(budget) };
             broker.fan_out(&mut scratch.cache, batch, staged);
-            let spent = before - budget.map_or(0, Budget::left);
+            let spent = before - budget.left();
             let routed = staged.iter().filter(|staged| staged.verdict != Verdict::Open).count();
-            let wanted = Budget::messages_a_turn(spent / routed.max(1));
+            let wanted = budget.messages(spent / routed.max(1));
             self.batch_max = wanted.min(self.batch_max.saturating_mul(2)).min(BATCH_MAX);
         }
         let v5 = self.version.is_v5();
@@ -172,9 +172,10 @@ impl<S: Stream> Connection<S> {
             return;
         }
         let now = broker.clock.now();
-        let (slot, parked) = (&self.slot, &mut self.parked);
+        let (slot, parked, epoch) = (&self.slot, &mut self.parked, self.epoch);
         let has_room = parked.is_none() && staged.iter().all(|staged| staged.verdict != Verdict::Full);
         slot.with(broker, |session| {
+            let is_served = session.epoch() == epoch;
             for staged in staged.iter_mut() {
                 if is_to_wait(staged, v5) {
                     if !has_room {
@@ -184,9 +185,11 @@ impl<S: Stream> Connection<S> {
                     staged.ack.iter().for_each(|(_, id)| session.forget_qos2(*id));
                     let message = staged.shared(now, Some(slot));
                     parked.get_or_insert_default().push(message, staged.ack, staged.durability);
-                } else {
+                } else if is_served {
                     acknowledge(broker, session, staged);
                 }
+                // Else another connection has taken over: its client sends the message again, under an identifier that it may
+                // have given to another one by now.
             }
             if parked.is_some() {
                 slot.wake();
@@ -253,6 +256,17 @@ impl Pass<'_> {
                 }
             }
         };
+        let whole = match self.on.listener.mount_point.as_deref() {
+            None => alias,
+            Some(point) => match mount::whole_name(point, topic, self.on.limits.max_topic_levels) {
+                Ok(whole) => Some(Arc::from(whole)),
+                Err(reason) => {
+                    self.refuse(session, ack, reason);
+                    return Ok(true);
+                }
+            },
+        };
+        let topic = whole.as_deref().unwrap_or(publish.topic);
         if let Some(reason) = not_for_clients(topic) {
             self.refuse(session, ack, reason);
             return Ok(true);
@@ -283,7 +297,7 @@ impl Pass<'_> {
         let mut one = Staged::new(source, self.on.durability(topic));
         one.ack = ack;
         self.staged_qos1 += usize::from(publish.qos == QoS::AtLeastOnce);
-        let plain = publish.qos == QoS::AtMostOnce && !publish.retain && publish.expiry_s.is_none() && alias.is_none();
+        let plain = publish.qos == QoS::AtMostOnce && !publish.retain && publish.expiry_s.is_none() && whole.is_none();
         let small = publish.payload.len() < SHARED_PAYLOAD_BYTES;
         if plain && small && publish.topic_alias.is_none() && publish.forwarded().is_some() {
             one.frame = Some(at..at + packet.len());
@@ -293,7 +307,7 @@ impl Pass<'_> {
             publish.each_forwarded(|bytes| forwarded.extend_from_slice(bytes));
             loan.properties.push((staged.len(), forwarded));
         }
-        if let Some(topic) = alias {
+        if let Some(topic) = whole {
             loan.topics.push((staged.len(), topic));
         }
         staged.push(one);

@@ -8,9 +8,10 @@ use tokio::io::AsyncWriteExt;
 use super::handshake::{Origin, Refusal, read_frame, refused, whole};
 use super::input::not_for_wills;
 use super::{Shared, Stream};
+use crate::access::auth::Step;
 use crate::access::{Claim, Denied, Identity, Rights};
-use crate::auth::Step;
 use crate::codec::{self, CodecError, Connect, Packet, encode};
+use crate::logging::LOG_INS;
 
 /// A client that is let in.
 pub(super) struct LoggedIn {
@@ -36,12 +37,23 @@ pub(super) async fn log_in<S: Stream>(
         Some(_) => exchange(stream, on, from, connect, buffer).await?,
         None => (None, None),
     };
-    let Some(access) = access else { return Ok(LoggedIn { rights: None, auth_data }) };
+    let Some(access) = access else {
+        // Without sources the transport alone says who it is.
+        if on.listener.user_from.is_some() && from.user.is_none() && !on.listener.anonymous {
+            return Err(denied(Denied::not_authorized("nothing proves who it is", "user_from")));
+        }
+        return Ok(LoggedIn { rights: None, auth_data });
+    };
     let admitted = match proved {
         Some(identity) => access.admit(&claim, identity),
         None => access.authenticate(claim).await,
     };
-    let rights = admitted.map_err(denied).and_then(|rights| with_will(on, from, connect, rights))?;
+    let rights = admitted.map_err(denied)?;
+    // What CONNECT says of the user is not what an exchange or a token has proved.
+    if on.listener.client_id_is_user && rights.who().user.as_deref() != Some(&*connect.client_id) {
+        return Err(denied(Denied::not_authorized("the client identifier is not its user name", "client_id_is_user")));
+    }
+    let rights = with_will(on, from, connect, rights)?;
     Ok(LoggedIn { rights: Some(rights), auth_data })
 }
 
@@ -74,7 +86,7 @@ fn deny(on: &Shared, from: &Origin, connect: &Connect, denied: Denied) -> Refusa
     counters.connects_denied.add(1);
     let user = from.user.as_deref().or(connect.username.as_deref());
     let (client, source) = (&connect.client_id, denied.source);
-    tracing::warn!(listener = on.listener.url, %from, ?client, ?user, source, "log-in refused: {}", denied.why);
+    tracing::warn!(target: LOG_INS, listener = on.listener.url, %from, ?client, ?user, source, "log-in refused: {}", denied.why);
     if denied.banned {
         counters.addresses_banned.add(1);
         tracing::warn!(listener = on.listener.url, %from, "the address is banned: too many wrong passwords");
@@ -104,7 +116,7 @@ async fn exchange<S: Stream>(
         return refuse(ReasonCode::BadAuthenticationMethod, "MQTT5-4.12.0-1", detail);
     };
     let mut data = connect.auth_data.clone().unwrap_or_default();
-    let max = on.broker.config.limits.max_packet_size;
+    let max = on.max_packet_size;
     loop {
         match exchange.step(&data) {
             Step::Done(last) => return Ok((last, exchange.identity())),
@@ -123,7 +135,7 @@ async fn exchange<S: Stream>(
                 stream.flush().await?;
             }
         }
-        let total = read_frame(stream, buffer, max).await?;
+        let total = read_frame(stream, buffer, max, &on.broker).await?;
         let packet = buffer.get(..total).unwrap_or_default();
         let frame = whole(packet, max)?;
         let checked = frame.check(connect.version).map_err(CodecError::from);

@@ -1,5 +1,5 @@
-//! The one place where a socket meets a session. A connection is polled by the worker that owns it (see `crew`); while it is
-//! idle it owns no buffer.
+//! The one place where a socket meets a session. A connection is polled by the worker that owns it (see `executor`); while it
+//! is idle it owns no buffer.
 //!
 //! ```text
 //!   socket ─► scratch of the worker ─► frames ─► session, fan-out ─► acks
@@ -7,11 +7,12 @@
 //! ```
 
 mod control;
-mod crew;
 mod end;
+mod executor;
 pub(crate) mod handshake;
 mod input;
 mod login;
+mod mount;
 mod pace;
 mod parked;
 mod shown;
@@ -27,16 +28,16 @@ use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::Version;
 use tokio::io::ReadBuf;
 
+use crate::access::auth::Authentication;
 use crate::access::{Entrance, Rights};
-use crate::auth::Authentication;
 use crate::broker::{Broker, Budget, Fed, Slot};
 use crate::codec;
 use crate::config;
 use crate::session::{Durability, Encoded};
 
-use crate::transport::LiveTls;
 pub use crate::transport::Stream;
-pub use crew::drive;
+use crate::transport::{LiveTls, Seat, Seats};
+pub use executor::drive;
 
 use end::End;
 use pace::Pace;
@@ -74,6 +75,10 @@ pub struct Shared {
     /// What it says of access.
     pub entrance: Arc<Entrance>,
     durability: Durability,
+    /// Connections of each address, if they are limited.
+    seats: Option<Arc<Seats>>,
+    /// Bytes of the largest packet that is accepted.
+    max_packet_size: u32,
 }
 
 impl Shared {
@@ -96,6 +101,8 @@ impl Shared {
             },
             entrance: Arc::new(Entrance::new(&listener, &broker.config.access)),
             durability: durability(listener.durability),
+            seats: listener.bounds.connections_per_address.map(Seats::new),
+            max_packet_size: listener.bounds.packet_size(limits),
             listener,
         })
     }
@@ -119,6 +126,14 @@ fn durability(of: config::Durability) -> Durability {
     }
 }
 
+/// Who keeps a socket from being read.
+enum HeldUpBy {
+    /// The broker: what the client says meanwhile is not heard.
+    Broker,
+    /// The client, which does not take what it is sent.
+    Client,
+}
+
 /// A connection that is past its CONNECT.
 pub(crate) struct Connection<S: Stream> {
     stream: S,
@@ -133,6 +148,8 @@ pub(crate) struct Connection<S: Stream> {
     over: bool,
     /// The turn was over before everything was done: the next one goes on.
     goes_on: bool,
+    /// So much of what it sent waits to be safe that no more is read until some of it is.
+    is_owed_much: bool,
     /// PUBLISHes of one batch, from what the last one has cost.
     batch_max: usize,
     /// TLS holds written bytes that the socket did not take.
@@ -140,11 +157,17 @@ pub(crate) struct Connection<S: Stream> {
     /// The tail holds packets that have not been looked at.
     tail_is_fresh: bool,
     written: u32,
+    /// The socket took something since the last look.
+    has_taken: bool,
     /// Bytes of a packet that is not complete.
     tail: Vec<u8>,
     /// Bytes that the socket did not take; the first `written` of them it did.
     out: Encoded,
     pace: Option<Box<Pace>>,
+    /// Of what it is sent.
+    pace_out: Option<Box<Pace>>,
+    /// One of those of its address; given back with the connection.
+    _seat: Option<Box<Seat>>,
     parked: Option<Box<Parked>>,
     /// Enhanced authentication: the method, and the exchange that is under way.
     auth: Option<Box<Authentication>>,
@@ -157,7 +180,13 @@ pub(crate) struct Connection<S: Stream> {
 impl<S: Stream> Connection<S> {
     /// Does what there is to do; ready when the connection is over.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match worker::with(|scratch| self.turn(scratch, cx)) {
+        let turn = worker::with(|scratch| {
+            let budget = scratch.budget();
+            let turn = self.turn(scratch, cx, &budget);
+            scratch.had(&budget);
+            turn
+        });
+        match turn {
             Ok(()) => Poll::Pending,
             Err(end) => {
                 self.finish(end, cx);
@@ -166,7 +195,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn turn(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>) -> Result<(), End> {
+    fn turn(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>, budget: &Budget) -> Result<(), End> {
         // Before anything else: what it is notified of is for the connection that has taken the session over [MQTT5-3.1.4-3].
         if self.slot.connection() != self.epoch {
             return Err(End::TakenOver);
@@ -179,27 +208,27 @@ impl<S: Stream> Connection<S> {
         if let Some(reason) = self.slot.kicked() {
             return Err(End::Kicked(reason));
         }
-        let budget = Budget::turn();
-        if std::mem::take(&mut self.goes_on) || notified || !self.out.is_empty() || self.unflushed {
-            self.retry_parked(scratch, &budget);
-            self.write(cx, &budget)?;
+        let waited = self.pace_out.is_some();
+        if std::mem::take(&mut self.goes_on) || notified || waited || !self.out.is_empty() || self.unflushed {
+            self.retry_parked(scratch, budget)?;
+            self.write(cx, budget)?;
         }
         if self.tail_is_fresh && !self.is_parked_full() {
             self.tail_is_fresh = false;
-            self.process_tail(scratch, &budget)?;
-            self.write(cx, &budget)?;
+            self.process_tail(scratch, budget)?;
+            self.write(cx, budget)?;
         }
         for _ in 0..READS_A_TURN {
             if budget.ends_reading() {
                 break;
             }
-            if !self.read(scratch, cx, &budget)? {
+            if !self.read(scratch, cx, budget)? {
                 if self.goes_on {
                     cx.waker().wake_by_ref();
                 }
                 return Ok(());
             }
-            self.write(cx, &budget)?;
+            self.write(cx, budget)?;
         }
         // The others' turn; this one goes on after them.
         cx.waker().wake_by_ref();
@@ -208,8 +237,16 @@ impl<S: Stream> Connection<S> {
 
     /// Reads once and handles what came. False: there is nothing, or it is not to be read now.
     fn read(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>, budget: &Budget) -> Result<bool, End> {
-        if self.tail_is_fresh || self.must_not_read(cx) {
+        if self.tail_is_fresh {
+            self.slot.leave_unread();
             return Ok(false);
+        }
+        if self.must_not_read(cx) {
+            return Ok(false);
+        }
+        if self.slot.is_unread() {
+            // What it says from here on is heard.
+            self.slot.heard(self.on.broker.now_s());
         }
         let mut read = std::mem::take(&mut scratch.read);
         let mut buf = ReadBuf::new(&mut read);
@@ -274,33 +311,46 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    /// Past its rate, too much parked, or a peer that does not read what it is sent: the socket is left alone.
+    /// Past its rate, too much parked or not safe yet, or a peer that does not read what it is sent: the socket is left alone.
     fn must_not_read(&mut self, cx: &mut Context<'_>) -> bool {
-        let must_not = self.is_to_wait(cx);
-        if must_not && !self.tail.is_empty() {
+        let Some(by) = self.held_up(cx) else { return false };
+        let now_s = self.on.broker.now_s();
+        if !self.tail.is_empty() {
             // What comes late now is not the peer's fault.
-            self.slot.packet_began(self.on.broker.now_s());
+            self.slot.packet_began(now_s);
         }
-        must_not
+        match by {
+            HeldUpBy::Broker => self.slot.leave_unread(),
+            // One that takes something now and then is there. What nobody takes keeps no connection open.
+            HeldUpBy::Client if std::mem::take(&mut self.has_taken) || self.slot.is_unread() => self.slot.heard(now_s),
+            HeldUpBy::Client => {}
+        }
+        true
     }
 
-    fn is_to_wait(&mut self, cx: &mut Context<'_>) -> bool {
+    fn held_up(&mut self, cx: &mut Context<'_>) -> Option<HeldUpBy> {
         if let Some(pace) = &mut self.pace
-            && pace.must_wait(cx, &self.on.broker.counters)
+            && pace.must_wait(cx, || self.on.broker.counters.reads_delayed.add(1))
         {
-            return true;
+            return Some(HeldUpBy::Broker);
         }
         if self.is_parked_full() {
-            return true;
+            return Some(HeldUpBy::Broker);
         }
-        !self.out.is_empty()
-            && self.slot.look(|session| session.out_len()) >= self.on.broker.settings.outbound_buffer / 2
+        let by = if self.out.is_empty() { HeldUpBy::Broker } else { HeldUpBy::Client };
+        if self.is_owed_much {
+            return Some(by);
+        }
+        let out_max = self.on.broker.settings.outbound_buffer / 2;
+        let is_behind = (!self.out.is_empty() || self.pace_out.is_some())
+            && self.slot.look(|session| session.out_len() >= out_max || session.owes_much());
+        is_behind.then_some(by)
     }
 
     /// Takes what the session has for the socket and writes it, as far as the socket takes it and the turn has time.
     fn write(&mut self, cx: &mut Context<'_>, budget: &Budget) -> Result<(), End> {
         loop {
-            if self.out.is_empty() && !self.take_out(budget)? {
+            if self.out.is_empty() && !self.take_out(cx, budget)? {
                 break;
             }
             if !self.write_out(cx)? {
@@ -324,14 +374,21 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    /// False: the session has nothing.
-    fn take_out(&mut self, budget: &Budget) -> Result<bool, End> {
+    /// False: the session has nothing, or not yet.
+    fn take_out(&mut self, cx: &mut Context<'_>, budget: &Budget) -> Result<bool, End> {
+        if let Some(pace) = &mut self.pace_out
+            && pace.must_wait(cx, || self.on.broker.counters.writes_delayed.add(1))
+        {
+            return Ok(false);
+        }
         let (epoch, broker, goes_on) = (self.epoch, &self.on.broker, &mut self.goes_on);
+        let is_owed_much = &mut self.is_owed_much;
         let taken = self.slot.with(broker, |session| {
             if session.epoch() != epoch || session.ended() {
                 return Err(End::TakenOver);
             }
             session.release_acks();
+            *is_owed_much = session.owes_much();
             // Acks that were just read have opened the window for what waits.
             if let Some(cx) = broker.may_encode() {
                 session.pump(cx);
@@ -345,6 +402,10 @@ impl<S: Stream> Connection<S> {
         })?;
         let Some(taken) = taken else { return Ok(false) };
         trace::sent(&self.slot, &taken);
+        if let Some(pace) = &mut self.pace_out {
+            pace.bytes(taken.len());
+            pace.messages(taken.messages as usize);
+        }
         self.out = taken;
         Ok(true)
     }
@@ -362,6 +423,7 @@ impl<S: Stream> Connection<S> {
                 Some(Ok(n)) => {
                     self.on.broker.counters.bytes_sent.add(n as u64);
                     self.written += u32::try_from(n).unwrap_or(0);
+                    self.has_taken = true;
                     self.unflushed = self.on.buffers;
                 }
                 Some(Err(error)) => return Err(End::Transport(error)),

@@ -1,4 +1,4 @@
-//! The rate of one connection: past it the socket is read later. Nothing is dropped.
+//! The rate of one connection, in one direction: past it the socket is read, or written, later. Nothing is dropped here.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use crate::config::Rate;
-use crate::observe::Counters;
 
 /// Two buckets that fill up over a second.
 pub(crate) struct Pace {
@@ -59,8 +58,8 @@ impl Pace {
         owed(self.messages, self.rate.messages_per_s).max(owed(self.bytes, self.rate.bytes_per_s))
     }
 
-    /// Whether the socket is to be left alone; the task is woken when that is over.
-    pub(crate) fn must_wait(&mut self, cx: &mut Context<'_>, counters: &Counters) -> bool {
+    /// Whether the socket is to be left alone; the task is woken when that is over. Each time that it begins is counted.
+    pub(crate) fn must_wait(&mut self, cx: &mut Context<'_>, count: impl FnOnce()) -> bool {
         if self.sleep.is_none() {
             let now = Instant::now();
             self.fill(now);
@@ -68,7 +67,7 @@ impl Pace {
             if debt <= 0.0 {
                 return false;
             }
-            counters.reads_delayed.add(1);
+            count();
             self.sleep = Some(Box::pin(tokio::time::sleep_until(now + Duration::from_secs_f64(debt.min(3600.0)))));
         }
         let waiting = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx) == Poll::Pending);

@@ -4,13 +4,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::PacketId;
 
+use super::end::End;
 use super::input::{acknowledge, is_to_wait};
 use super::worker::Scratch;
 use super::{Connection, Stream};
-use crate::broker::{Batch, Broker, Budget, Staged};
-use crate::codec::AckKind;
+use crate::broker::{Batch, Broker, Budget, Staged, Verdict};
+use crate::codec::{AckKind, CodecError};
 use crate::message::Message;
 use crate::session::Durability;
 
@@ -42,6 +44,13 @@ impl Parked {
         self.bytes += message.size();
         self.waiting.push_back(One { message, ack, durability });
     }
+
+    /// Takes so many of the first away; returns the last of them.
+    fn pop(&mut self, count: usize) -> Option<One> {
+        let popped =
+            self.waiting.drain(..count).inspect(|one| self.bytes = self.bytes.saturating_sub(one.message.size()));
+        popped.last()
+    }
 }
 
 impl<S: Stream> Connection<S> {
@@ -51,34 +60,66 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Tries what is parked again, in order, until one finds no room or the turn is over.
-    pub(super) fn retry_parked(&mut self, scratch: &mut Scratch, budget: &Budget) {
-        let Some(mut parked) = self.parked.take() else { return };
+    pub(super) fn retry_parked(&mut self, scratch: &mut Scratch, budget: &Budget) -> Result<(), End> {
+        let Some(mut parked) = self.parked.take() else { return Ok(()) };
         let broker = self.on.broker.clone();
         while !parked.waiting.is_empty() {
             if budget.is_spent() {
                 self.goes_on = true;
                 self.parked = Some(parked);
-                return;
+                return Ok(());
             }
             // On the list before the try: room that comes in between is not missed.
             broker.park(&self.slot);
-            let gate = broker.writer.gate();
-            let done = self.retry_some(&parked, &broker, scratch, budget);
-            drop(gate);
-            let full = done < parked.waiting.len().min(AT_ONCE) && !budget.is_spent();
-            for one in parked.waiting.drain(..done) {
-                parked.bytes = parked.bytes.saturating_sub(one.message.size());
+            let allowed = parked.waiting.iter().take(AT_ONCE).take_while(|one| self.may_publish(one)).count();
+            if allowed == 0 {
+                self.deny_first(&mut parked, &broker)?;
+                continue;
             }
-            if full {
+            let gate = broker.writer.gate();
+            let done = self.retry_some(&parked, allowed, &broker, scratch, budget);
+            drop(gate);
+            parked.pop(done);
+            if done < allowed && !budget.is_spent() {
                 self.parked = Some(parked);
-                return;
+                return Ok(());
             }
         }
+        Ok(())
     }
 
-    /// How many of the first of them are done with.
-    fn retry_some(&self, parked: &Parked, broker: &Broker, scratch: &mut Scratch, budget: &Budget) -> usize {
-        let staged = parked.waiting.iter().take(AT_ONCE).map(|one| {
+    /// The right to publish it may have been withdrawn since it came.
+    fn may_publish(&self, one: &One) -> bool {
+        let message = &one.message;
+        self.rights.as_ref().is_none_or(|rights| rights.may_publish(message.topic(), message.qos, message.retain))
+    }
+
+    /// The client is told what it would have been told if the message had come now.
+    fn deny_first(&self, parked: &mut Parked, broker: &Broker) -> Result<(), End> {
+        let (Some(one), Some(rights)) = (parked.pop(1), &self.rights) else { return Ok(()) };
+        broker.counters.publish_denied.add(1);
+        let (who, topic) = (rights.who(), one.message.topic());
+        tracing::info!(client = &*who.client_id, user = ?who.user, ?topic, "PUBLISH denied by the ACL");
+        if !self.version.is_v5() && rights.disconnects() {
+            let detail = "a PUBLISH that the client may not make";
+            return Err(End::Peer(CodecError::new(ReasonCode::NotAuthorized, "MQTT-3.3.5-2", detail)));
+        }
+        let mut staged = Staged::of(&one.message, one.message.retain, one.durability);
+        (staged.ack, staged.verdict) = (one.ack, Verdict::Refused(ReasonCode::NotAuthorized));
+        self.slot.with(broker, |session| acknowledge(broker, session, &mut staged));
+        Ok(())
+    }
+
+    /// How many of the first `most` of them are done with.
+    fn retry_some(
+        &self,
+        parked: &Parked,
+        most: usize,
+        broker: &Broker,
+        scratch: &mut Scratch,
+        budget: &Budget,
+    ) -> usize {
+        let staged = parked.waiting.iter().take(most).map(|one| {
             let staged = Staged::of(&one.message, one.message.retain, one.durability);
             Staged { ack: one.ack, ..staged }
         });
@@ -88,7 +129,9 @@ impl<S: Stream> Connection<S> {
         let v5 = self.version.is_v5();
         let done = staged.iter().position(|staged| is_to_wait(staged, v5)).unwrap_or(staged.len());
         self.slot.with(broker, |session| {
-            for staged in staged.iter_mut().take(done) {
+            // Else another connection has taken over, and its client sends them again.
+            let is_served = session.epoch() == self.epoch;
+            for staged in staged.iter_mut().take(if is_served { done } else { 0 }) {
                 if let Some((AckKind::Pubrec, packet_id)) = staged.ack {
                     session.take_qos2(packet_id);
                 }
@@ -96,5 +139,62 @@ impl<S: Stream> Connection<S> {
             }
         });
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+    use crate::access::Access;
+    use crate::broker::by_hand;
+    use crate::connection::{Shared, drive, serve_stream};
+
+    const RULES: &str = "topic readwrite #\n";
+
+    async fn come(stream: &mut DuplexStream, expected: &[u8]) {
+        let mut found = vec![0; expected.len()];
+        stream.read_exact(&mut found).await.unwrap();
+        assert_eq!(found, expected);
+    }
+
+    /// A broker whose rules for publishing are in this file.
+    fn with_rules(file: &Path) -> Arc<Broker> {
+        std::fs::write(file, RULES).unwrap();
+        let text = format!("[queue]\nmax_messages = 1\n[access]\nacl_file = {file:?}");
+        let (broker, _store) = by_hand::broker_with(&text);
+        broker.set_access(Access::load(&broker.config.access).unwrap());
+        broker
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_its_publisher_may_not_publish_any_more_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("acl");
+        let broker = with_rules(&file);
+        let queue = by_hand::queue_of(&broker, "t");
+        let shared = Shared::new(&broker, broker.config.listeners[0].clone(), None);
+        let (mut client, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(drive());
+        tokio::spawn(async move { serve_stream(far, &shared).await });
+        client.write_all(&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c']).await.unwrap();
+        come(&mut client, &[0x20, 2, 0, 0]).await;
+        for id in 1..=3 {
+            client.write_all(&[0x32, 6, 0, 1, b't', 0, id, b'x']).await.unwrap();
+        }
+        while broker.counters.publish_parked.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+        std::fs::write(&file, "topic read #\n").unwrap();
+        broker.reload().unwrap();
+        assert_eq!(queue.purge(), 1);
+        while broker.counters.publish_denied.get() < 2 {
+            assert_eq!(queue.figures().messages, 0, "it was published all the same");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(queue.figures().messages, 0);
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-use crate::access::Certificate;
 use crate::broker::{Broker, Slot};
+use crate::certificate::Certificate;
 use crate::transport::{LiveTls, TlsError};
 
 #[derive(Clone)]

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::broker::Slot;
+use crate::broker::{Budget, Slot, TURN};
 use crate::router::RouteCache;
 
 /// Bytes of one read at most.
@@ -13,11 +13,39 @@ const READ_BYTES: usize = 64 * 1024;
 pub(crate) struct Scratch {
     pub(crate) read: Box<[u8]>,
     pub(crate) cache: RouteCache<Arc<Slot>>,
+    round: Round,
+    /// Connections that took all that they were given in the last round.
+    flooding: usize,
+}
+
+/// What has been done since the woken connections were last asked for.
+#[derive(Default)]
+struct Round {
+    /// Units of work.
+    units: usize,
+    /// Connections that took all that they were given.
+    flooding: usize,
 }
 
 impl Scratch {
     fn new() -> Self {
-        Self { read: vec![0; READ_BYTES].into_boxed_slice(), cache: RouteCache::default() }
+        Self {
+            read: vec![0; READ_BYTES].into_boxed_slice(),
+            cache: RouteCache::default(),
+            round: Round::default(),
+            flooding: 0,
+        }
+    }
+
+    /// What the next connection may do.
+    pub(crate) fn budget(&self) -> Budget {
+        Budget::shared_by(self.flooding)
+    }
+
+    /// A connection has had its turn.
+    pub(crate) fn had(&mut self, budget: &Budget) {
+        self.round.units += budget.spent();
+        self.round.flooding += usize::from(budget.ends_reading());
     }
 }
 
@@ -28,6 +56,15 @@ thread_local! {
 /// The worker's scratch. A connection's poll never runs inside another's.
 pub(crate) fn with<R>(act: impl FnOnce(&mut Scratch) -> R) -> R {
     SCRATCH.with_borrow_mut(act)
+}
+
+/// A round over the woken connections is over. Whether it took as long as the sockets may wait.
+pub(crate) fn round_was_long() -> bool {
+    with(|scratch| {
+        let round = std::mem::take(&mut scratch.round);
+        scratch.flooding = round.flooding;
+        round.units >= TURN / 2
+    })
 }
 
 /// Forgets routes, so that an idle worker does not hold on to sessions that are gone.

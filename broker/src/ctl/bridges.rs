@@ -3,10 +3,11 @@
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::show::{count, number, rows, some_time, text};
+use super::show::{count, number, peek, rows, some_time, text};
 use super::table::{size, table};
-use super::{Request, change, get};
+use super::{Request, Which, change, get};
 use crate::admin::encode;
+use crate::broker::TAKER_PREFIX;
 
 /// What is done with a bridge.
 #[derive(Clone, Debug, Subcommand)]
@@ -25,6 +26,25 @@ pub enum BridgesCommand {
     Purge {
         /// The bridge's name
         bridge: String,
+        /// Drop its dead letters instead
+        #[arg(long)]
+        dead: bool,
+    },
+    /// The oldest of its dead letters; they stay where they are
+    Dead {
+        /// The bridge's name
+        bridge: String,
+        /// At most so many
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Put its dead letters back into its queue
+    Replay {
+        /// The bridge's name
+        bridge: String,
+        /// Which of them
+        #[command(flatten)]
+        which: Which,
     },
 }
 
@@ -34,7 +54,13 @@ pub(super) fn request(command: Option<&BridgesCommand>) -> Request {
         None => get("/api/bridges", show),
         Some(BridgesCommand::Pause { bridge }) => of(bridge, "pause"),
         Some(BridgesCommand::Resume { bridge }) => of(bridge, "resume"),
-        Some(BridgesCommand::Purge { bridge }) => of(bridge, "purge"),
+        Some(BridgesCommand::Purge { bridge, dead: false }) => of(bridge, "purge"),
+        Some(BridgesCommand::Purge { bridge, dead: true }) => of(bridge, "dead/purge"),
+        Some(BridgesCommand::Dead { bridge, limit }) => {
+            let queue = encode(&format!("{TAKER_PREFIX}{bridge}/dead"));
+            get(format!("/api/sessions/{queue}/queue?limit={limit}"), peek)
+        }
+        Some(BridgesCommand::Replay { bridge, which }) => of(bridge, &which.of("dead/replay")),
     }
 }
 

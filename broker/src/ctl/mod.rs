@@ -15,6 +15,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::admin::encode;
+use crate::cli::{AclAction, AclCommand};
 use crate::config;
 
 /// Where the socket is when nobody says where.
@@ -103,9 +104,12 @@ pub enum CtlCommand {
     },
     /// Declared queues: what is in them, and who consumes
     Declared,
-    /// Dead letters of declared queues
+    /// Dead letters of declared queues and sessions
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Messages that wait for their time
+    #[command(subcommand)]
+    Delayed(DelayedCommand),
     /// The first messages of a session's queue; they stay where they are
     Peek {
         /// The client identifier
@@ -194,6 +198,33 @@ pub enum StoreCommand {
     },
 }
 
+/// What is done with messages that wait for their time.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DelayedCommand {
+    /// Which there are, in the order in which they are sent
+    List {
+        /// At most so many; without it all
+        #[arg(long, value_parser = at_least_one)]
+        limit: Option<usize>,
+    },
+    /// Send it never
+    Cancel {
+        /// Its key, as the list has it
+        key: String,
+    },
+    /// Send it at another time
+    Move {
+        /// Its key, as the list has it
+        key: String,
+        /// In so many seconds
+        #[arg(long, value_name = "SECONDS", required_unless_present = "at", conflicts_with = "at")]
+        delay: Option<u64>,
+        /// At this time, such as 2027-01-01T06:00:00Z
+        #[arg(long, value_name = "DATE")]
+        at: Option<String>,
+    },
+}
+
 /// What is done with dead letters.
 #[derive(Clone, Debug, Subcommand)]
 pub enum DeadCommand {
@@ -209,21 +240,38 @@ pub enum DeadCommand {
     Replay {
         /// The queue's name
         queue: String,
-        /// Only those whose topic, as it was, matches this filter
-        #[arg(long)]
-        filter: Option<String>,
-        /// At most so many; without it all
-        #[arg(long, value_parser = at_least_one)]
-        limit: Option<usize>,
-        /// So many in a second; without it as quickly as it goes
-        #[arg(long, value_parser = at_least_one)]
-        rate: Option<usize>,
+        /// Which of them
+        #[command(flatten)]
+        which: Which,
     },
     /// Drop them
     Purge {
         /// The queue's name
         queue: String,
     },
+}
+
+/// Which dead letters go back, and how quickly.
+#[derive(Clone, Debug, Args)]
+pub struct Which {
+    /// Only those whose topic, as it was, matches this filter
+    #[arg(long)]
+    pub filter: Option<String>,
+    /// At most so many; without it all
+    #[arg(long, value_parser = at_least_one)]
+    pub limit: Option<usize>,
+    /// So many in a second, such as 10 or 10/s; without it as quickly as it goes
+    #[arg(long, value_parser = in_a_second)]
+    pub rate: Option<usize>,
+}
+
+impl Which {
+    /// The path with what is asked for behind it.
+    fn of(&self, path: &str) -> String {
+        let number = |number: Option<usize>| number.map(|number| number.to_string());
+        let query = [("filter", self.filter.clone()), ("limit", number(self.limit)), ("rate", number(self.rate))];
+        with_query(path, &query)
+    }
 }
 
 /// What is done with retained messages.
@@ -275,6 +323,10 @@ pub struct WhyArgs {
     pub topic: String,
 }
 
+fn in_a_second(text: &str) -> Result<usize, String> {
+    at_least_one(text.strip_suffix("/s").unwrap_or(text))
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "must be a whole number, at least 1".to_owned())
 }
@@ -303,6 +355,38 @@ pub fn main(args: &CtlArgs, config: Option<&Path>) -> ExitCode {
 pub fn why(args: &WhyArgs, config: Option<&Path>) -> ExitCode {
     let path = format!("/api/why?client={}&topic={}", encode(&args.client), encode(&args.topic));
     run(args.socket.as_deref(), config, args.json, None, &get(path, show::why))
+}
+
+/// `forebay acl test --running`: fails when the client may not.
+#[must_use]
+pub fn acl(command: &AclCommand, config: Option<&Path>) -> ExitCode {
+    let AclCommand::Test { user, client, group, address, listener, qos, retain, action, topic, socket, .. } = command;
+    let action = match action {
+        AclAction::Connect => "connect",
+        AclAction::Publish => "publish",
+        AclAction::Subscribe => "subscribe",
+        AclAction::Receive => "receive",
+    };
+    let query = [
+        ("action", Some(action.to_owned())),
+        ("topic", topic.clone()),
+        ("user", user.clone()),
+        ("client", Some(client.clone())),
+        ("groups", Some(group.join(",")).filter(|groups| !groups.is_empty())),
+        ("address", address.map(|address| address.to_string())),
+        ("listener", listener.clone()),
+        ("qos", Some(qos.to_string())),
+        ("retain", retain.then(|| "1".to_owned())),
+    ];
+    let request = get(with_query("/api/access/test", &query), show::acl);
+    match socket_path(socket.as_deref(), config).and_then(|socket| ask(&socket, &request)) {
+        Ok(answer) => {
+            let allowed = answer.get("allowed").and_then(Value::as_bool) == Some(true);
+            let code = if allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            say(&mut std::io::stdout(), &(request.show)(&answer), code)
+        }
+        Err(why) => say(&mut std::io::stderr(), &format!("forebay: {why}\n"), ExitCode::FAILURE),
+    }
 }
 
 fn run(socket: Option<&Path>, config: Option<&Path>, json: bool, watch: Option<u64>, request: &Request) -> ExitCode {
@@ -438,6 +522,7 @@ fn request(command: &CtlCommand) -> Result<Request, String> {
         CtlCommand::Bridges { command } => bridges::request(command.as_ref()),
         CtlCommand::Declared => get("/api/queues/declared", show::declared),
         CtlCommand::Dead(command) => dead(command),
+        CtlCommand::Delayed(command) => delayed(command),
         CtlCommand::Peek { client, limit } => get(session(client, &format!("/queue?limit={limit}")), show::peek),
         CtlCommand::Ledger => get("/api/ledger", show::ledger),
         CtlCommand::Drops { limit } => get(format!("/api/drops?limit={limit}"), show::drops),
@@ -462,12 +547,22 @@ fn dead(command: &DeadCommand) -> Request {
     let of = |queue: &str, what: &str| format!("/api/sessions/{}{what}", encode(&format!("$dead/{queue}")));
     match command {
         DeadCommand::List { queue, limit } => get(of(queue, &format!("/queue?limit={limit}")), show::peek),
-        DeadCommand::Replay { queue, filter, limit, rate } => {
-            let number = |number: &Option<usize>| number.map(|number| number.to_string());
-            let query = [("filter", filter.clone()), ("limit", number(limit)), ("rate", number(rate))];
-            change("POST", with_query(&format!("/api/queues/{}/replay", encode(queue)), &query))
+        DeadCommand::Replay { queue, which } => {
+            change("POST", which.of(&format!("/api/queues/{}/replay", encode(queue))))
         }
         DeadCommand::Purge { queue } => change("POST", of(queue, "/purge")),
+    }
+}
+
+fn delayed(command: &DelayedCommand) -> Request {
+    let one = |key: &str, what: &str| format!("/api/delayed/{}{what}", encode(key));
+    match command {
+        DelayedCommand::List { limit } => pages(get("/api/delayed", show::delayed), "delayed", *limit),
+        DelayedCommand::Cancel { key } => change("DELETE", one(key, "")),
+        DelayedCommand::Move { key, delay, at } => {
+            let query = [("after_s", delay.map(|seconds| seconds.to_string())), ("at", at.clone())];
+            change("POST", with_query(&one(key, "/move"), &query))
+        }
     }
 }
 

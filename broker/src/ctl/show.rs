@@ -125,15 +125,36 @@ pub(super) fn queues(answer: &Value) -> String {
 }
 
 pub(super) fn declared(answer: &Value) -> String {
-    let titles =
-        ["queue", "dead letters", ">messages", ">bytes", ">consumers", ">connected", ">in flight", ">set aside"];
+    let titles = [
+        "queue",
+        "dead letters",
+        ">messages",
+        ">bytes",
+        ">consumers",
+        ">connected",
+        ">in flight",
+        ">set aside",
+        ">not allowed",
+    ];
     let row = |row: &Value| {
         let dead = if yes(row, "/dead_letters") { "yes" } else { "" };
-        let counts = ["/consumers", "/connected", "/in_flight", "/aside"].map(|field| count(row, field));
+        let counts =
+            ["/consumers", "/connected", "/in_flight", "/aside", "/not_allowed"].map(|field| count(row, field));
         let first = [text(row, "/name"), dead.to_owned(), count(row, "/messages"), size(number(row, "/bytes"))];
         first.into_iter().chain(counts).collect()
     };
     table(&titles, &rows(answer, "/queues").map(row).collect::<Vec<_>>())
+}
+
+pub(super) fn delayed(answer: &Value) -> String {
+    let row = |row: &Value| {
+        let clock = if yes(row, "/by_wall_clock") { "wall" } else { "own" };
+        let (due, bytes) = (time(number(row, "/due_in_ms")), size(number(row, "/payload_bytes")));
+        vec![text(row, "/key"), text(row, "/topic"), count(row, "/qos"), bytes, due, clock.to_owned()]
+    };
+    let rows: Vec<Vec<String>> = rows(answer, "/delayed").map(row).collect();
+    let titles = ["key", "topic", ">qos", ">bytes", ">due in", "clock"];
+    format!("{}{}", table(&titles, &rows), of_total(rows.len(), number(answer, "/total")))
 }
 
 pub(super) fn session(answer: &Value) -> String {
@@ -232,6 +253,13 @@ pub(super) fn access(answer: &Value) -> String {
         number("banned"),
         number("version")
     )
+}
+
+pub(super) fn acl(answer: &Value) -> String {
+    let verdict = if answer.get("allowed").and_then(Value::as_bool) == Some(true) { "allowed" } else { "denied" };
+    let by = answer.get("by").and_then(Value::as_str).unwrap_or_default();
+    let version = answer.get("version").and_then(Value::as_u64).unwrap_or(0);
+    format!("{verdict}: {by} (version {version} of the rules)\n")
 }
 
 pub(super) fn bans(answer: &Value) -> String {
@@ -334,7 +362,11 @@ pub(super) fn log(answer: &Value) -> String {
 
 pub(super) fn backup(answer: &Value) -> String {
     let (bytes, took) = (size(number(answer, "/bytes")), time(number(answer, "/took_ms")));
-    format!("{}: {bytes} in {took}\n", text(answer, "/file"))
+    let done = format!("{}: {bytes} in {took}\n", text(answer, "/file"));
+    match number(answer, "/damaged_rows") {
+        0 => done,
+        rows => format!("{done}{rows} rows in it are damaged, as they are in the store: the broker's log names them\n"),
+    }
 }
 
 pub(super) fn why(answer: &Value) -> String {

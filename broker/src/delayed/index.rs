@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::message::Message;
@@ -70,7 +71,8 @@ impl Key {
         })
     }
 
-    fn next(self) -> Self {
+    /// The first key behind it.
+    pub(crate) fn next(self) -> Self {
         Self { arrival: self.arrival.saturating_add(1), ..self }
     }
 }
@@ -161,6 +163,8 @@ struct LineState {
     refilling: bool,
     /// Committed while a page was read: it may be missing in it.
     meanwhile: BTreeMap<Key, Arc<Message>>,
+    /// Removed by a commit while a page was read: it may still be in it.
+    gone: BTreeSet<Key>,
 }
 
 /// What one commit takes with it.
@@ -248,14 +252,28 @@ impl Index {
         key
     }
 
-    /// Those that are due, in order, `most` at once, up to the first that is not committed. They stay until they are
-    /// [`Index::remove`]d.
+    /// Those that are due, in order, `most` at once, behind `after`, up to the first that is not committed. They stay until they
+    /// are [`Index::remove`]d.
     #[must_use]
-    pub fn due(&self, line: Line, now_ms: u64, most: usize) -> Vec<(Key, Arc<Message>)> {
+    pub fn due(&self, line: Line, now_ms: u64, after: Option<Key>, most: usize) -> Vec<(Key, Arc<Message>)> {
         let [own, wall] = &self.lines;
         let of = if line == Line::Own { own } else { wall };
-        let due = of.head.iter().take_while(|(key, item)| key.due_ms <= now_ms && item.committed);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = of.head.range((from, Bound::Unbounded));
+        let due = rest.take_while(|(key, item)| key.due_ms <= now_ms && item.committed);
         due.take(most).map(|(key, item)| (*key, item.message.clone())).collect()
+    }
+
+    /// From where on the store has more that may be due, behind all that is in memory, and up to which key: the first that is not
+    /// committed. `None`: there is no more, or something in memory is to be sent before.
+    #[must_use]
+    pub fn behind_head(&self, line: Line, now_ms: u64) -> Option<(Key, Option<Key>)> {
+        let [own, wall] = &self.lines;
+        let of = if line == Line::Own { own } else { wall };
+        let from = of.beyond.filter(|beyond| beyond.due_ms <= now_ms)?;
+        let of_line = Key { line, due_ms: 0, arrival: 0 }..;
+        let end = self.uncommitted.range(of_line).next().map(|(key, _)| *key).filter(|key| key.line == line);
+        end.is_none_or(|end| end > from).then_some((from, end))
     }
 
     /// A message leaves: one of [`Index::due`], or one that the store has. False: it is leaving already, or not committed.
@@ -304,7 +322,7 @@ impl Index {
     pub fn refilled(&mut self, line: Line, from: Key, page: Option<Vec<(Key, Arc<Message>)>>) {
         let of = self.line(line);
         of.refilling = false;
-        let meanwhile = std::mem::take(&mut of.meanwhile);
+        let (meanwhile, gone) = (std::mem::take(&mut of.meanwhile), std::mem::take(&mut of.gone));
         let Some(page) = page else { return };
         // An empty page, or one of another line, is the end of this one.
         let beyond = page.last().map(|(key, _)| key.next()).filter(|_| page.iter().all(|(key, _)| key.line == line));
@@ -312,10 +330,10 @@ impl Index {
         let late: Vec<_> =
             self.uncommitted.iter().filter(|(key, _)| within(key)).map(|(k, w)| (*k, w.message.clone())).collect();
         // A row may be there before its commit is known to have happened.
-        let page = page
-            .into_iter()
-            .filter(|(key, _)| key.line == line && !self.removing.contains(key) && !self.uncommitted.contains_key(key));
-        let committed: Vec<_> = page.chain(meanwhile.into_iter().filter(|(key, _)| within(key))).collect();
+        let page = page.into_iter().filter(|(key, _)| key.line == line && !self.uncommitted.contains_key(key));
+        let committed = page.chain(meanwhile.into_iter().filter(|(key, _)| within(key)));
+        let is_there = |key: &Key| !self.removing.contains(key) && !gone.contains(key);
+        let committed: Vec<_> = committed.filter(|(key, _)| is_there(key)).collect();
         let of = self.line(line);
         of.beyond = beyond;
         for (key, message) in late {
@@ -350,6 +368,10 @@ impl Index {
         }
         for key in collected.removed {
             self.removing.remove(&key);
+            let of = self.line(key.line);
+            if of.refilling {
+                of.gone.insert(key);
+            }
         }
     }
 
@@ -377,6 +399,20 @@ impl Index {
     #[must_use]
     pub fn is_removed(&self, key: &Key) -> bool {
         self.removing.contains(key)
+    }
+
+    /// Whether it is in memory, committed and not removed.
+    #[must_use]
+    pub fn holds(&self, key: &Key) -> bool {
+        let [own, wall] = &self.lines;
+        let of = if key.line == Line::Own { own } else { wall };
+        of.head.get(key).is_some_and(|item| item.committed)
+    }
+
+    /// Whether it is in no commit that is to come: neither is it new, nor is it leaving.
+    #[must_use]
+    pub fn is_settled(&self, key: &Key) -> bool {
+        !self.uncommitted.contains_key(key) && !self.is_removed(key)
     }
 
     /// What must always hold; for tests.

@@ -87,7 +87,7 @@ fn commit(index: &mut Index, disk: &mut Disk, seed: &mut Seed) {
 
 fn send(index: &mut Index, now_ms: u64, sent: &mut Vec<Key>) {
     for line in Line::ALL {
-        for (key, message) in index.due(line, now_ms, 50) {
+        for (key, message) in index.due(line, now_ms, None, 50) {
             assert!(index.remove(key, message.size(), Gone::Sent), "{key:?} is due twice");
             sent.push(key);
         }
@@ -168,6 +168,34 @@ fn many_are_on_disk_and_few_in_memory() {
     assert!(sent.is_sorted(), "out of order");
 }
 
+/// While a page is read, a message that is in it is cancelled, and so is one that has been committed meanwhile.
+#[test]
+fn what_is_removed_while_a_page_is_read_stays_away() {
+    let write = |index: &mut Index, disk: &mut Disk| {
+        let collected = index.collect();
+        disk.write(&collected);
+        index.committed(collected);
+    };
+    for commits in 0..2 {
+        let mut disk = Disk::default();
+        let mut before = Index::new(LIMITS, Totals::default());
+        let old = before.insert(Line::Own, 1, message(1), false);
+        write(&mut before, &mut disk);
+        let mut index = Index::new(LIMITS, disk.totals);
+        let from = index.refill(Line::Own).unwrap();
+        let page = disk.page(from, 8);
+        let new = index.insert(Line::Own, 2, message(1), false);
+        write(&mut index, &mut disk);
+        for key in [old, new] {
+            assert!(index.remove(key, message(1).size(), Gone::Cancelled));
+        }
+        (0..commits).for_each(|_| write(&mut index, &mut disk));
+        index.refilled(Line::Own, from, Some(page));
+        index.check();
+        assert!(index.due(Line::Own, 9, None, 8).is_empty(), "after {commits} commits");
+    }
+}
+
 #[test]
 fn another_time_is_one_message_still() {
     let mut disk = Disk::default();
@@ -178,11 +206,11 @@ fn another_time_is_one_message_still() {
     disk.write(&collected);
     index.committed(collected);
     let moved = index.reschedule(key, Line::Wall, 9, message(1)).unwrap();
-    assert!(index.due(Line::Own, 1000, 9).is_empty());
+    assert!(index.due(Line::Own, 1000, None, 9).is_empty());
     let collected = index.collect();
     disk.write(&collected);
     index.committed(collected);
     assert_eq!(disk.rows.keys().copied().collect::<Vec<_>>(), [moved]);
-    assert_eq!(index.due(Line::Wall, 9, 9).len(), 1);
+    assert_eq!(index.due(Line::Wall, 9, None, 9).len(), 1);
     assert_eq!(index.totals().messages, 1);
 }

@@ -7,6 +7,10 @@ use super::translate::{File, Out};
 /// Characters of a bridge's name.
 const NAME_MAX: usize = 64;
 
+/// Settings, with the values at which they ask for what every bridge does.
+const ANYWAY: &[(&str, &str)] =
+    &[("cleansession", "false"), ("local_cleansession", "false"), ("start_type", "automatic")];
+
 /// A section for each bridge and each of its rules.
 pub(super) fn translate(groups: Vec<Group>, out: &mut Out<'_>) -> Vec<Section> {
     let mut sections = Vec::new();
@@ -74,20 +78,8 @@ fn bridge(group: Group, out: &mut Out<'_>) -> Result<Vec<Section>, String> {
             Err(why) => out.left.push(topic.left(why)),
         }
     }
-    // What mosquitto does of itself, or does otherwise.
-    for key in [
-        "try_private",
-        "cleansession",
-        "local_cleansession",
-        "restart_timeout",
-        "idle_timeout",
-        "bridge_attempt_unsubscribe",
-    ] {
-        settings.take(key);
-    }
-    if settings.0.iter().any(|setting| setting.key == "start_type" && setting.value == "automatic") {
-        settings.take("start_type");
-    }
+    // These say what is done here in any case.
+    settings.0.retain(|setting| !ANYWAY.contains(&(setting.key.as_str(), setting.value.as_str())));
     out.leave(settings);
     if sections.len() == 1 {
         return Err("it carries no topic: left out".to_owned());

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::conf::{Group, Setting, Settings};
 use super::toml::Section;
 use super::translate::Out;
+use crate::config::why_no_mount_point;
 
 /// The plug-in whose file is taken over.
 const DYNAMIC_SECURITY: &str = "mosquitto_dynamic_security";
@@ -13,6 +14,8 @@ const DYNAMIC_SECURITY: &str = "mosquitto_dynamic_security";
 pub(super) struct Entries {
     pub(super) per_listener: bool,
     pub(super) listeners: Vec<Group>,
+    /// Of all together.
+    pub(super) connections_max: Option<u64>,
 }
 
 pub(super) struct Translated {
@@ -31,15 +34,18 @@ struct Access {
     dynamic: bool,
     /// `clientid_prefixes`
     prefixes: Option<String>,
+    /// `global_max_connections`
+    connections_max: Option<u64>,
 }
 
 pub(super) fn translate(entries: Entries, whole: &mut Settings, out: &mut Out<'_>) -> Translated {
-    let Entries { per_listener, listeners } = entries;
+    let Entries { per_listener, listeners, connections_max } = entries;
     let mut section = Section::new("[access]");
     let mut access = Access {
         anonymous: whole.take("allow_anonymous").map(|setting| setting.is_true()),
         prefixes: whole.take("clientid_prefixes").map(|setting| setting.value),
         dynamic: dynamic_security(whole, &mut section, out),
+        connections_max,
         ..Access::default()
     };
     access.passwords = copied(whole.take("password_file"), "passwords", out);
@@ -74,7 +80,7 @@ pub(super) fn translate(entries: Entries, whole: &mut Settings, out: &mut Out<'_
 fn copied(setting: Option<Setting>, name: &str, out: &mut Out<'_>) -> Option<String> {
     let setting = setting?;
     let path = beside(out, &setting.value);
-    out.copy(&path, &setting, name)
+    Some(out.copy(&path, &setting, name))
 }
 
 fn beside(out: &Out<'_>, named: &str) -> std::path::PathBuf {
@@ -163,7 +169,11 @@ fn listener_of(
     let Group { head, mut settings } = group;
     // Nothing at all is said of a listener: this machine only, and anybody.
     let is_local = head.is_none() && !settings.0.iter().any(|setting| setting.key == "port");
-    let cert = settings.take("certfile").zip(settings.take("keyfile"));
+    let cert = match (settings.take("certfile"), settings.take("keyfile")) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err("TLS needs both certfile and keyfile: left out".to_owned()),
+    };
     let web = settings.take("protocol").is_some_and(|setting| setting.value == "websockets");
     let url = url(head.as_ref(), &mut settings, (web, cert.is_some()), is_local)?;
     let is_unix = url.starts_with("unix://");
@@ -173,9 +183,12 @@ fn listener_of(
         Some((certificate, key)) => {
             section.text("certificate", &whole_path(out, &certificate.value));
             section.text("key", &whole_path(out, &key.value));
-            tls(&mut settings, section, out)
+            tls(&mut settings, section, out)?
         }
-        None => false,
+        None => {
+            needs_no_tls(&settings)?;
+            false
+        }
     };
     let anonymous = own.anonymous.unwrap_or(is_local);
     if !anonymous && !own.passwords && !access.dynamic && !certificates {
@@ -197,8 +210,16 @@ fn listener_of(
         out.left.push(format!("{url}: only pages of the same host may connect: listeners.origins lists others"));
     }
     let most = settings.take("max_connections").and_then(|setting| setting.value.parse::<u64>().ok()).unwrap_or(0);
+    let most = most.min(access.connections_max.unwrap_or(u64::MAX));
     if most > 0 {
         section.raw("max_connections", &most.to_string());
+    }
+    if let Some(setting) = settings.take("mount_point") {
+        // Without it its clients would reach the topics of all others.
+        if let Some(why) = why_no_mount_point(&setting.value) {
+            return Err(format!("mount_point \"{}\" {why}: left out", setting.value));
+        }
+        section.text("mount_point", &setting.value);
     }
     out.leave(settings);
     Ok(most)
@@ -252,11 +273,32 @@ fn url(
     Ok(format!("{scheme}://{host}:{port}"))
 }
 
-/// What a listener with TLS asks of its clients. True: a certificate says who a client is.
-fn tls(settings: &mut Settings, section: &mut Section, out: &mut Out<'_>) -> bool {
+/// Whether it lets in the same clients without TLS as mosquitto does.
+fn needs_no_tls(settings: &Settings) -> Result<(), String> {
+    let has = |key: &str| settings.0.iter().find(|setting| setting.key == key);
+    if has("psk_hint").is_some() {
+        return Err(
+            "TLS with a pre-shared key is not supported, and without it others could connect: left out".to_owned()
+        );
+    }
+    if has("require_certificate").is_some_and(Setting::is_true) {
+        return Err("require_certificate needs TLS, which certfile and keyfile make: left out".to_owned());
+    }
+    Ok(())
+}
+
+/// What a listener with TLS asks of its clients. True: a certificate says who a client is. Or why nobody may be let in.
+fn tls(settings: &mut Settings, section: &mut Section, out: &mut Out<'_>) -> Result<bool, String> {
     let required = settings.is_true("require_certificate");
     // Without it mosquitto asks nobody for a certificate.
     let ca = settings.take("cafile").filter(|_| required);
+    if required && ca.is_none() {
+        return Err(
+            "require_certificate needs cafile, and without a certificate others could connect: left out (of the files \
+                    in capath make one)"
+                .to_owned(),
+        );
+    }
     if let Some(ca) = &ca {
         section.text("client_ca", &whole_path(out, &ca.value));
         if let Some(crl) = settings.take("crlfile") {
@@ -271,9 +313,14 @@ fn tls(settings: &mut Settings, section: &mut Section, out: &mut Out<'_>) -> boo
         }
     }
     let (cn, subject) = (settings.is_true("use_identity_as_username"), settings.is_true("use_subject_as_username"));
-    if ca.is_none() || !(cn || subject) {
-        return ca.is_some();
+    if !(cn || subject) {
+        return Ok(ca.is_some());
+    }
+    if ca.is_none() {
+        return Err("certificates are user names, and none is asked for (require_certificate): nobody could connect there: left \
+                    out"
+            .to_owned());
     }
     section.text("user_from", if subject { "subject" } else { "cn" });
-    true
+    Ok(true)
 }

@@ -47,13 +47,21 @@ const NOT_NEEDED: &[(&[&str], &str)] = &[
     ),
     (&["psk_file", "psk_hint"], "TLS with a pre-shared key is not supported: use certificates, or user and password"),
     (&["auth_plugin", "plugin"], "plug-ins are not supported; docs/access.md says what there is instead"),
-    (&["mount_point"], "not supported: write the prefix into the clients' topics, or into the ACL"),
     (
         &["capath", "bridge_capath"],
         "a folder of CAs is not read: join its files into one, and set `client_ca` or `ca_file`",
     ),
     (&["ciphers", "ciphers_tls1.3"], "suites have other names here: `cipher_suites`; all that are built in are sound"),
     (&["http_dir"], "files are not served"),
+    (&["cleansession", "local_cleansession"], "a bridge keeps its sessions on both sides, and what waits in them"),
+    (&["restart_timeout"], "a bridge connects again after 0.25 s, and after up to a minute where that fails"),
+    (&["idle_timeout"], "a bridge stays connected"),
+    (
+        &["try_private"],
+        "the other broker is not told that a bridge comes; with MQTT 5 it sends nothing back (No Local)",
+    ),
+    (&["bridge_attempt_unsubscribe"], "a bridge does not unsubscribe from what it only sends"),
+    (&["global_max_connections"], "there is a limit always, of 10,000 where nothing is said: limits.max_connections"),
 ];
 
 /// A file that goes beside the new configuration.
@@ -77,24 +85,24 @@ pub(super) struct Out<'a> {
 }
 
 impl Out<'_> {
-    /// Copies a file that the configuration names, once; its new name.
-    pub(super) fn copy(&mut self, path: &Path, setting: &Setting, name: &str) -> Option<String> {
+    /// Copies a file that the configuration names, once; its new name. One that cannot be read is named all the same: without it
+    /// the broker must not start.
+    pub(super) fn copy(&mut self, path: &Path, setting: &Setting, name: &str) -> String {
         if let Some((_, name)) = self.copied.iter().find(|(known, _)| known == path) {
-            return Some(name.clone());
+            return name.clone();
         }
         let same = self.files.iter().filter(|file| file.name.starts_with(name)).count();
         let name = if same == 0 { name.to_owned() } else { format!("{name}-{}", same + 1) };
         match fs::read(path) {
-            Ok(content) => {
-                self.files.push(File { name: name.clone(), content });
-                self.copied.push((path.to_owned(), name.clone()));
-                Some(name)
-            }
+            Ok(content) => self.files.push(File { name: name.clone(), content }),
             Err(error) => {
-                self.left.push(setting.left(&format!("{error}; put the file in its place as {name}")));
-                None
+                let what =
+                    format!("{error}; put the file in its place as {name}, without which the broker does not start");
+                self.left.push(setting.left(&what));
             }
         }
+        self.copied.push((path.to_owned(), name.clone()));
+        name
     }
 
     /// What nobody has taken of a group of settings.
@@ -114,15 +122,14 @@ pub(super) fn translate(conf: Conf, data_dir: &Path, left: &mut Vec<String>) -> 
     head.text("data_dir", &data_dir.display().to_string());
     general(&mut whole, &mut head);
     let (mut limits, mut queue) = (Section::new("[limits]"), Section::new("[queue]"));
-    let limit_of_connections = whole.take("global_max_connections");
+    let connections_max = positive(&mut whole, "global_max_connections");
     limit_settings(&mut whole, &mut limits, &mut out);
     queue_settings(&mut whole, &mut queue, &mut out);
-    let entries = listeners::Entries { per_listener, listeners };
+    let entries = listeners::Entries { per_listener, listeners, connections_max };
     let translated = listeners::translate(entries, &mut whole, &mut out);
-    let most =
-        limit_of_connections.as_ref().map_or(translated.max_connections, |s| s.value.parse().unwrap_or(CONNECTIONS));
-    if most.max(translated.max_connections) > CONNECTIONS || limit_of_connections.is_some() {
-        limits.raw("max_connections", &most.max(translated.max_connections).to_string());
+    let of_listeners = Some(translated.max_connections).filter(|most| *most > CONNECTIONS);
+    if let Some(most) = connections_max.or(of_listeners) {
+        limits.raw("max_connections", &most.to_string());
     }
     let bridges = bridges::translate(bridges, &mut out);
     out.leave(whole);
@@ -157,6 +164,15 @@ fn number(settings: &mut Settings, key: &str) -> Option<(u64, Setting)> {
             None
         }
     }
+}
+
+/// The same for what is 1 at least here.
+fn positive(settings: &mut Settings, key: &str) -> Option<u64> {
+    let (number, setting) = number(settings, key)?;
+    if number == 0 {
+        settings.0.push(setting);
+    }
+    Some(number).filter(|number| *number > 0)
 }
 
 fn limit_settings(whole: &mut Settings, limits: &mut Section, out: &mut Out<'_>) {

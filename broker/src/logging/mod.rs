@@ -35,6 +35,9 @@ const PANICKED: i32 = 4;
 static LOG: OnceLock<Log> = OnceLock::new();
 static FILTER: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
+/// The target of lines about log-ins: fail2ban acts on them, and no other lines may be in their way.
+pub const LOG_INS: &str = "forebay::log_in";
+
 /// The log of this process.
 #[derive(Clone, Debug)]
 struct Log {
@@ -53,6 +56,8 @@ struct Figures {
     suppressed: AtomicU64,
     /// The second since the start in the upper half, its lines in the lower one.
     this_second: AtomicU64,
+    /// The same of [`LOG_INS`].
+    log_ins: AtomicU64,
 }
 
 impl Figures {
@@ -196,11 +201,12 @@ impl Log {
         let _ = wait.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 
-    /// Whether one more line may be written in this second.
-    fn counted(&self) -> bool {
+    /// Whether one more line with this target may be written in this second.
+    fn counted(&self, target: &str) -> bool {
+        let count = if target == LOG_INS { &self.figures.log_ins } else { &self.figures.this_second };
         let second = self.begun.elapsed().as_secs() << 32;
         let next = |seen: u64| if seen & !0xffff_ffff == second { seen + 1 } else { second + 1 };
-        let seen = self.figures.this_second.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| Some(next(seen)));
+        let seen = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| Some(next(seen)));
         let (Ok(seen) | Err(seen)) = seen;
         (next(seen) & 0xffff_ffff) <= self.lines_per_s
     }
@@ -232,7 +238,7 @@ impl<'a> MakeWriter<'a> for Log {
 
     fn make_writer_for(&'a self, of: &Metadata<'_>) -> Self::Writer {
         // What the operator must act on is never left out: no peer can cause many of these.
-        if *of.level() == Level::ERROR || self.counted() {
+        if *of.level() == Level::ERROR || self.counted(of.target()) {
             return LineWriter(Some(self));
         }
         self.figures.suppressed.fetch_add(1, Ordering::Relaxed);
@@ -376,10 +382,11 @@ mod tests {
     #[test]
     fn so_many_lines_a_second_and_no_more() {
         let (mut log, _lines) = new_log(3, Shape::Text);
-        let passed = (0..10).filter(|_| log.counted()).count();
+        let passed = (0..10).filter(|_| log.counted("")).count();
         // A second may end in between.
         assert!((3..=6).contains(&passed), "{passed}");
+        assert!(log.counted(LOG_INS), "noise hides who guesses passwords");
         log.begun = Instant::now().checked_sub(Duration::from_secs(100)).unwrap();
-        assert!(log.counted(), "a later second has its own");
+        assert!(log.counted(""), "a later second has its own");
     }
 }

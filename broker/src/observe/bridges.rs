@@ -1,8 +1,8 @@
 //! What bridges do, as it is seen from outside.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -59,6 +59,7 @@ pub struct OpenBridge {
     figures: Arc<InFigures>,
     said: Mutex<Said>,
     control: Control,
+    dead: Weak<Taker>,
 }
 
 /// What a bridge says of itself.
@@ -75,9 +76,9 @@ pub struct Said {
 impl OpenBridge {
     /// One that has not connected yet.
     #[must_use]
-    pub fn new(name: Arc<str>, figures: Arc<InFigures>, control: Control) -> Self {
+    pub fn new(name: Arc<str>, figures: Arc<InFigures>, control: Control, dead: &Arc<Taker>) -> Self {
         let said = Said { state: State::Connecting, out: Figures::default(), in_flight: 0 };
-        Self { name, figures, said: Mutex::new(said), control }
+        Self { name, figures, said: Mutex::new(said), control, dead: Arc::downgrade(dead) }
     }
 
     /// Its name in the configuration.
@@ -96,6 +97,12 @@ impl OpenBridge {
     #[must_use]
     pub fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// Its dead letters; `None`: it has ended.
+    #[must_use]
+    pub fn dead(&self) -> Option<Arc<Taker>> {
+        self.dead.upgrade()
     }
 
     /// Its newest figures.

@@ -109,6 +109,8 @@ counters! {
     publish_parked,
     /// Reads put off because a connection was over its rate.
     reads_delayed,
+    /// Writes put off because a connection was over its rate.
+    writes_delayed,
     /// Acks for packet identifiers that are not in flight.
     acks_unexpected,
     /// Retained messages refused at the limit.

@@ -2,11 +2,12 @@
 //! before the queue is full, so that it does not pass its limit while a page is on its way.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::places::{Paged, Queue, Rules};
 use super::scan::expires;
-use super::{Policy, QueueLimits};
-use crate::message::Time;
+use super::{Policy, QueueLimits, Why};
+use crate::message::{Message, Time};
 use crate::store::{DropReason, QueueEntry};
 
 /// What is known of the oldest that may go.
@@ -23,6 +24,8 @@ struct Oldest {
     seq: u64,
     size: usize,
     expires: Time,
+    /// Where it is a dead letter when it goes.
+    message: Option<Arc<Message>>,
 }
 
 impl Queue {
@@ -47,9 +50,11 @@ impl Queue {
         let here = places.disk_from..end;
         let QueueLimits { max_messages, max_bytes, max_age_ms, .. } = *self.limits(rules);
         let fresh = page.into_iter().filter(|item| here.contains(&item.seq) && !self.was_sent(item));
+        let wanted = self.keeps(Why::Full) || self.keeps(Why::Expired);
         let oldest = |item: QueueEntry| {
             let expires = expires(&item.message, max_age_ms);
-            Oldest { seq: item.seq, size: item.message.size(), expires }
+            let message = (item.qos > 0 && wanted).then(|| item.message.clone());
+            Oldest { seq: item.seq, size: item.message.size(), expires, message }
         };
         let fresh: Vec<Oldest> = fresh.map(oldest).collect();
         let ahead = self.places.ahead.get_or_insert_default();
@@ -73,7 +78,7 @@ impl Queue {
 
     /// Drops the oldest message on disk. False: it is not known yet which that is.
     pub(super) fn drop_ahead(&mut self, now: Time) -> bool {
-        while let Some(Oldest { seq, size, expires }) =
+        while let Some(Oldest { seq, size, expires, message }) =
             self.places.ahead.as_mut().and_then(|ahead| ahead.oldest.pop_front())
         {
             if seq < self.places.disk_from || self.is_hole(seq) {
@@ -81,10 +86,15 @@ impl Queue {
             }
             self.make_hole(seq);
             self.gone(size);
-            if expires <= now {
+            let why = if expires <= now {
                 self.ledger.expired += 1;
+                Why::Expired
             } else {
                 self.dropped(DropReason::Oldest, 1);
+                Why::Full
+            };
+            if let Some(message) = message.filter(|_| self.keeps(why)) {
+                self.keep(message, why, false);
             }
             return true;
         }

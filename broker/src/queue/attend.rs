@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::QueueLimits;
 use super::holes::Holes;
 use super::places::{Presence, Queue, RESERVE, Taking};
+use super::promise::Promise;
 use crate::store::QueueState;
 
 impl Queue {
@@ -84,6 +85,7 @@ impl Queue {
         places.disk_to = state.next_seq;
         places.holes = Holes::of(&state.done);
         places.sent_before = state.sent;
+        places.promise = Promise::recover(state);
         if presence == Presence::There {
             // A QoS 2 message is not done with before a commit, so no more than a window of them can have been sent.
             places.maybe_sent_before = state.next_seq.min(state.sent + 65_535);

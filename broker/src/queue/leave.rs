@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::places::{PageWanted, Queue, Rules};
 use super::scan::{Scan, expires};
 use crate::message::Message;
-use crate::store::{DropReason, QueueEntry};
+use crate::store::{DropReason, QueueEntry, Share};
 
 /// A message that its queue gives up.
 #[derive(Debug)]
@@ -14,13 +14,15 @@ pub struct Orphan {
     pub message: Arc<Message>,
     /// It is not on disk: its publisher's ack waits. Whoever takes it over settles it after that.
     pub awaiting: bool,
+    /// The shared subscription that it came through.
+    pub share: Share,
 }
 
 /// What is to be done with a message of a page.
 #[derive(Debug)]
 pub enum Fate {
-    /// Another member may take it [MQTT5-4.8.2-5].
-    Give(Arc<Message>),
+    /// Another member of the group may take it [MQTT5-4.8.2-5].
+    Give(Arc<Message>, Share),
     /// Its time is over.
     Expired,
     /// It ends with the queue.
@@ -81,7 +83,7 @@ impl Queue {
             self.gone(*size);
             match fate {
                 Fate::Expired => self.ledger.expired += 1,
-                Fate::Give(_) | Fate::Dropped => self.dropped(DropReason::SessionEnded, 1),
+                Fate::Give(..) | Fate::Dropped => self.dropped(DropReason::SessionEnded, 1),
             }
         }
         let whole = done >= page.messages.len();
@@ -99,21 +101,20 @@ impl Queue {
     }
 
     fn fate(&self, item: QueueEntry, rules: Rules<'_>) -> Fate {
-        let sent_qos2 = item.qos == 2 && item.seq < self.places.sent_before;
-        if !item.shared || sent_qos2 {
-            Fate::Dropped
-        } else if expires(&item.message, self.limits(rules).max_age_ms) <= rules.now {
+        let share = item.shared.filter(|_| !self.places.promise.was_sent(&item));
+        let Some(share) = share else { return Fate::Dropped };
+        if expires(&item.message, self.limits(rules).max_age_ms) <= rules.now {
             Fate::Expired
         } else {
-            Fate::Give(item.message)
+            Fate::Give(item.message, share)
         }
     }
 }
 
 /// A message that its queue gives up is an orphan, unless it is for this queue only.
 pub(crate) fn give_up(item: QueueEntry, awaiting: bool, sent_qos2: bool, orphans: &mut Vec<Orphan>) {
-    if item.shared && !sent_qos2 {
-        orphans.push(Orphan { message: item.message, awaiting });
+    if let Some(share) = item.shared.filter(|_| !sent_qos2) {
+        orphans.push(Orphan { message: item.message, awaiting, share });
     } else if awaiting {
         item.message.settle();
     }

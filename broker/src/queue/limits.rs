@@ -1,6 +1,6 @@
 //! How much a queue may hold, and what happens when that is reached.
 
-use super::KeyOf;
+use super::{KeyOf, Reasons};
 
 /// What happens to a message for a queue that is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct QueueLimits {
     pub stall_ms: Option<u64>,
     /// Milliseconds that the queue of a session which ends with its connection may refuse: then it is disconnected.
     pub stall_transient_ms: Option<u64>,
+    /// What becomes a dead letter when the queue gives it up.
+    pub dead_letters: Reasons,
     /// Messages kept in memory; the rest is on disk only.
     pub memory_messages: usize,
     /// Bytes kept in memory.

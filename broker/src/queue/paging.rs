@@ -25,6 +25,12 @@ impl Queue {
         Some(PageWanted { from })
     }
 
+    /// Whether nothing can be taken before the page that is being read has come.
+    pub(crate) fn awaits_page(&self) -> bool {
+        let places = &*self.places;
+        self.on_disk() && places.paging && places.next.is_empty() && places.scan.wants().is_none()
+    }
+
     /// The store's answer to [`Queue::wants_page`]: entries from `from` on, or why they cannot be read.
     pub(crate) fn page_in(
         &mut self,

@@ -21,10 +21,11 @@ use std::sync::{Arc, LazyLock};
 use super::ahead::Ahead;
 use super::holder::Holder;
 use super::holes::{Holes, Untold};
+use super::promise::Promise;
 use super::scan::{Scan, expires};
-use super::{Policy, QueueLimits};
+use super::{Fallen, Policy, QueueLimits, Reasons};
 use crate::lazy::{Blank, Lazy};
-use crate::message::Time;
+use crate::message::{Message, Time};
 use crate::store::{DropReason, Ledger, QueueEntry};
 
 /// Places that may be handed out as values before the store knows of them.
@@ -106,6 +107,15 @@ pub(crate) struct Entry {
     pub(crate) awaiting: bool,
 }
 
+impl Entry {
+    /// It is where it was to go.
+    pub(crate) fn settle(self) {
+        if self.awaiting {
+            self.item.message.settle();
+        }
+    }
+}
+
 /// One queue.
 #[derive(Default)]
 pub(crate) struct Queue {
@@ -120,6 +130,8 @@ pub(crate) struct Queue {
     /// It has refused for too long: until it has drained by half it drops its oldest messages instead.
     pub(super) sheds: bool,
     pub(super) taking: Taking,
+    /// What is kept of the messages that it gives up.
+    pub(super) keeps: Reasons,
     pub(super) places: Lazy<Places>,
 }
 
@@ -149,6 +161,7 @@ pub(super) struct Places {
     pub(super) sent_before: u64,
     /// Places below may have been taken after the last commit before a crash: nobody knows.
     pub(super) maybe_sent_before: u64,
+    pub(super) promise: Promise,
     /// A page has been asked for.
     pub(super) paging: bool,
     /// What of the queue's beginning on disk may go when room is needed.
@@ -158,6 +171,8 @@ pub(super) struct Places {
     /// Places below have moved here from another queue: they are in the next commit, however young they are.
     pub(super) moved_to: u64,
     pub(super) scan: Scan,
+    /// What has left the queue and is not a dead letter yet.
+    pub(super) fallen: Vec<Fallen>,
 }
 
 impl Blank for Places {
@@ -214,6 +229,7 @@ impl Queue {
             && self.places.pending.is_empty()
             && !self.memory_full(rules);
         let places = &mut *self.places;
+        places.promise.note(&item);
         if moved {
             places.moved_to = item.seq + 1;
         }
@@ -275,15 +291,14 @@ impl Queue {
 
     /// A message that was taken first, and is not sent: it is over, and nobody holds it.
     pub(crate) fn discard(&mut self, entry: Entry, reason: Option<DropReason>) {
-        if entry.awaiting {
-            entry.item.message.settle();
-        }
         self.over(entry.item.seq);
         self.gone(entry.item.message.size());
         match reason {
             Some(reason) => self.dropped(reason, 1),
             None => self.ledger.expired += 1,
         }
+        let sent = entry.item.seq < self.places.sent_before.max(self.places.maybe_sent_before);
+        self.fall(entry, reason, sent);
     }
 
     /// Messages pass: they wait nowhere here.
@@ -322,14 +337,14 @@ impl Queue {
     }
 
     /// Everything goes, but for what the taker holds: that is counted here, and is the taker's to give up.
-    /// `give_up` gets each message in memory, and whether it may have been sent at QoS 2.
+    /// `give_up` gets each message in memory, and whether it may have been sent to the taker, so that it is for nobody else.
     pub(crate) fn end(&mut self, mut give_up: impl FnMut(Entry, bool)) {
         if self.places.is_made() {
             let places = &mut *self.places;
-            let sent_before = places.sent_before;
+            let promise = places.promise;
             for entry in places.next.drain(..).chain(places.pending.drain(..)) {
-                let sent_qos2 = entry.item.qos == 2 && entry.item.seq < sent_before;
-                give_up(entry, sent_qos2);
+                let was_sent = promise.was_sent(&entry.item);
+                give_up(entry, was_sent);
             }
             (places.next, places.pending) = (VecDeque::new(), VecDeque::new());
             places.next_bytes = 0;
@@ -454,7 +469,12 @@ impl Queue {
     pub(crate) fn too_old(&self, item: &QueueEntry, rules: Rules<'_>) -> bool {
         // A message that may have been sent must be sent again, expired or not, or its taker is never done with it.
         let bound = !self.by_value() && self.was_sent(item);
-        !bound && expires(&item.message, self.limits(rules).max_age_ms) <= rules.now
+        !bound && self.outlived(&item.message, rules)
+    }
+
+    /// Whether its time is over: its own, or the queue's.
+    pub(crate) fn outlived(&self, message: &Message, rules: Rules<'_>) -> bool {
+        expires(message, self.limits(rules).max_age_ms) <= rules.now
     }
 
     /// The first messages that are in memory before those on disk.

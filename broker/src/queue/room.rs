@@ -73,6 +73,11 @@ impl Queue {
         }
     }
 
+    /// Whether something is dropped for what comes next: it is full, and does not refuse.
+    pub(crate) fn drops(&self, rules: Rules<'_>, kept: Kept) -> bool {
+        self.policy(rules) != Policy::Reject && self.full(rules, kept)
+    }
+
     /// Room in half of the queue: the other half is for what is published.
     pub(crate) fn half_room(&self, rules: Rules<'_>, kept: Kept) -> HalfRoom {
         let limits = self.limits(rules);

@@ -1,8 +1,8 @@
 //! Looking through what lies on disk of a queue, beside its delivery: what has expired makes room although nobody comes for
 //! it, and `keep-last` finds after a restart what newer messages replace.
 
-use super::places::{Queue, Rules};
-use super::{Policy, QueueLimits};
+use super::places::{Entry, Queue, Rules};
+use super::{Policy, QueueLimits, Why};
 use crate::message::{Message, Time};
 use crate::store::QueueEntry;
 
@@ -69,10 +69,13 @@ impl Queue {
         }
     }
 
-    /// Whether room is short and something on disk may have expired.
+    /// Whether something on disk may have expired, and room is short or it is to be a dead letter.
     pub(crate) fn may_have_expired(&self, rules: Rules<'_>) -> bool {
         let scan = &self.places.scan;
-        self.nearly_full(rules) && self.on_disk() && scan.next.is_none() && scan.due <= rules.now
+        (self.keeps(Why::Expired) || self.nearly_full(rules))
+            && self.on_disk()
+            && scan.next.is_none()
+            && scan.due <= rules.now
     }
 
     /// Begins a look; the pages follow.
@@ -101,6 +104,7 @@ impl Queue {
                 self.make_hole(item.seq);
                 self.gone(item.message.size());
                 self.ledger.expired += 1;
+                self.fall(Entry { item, awaiting: false }, None, false);
             } else {
                 self.places.scan.found = self.places.scan.found.min(expires);
                 if policy == Policy::KeepLast {

@@ -76,7 +76,7 @@ impl World {
         let message = Arc::new(Message::new(&parts, None));
         let seq = self.queue.admit(topic.as_bytes(), &[], message.size(), rules);
         let subscription_ids = smallvec::SmallVec::new();
-        let item = QueueEntry { seq, qos: 1, retain: false, shared: false, subscription_ids, message };
+        let item = QueueEntry { seq, qos: 1, retain: false, shared: None, subscription_ids, message };
         let arrival = Arrival { item, awaiting: false, moved: false };
         self.queue.put(arrival, Kept::Stored, self.presence, rules);
         self.check();
@@ -177,6 +177,7 @@ fn limits(policy: Policy) -> QueueLimits {
         queue_qos0: false,
         stall_ms: None,
         stall_transient_ms: None,
+        dead_letters: super::Reasons::default(),
         memory_messages: 4,
         memory_bytes: 1 << 20,
     }

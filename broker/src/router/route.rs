@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::members::{Member, Members};
 use super::trie::Subscriptions;
 use super::{Options, Subscriber};
+use crate::store::GroupId;
 
 /// Up to this many subscribers that are not in the longest list are searched one by one when lists are merged.
 const MERGE_SCAN_MAX: usize = 8;
@@ -19,6 +20,13 @@ pub struct Route<T> {
     pub targets: Box<[Target<T>]>,
     /// Shared subscriptions; each gets the message once, besides `targets`.
     pub groups: Box<[Arc<Group<T>>]>,
+}
+
+impl<T> Route<T> {
+    /// Whether no subscriber has asked for it.
+    pub fn is_nobody(&self) -> bool {
+        self.targets.is_empty() && self.groups.is_empty()
+    }
 }
 
 /// A subscriber and what it asked for.
@@ -205,6 +213,8 @@ pub struct Group<T> {
     pub name: Box<str>,
     /// The topic filter, without `$share/NAME/`.
     pub filter: Box<str>,
+    /// As queues name it.
+    pub id: GroupId,
     members: Box<[Target<T>]>,
     cursor: Arc<AtomicUsize>,
 }
@@ -259,7 +269,7 @@ impl<T: Subscriber> Group<T> {
         let members: Box<[Target<T>]> = self.members.iter().filter(may).cloned().collect();
         (!members.is_empty()).then(|| {
             let (name, filter, cursor) = (self.name.clone(), self.filter.clone(), Arc::clone(&self.cursor));
-            Arc::new(Self { name, filter, members, cursor })
+            Arc::new(Self { name, filter, id: self.id, members, cursor })
         })
     }
 }
@@ -305,6 +315,7 @@ impl<T: Subscriber> Shared<T> {
             Arc::new(Group {
                 name: self.name.clone(),
                 filter: self.filter.clone(),
+                id: GroupId::of(&self.name, &self.filter),
                 members: self.members.as_slice().iter().map(Target::new).collect(),
                 cursor: Arc::clone(&self.cursor),
             })

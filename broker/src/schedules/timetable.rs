@@ -171,6 +171,12 @@ impl Timetable {
         due
     }
 
+    /// Whether a due time has not been seen to, and no later one has come since.
+    #[must_use]
+    pub fn is_due(&self, due: &Due) -> bool {
+        self.entries.get(&due.name).is_some_and(|entry| entry.next_ms == Some(due.at_ms))
+    }
+
     /// A due time has been seen to. Returns its mark, for the store.
     pub fn done(&mut self, due: &Due) -> Option<Mark> {
         let entry = self.entries.get_mut(&due.name)?;

@@ -3,7 +3,7 @@
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::PacketId;
 
-use super::flights::{State, packet_id};
+use super::flights::{Over, State, packet_id};
 use super::{Session, Urgency};
 use crate::codec::{AckKind, encode};
 use crate::queue::Ending;
@@ -96,9 +96,16 @@ impl Session {
 
     /// The exchange at this index is over.
     pub(super) fn finish(&mut self, at: usize, ending: Ending) {
-        let Some((seq, size)) = self.flights.end(at) else { return };
+        let Some(Over { seq, size, entry }) = self.flights.end(at) else { return };
         if self.queue.finish(seq, size as usize, ending) {
             self.changed();
+        }
+        let Some(entry) = entry else { return };
+        match ending {
+            // Who takes messages as values knows what is to become of those that it refuses.
+            Ending::Expired if !self.queue.by_value() => self.queue.fall(entry, None, true),
+            Ending::Dropped(reason) if !self.queue.by_value() => self.queue.fall(entry, Some(reason), true),
+            Ending::Delivered | Ending::Expired | Ending::Dropped(_) => entry.settle(),
         }
     }
 

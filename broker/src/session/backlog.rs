@@ -1,7 +1,7 @@
 //! The session's queue, as others see it: how much room there is, which page it wants, what does not stay in it.
 
 use super::{Cx, Session};
-use crate::queue::{Fill, Kept, PageWanted, Paged, Presence, QueueFigures, Refused, Turnover};
+use crate::queue::{Fallen, Fill, Kept, PageWanted, Paged, Presence, QueueFigures, Refused, Turnover};
 use crate::store::{DropReason, Ledger, QueueEntry};
 
 impl Session {
@@ -36,6 +36,12 @@ impl Session {
     #[must_use]
     pub fn room(&self, cx: Cx<'_>) -> Fill {
         if self.leaving() { Fill::Roomy } else { self.queue.room(cx.rules(), self.queue_kept()) }
+    }
+
+    /// Whether its queue is full and drops something for what comes next, instead of refusing it.
+    #[must_use]
+    pub fn drops(&self, cx: Cx<'_>) -> bool {
+        !self.leaving() && self.queue.drops(cx.rules(), self.queue_kept())
     }
 
     /// Whether three quarters of what the queue may hold are taken.
@@ -93,10 +99,12 @@ impl Session {
 
     /// After a restart: `keep-last` has to know what there is.
     pub fn index(&mut self, cx: Cx<'_>) {
+        self.queue.keep_fallen(self.queue.limits(cx.rules()).dead_letters);
         self.queue.index(cx.rules());
     }
 
-    /// Whether room is short and something of an absent client may have expired: [`Session::look_for_expired`] helps.
+    /// Whether something of an absent client may have expired, and room is short or it is to be a dead letter:
+    /// [`Session::look_for_expired`] helps.
     #[must_use]
     pub fn may_have_expired(&self, cx: Cx<'_>) -> bool {
         !self.connected && self.queue.may_have_expired(cx.rules())
@@ -155,6 +163,18 @@ impl Session {
         }
         self.queue.take_back(refused);
         self.pump(cx);
+    }
+
+    /// Whether messages have left its queue that are to be dead letters.
+    #[must_use]
+    pub fn has_fallen(&self) -> bool {
+        self.queue.has_fallen()
+    }
+
+    /// Takes them. The caller is inside the writer's gate: they leave the store in the commit that has their dead letters.
+    pub fn take_fallen(&mut self) -> Vec<Fallen> {
+        self.changed();
+        self.queue.take_fallen()
     }
 
     /// Its queue in numbers.

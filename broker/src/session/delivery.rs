@@ -1,7 +1,7 @@
 //! A message on its way into a session.
 
 use crate::message::Time;
-use crate::store::QueueEntry;
+use crate::store::{QueueEntry, Share};
 
 /// When the publisher's ack may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Durability {
     Memory,
     /// It comes from another queue of the store, and leaves that one in the commit in which it enters this one.
     Moved,
+    /// The same, and its publisher's ack waits for that commit.
+    MovedAwaited,
 }
 
 /// A message on its way into a session. It is borrowed: only a session that must keep it asks for the shared one.
@@ -29,8 +31,8 @@ pub struct Delivery<'a> {
     pub qos: u8,
     /// RETAIN flag of this delivery.
     pub retain: bool,
-    /// Through a shared subscription.
-    pub shared: bool,
+    /// The shared subscription that it comes through, if it does.
+    pub shared: Option<Share>,
     /// Subscription identifiers.
     pub subscription_ids: &'a [u32],
     /// When it expires.
@@ -70,4 +72,6 @@ pub enum Outcome {
     Waiting,
     /// Dropped by a chosen policy, and counted.
     Dropped,
+    /// The session has ended, or is about to: it was never its message.
+    Gone,
 }

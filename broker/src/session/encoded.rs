@@ -15,13 +15,15 @@ pub struct Encoded {
     /// What is this subscriber's own.
     pub bytes: Vec<u8>,
     shared: Option<Arc<Message>>,
+    /// Messages in it, but for those that were copied as whole frames.
+    pub messages: u32,
 }
 
 impl Encoded {
     /// Bytes with nothing behind them.
     #[must_use]
     pub fn of(bytes: Vec<u8>) -> Self {
-        Self { bytes, shared: None }
+        Self { bytes, shared: None, messages: 0 }
     }
 
     /// The payload that follows the bytes.
@@ -73,6 +75,8 @@ pub(super) struct Out {
     before: Option<Box<Before>>,
     /// Messages of the queue at QoS 0 in the newest.
     pub(super) qos0: u32,
+    /// Messages in the newest.
+    messages: u32,
     pub(super) overflow: Overflow,
 }
 
@@ -95,9 +99,21 @@ impl Out {
         *last.map_or(&mut self.qos0, |(_, qos0)| qos0) += 1;
     }
 
+    /// A message is written at the end of the buffer.
+    pub(super) fn count_message(&mut self) {
+        self.messages += 1;
+    }
+
+    /// Messages that wait.
+    pub(super) fn messages(&self) -> usize {
+        let before = self.before.iter().flat_map(|before| &before.pieces).map(|(piece, _)| piece.messages).sum::<u32>();
+        (self.messages + before) as usize
+    }
+
     /// The packet at the end of the buffer goes on with this message's payload.
     pub(super) fn share(&mut self, message: Arc<Message>) {
-        let piece = Encoded { bytes: std::mem::take(&mut self.buf), shared: Some(message) };
+        let messages = std::mem::take(&mut self.messages);
+        let piece = Encoded { bytes: std::mem::take(&mut self.buf), shared: Some(message), messages };
         let before = self.before.get_or_insert_default();
         before.bytes += piece.len();
         before.pieces.push_back((piece, std::mem::take(&mut self.qos0)));
@@ -106,7 +122,9 @@ impl Out {
     /// Takes the oldest piece, and says how many messages of the queue at QoS 0 are in it.
     pub(super) fn take(&mut self) -> (Encoded, u32) {
         let Some(before) = &mut self.before else {
-            return (Encoded::of(std::mem::take(&mut self.buf)), std::mem::take(&mut self.qos0));
+            let messages = std::mem::take(&mut self.messages);
+            let piece = Encoded { messages, ..Encoded::of(std::mem::take(&mut self.buf)) };
+            return (piece, std::mem::take(&mut self.qos0));
         };
         let (piece, qos0) = before.pieces.pop_front().unwrap_or_default();
         before.bytes -= piece.len();

@@ -23,7 +23,7 @@ use std::sync::LazyLock;
 use forebay_wire::types::PacketId;
 
 use crate::lazy::Blank;
-use crate::queue::{Held, Holder, Orphan, Refused, give_up};
+use crate::queue::{Entry, Held, Holder, Orphan, Refused, give_up};
 use crate::store::QueueEntry;
 
 /// How many places may lie between the oldest message in flight and the next: packet identifiers must differ.
@@ -64,6 +64,14 @@ impl InFlight {
     fn received(&self) -> bool {
         matches!(self.state, State::Received(_) | State::Released)
     }
+}
+
+/// What was in flight, and is over.
+pub(super) struct Over {
+    pub(super) seq: u64,
+    pub(super) size: u32,
+    /// The message, where it is known still: `settle` may be owed to it.
+    pub(super) entry: Option<Entry>,
 }
 
 /// All that is in flight. A client that is only ever sent QoS 0 has none of this.
@@ -160,17 +168,13 @@ impl Flights {
         self.list.push_back(flight);
     }
 
-    /// The exchange at this index is over; returns place and size.
-    pub(super) fn end(&mut self, at: usize) -> Option<(u64, u32)> {
+    /// The exchange at this index is over.
+    pub(super) fn end(&mut self, at: usize) -> Option<Over> {
         let flight = self.list.get_mut(at)?;
         flight.state = State::Done;
-        let over = (flight.seq, flight.size);
-        if let Some(item) = flight.item.take()
-            && flight.awaiting
-        {
-            item.message.settle();
-        }
-        flight.awaiting = false;
+        let awaiting = std::mem::take(&mut flight.awaiting);
+        let entry = flight.item.take().map(|item| Entry { item, awaiting });
+        let over = Over { seq: flight.seq, size: flight.size, entry };
         // What a resume has not sent again yet is not counted yet.
         if self.resend_from.is_none_or(|from| at < from) {
             self.unacked = self.unacked.saturating_sub(1);

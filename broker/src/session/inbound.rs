@@ -14,6 +14,14 @@ use crate::codec::{AckKind, encode};
 use crate::lazy::Blank;
 use crate::message::Message;
 
+/// Acks that a client may be owed before no more is read from it: what it sends without waiting for them must not grow, and
+/// nobody is owed so many by a disk that works.
+const OWED_MAX: usize = 8 * 1024;
+/// SUBACKs and UNSUBACKs among them: each may be as long as its packet, and what it changes is as long in the commit.
+const PACKETS_MAX: usize = 64;
+/// Bytes of the messages that they wait for: whoever publishes behind them waits for these as well.
+const AWAITED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// A message that an ack waits for.
 #[derive(Debug)]
 pub struct Awaited {
@@ -64,6 +72,8 @@ pub(crate) struct Inbound {
     places: usize,
     /// How many of them are a SUBACK or an UNSUBACK.
     packets: usize,
+    /// Bytes of the messages that they wait for.
+    awaited_bytes: usize,
     pub(crate) ids: HashSet<u16, foldhash::fast::FixedState>,
     /// Own deltas up to this number are committed.
     pub(crate) committed_mark: u64,
@@ -77,8 +87,33 @@ impl Blank for Inbound {
 }
 
 impl Inbound {
+    fn push(&mut self, ack: Owed) {
+        self.places += usize::from(ack.what.gives_back());
+        self.packets += usize::from(matches!(ack.what, What::Packet(_)));
+        self.awaited_bytes += ack.awaited_bytes();
+        self.acks.push_back(ack);
+    }
+
+    /// The first, if its wait is over.
+    fn pop_ready(&mut self) -> Option<Owed> {
+        if !self.ready(self.acks.front()?) {
+            return None;
+        }
+        let ack = self.acks.pop_front()?;
+        self.places -= usize::from(ack.what.gives_back());
+        self.packets -= usize::from(matches!(ack.what, What::Packet(_)));
+        self.awaited_bytes -= ack.awaited_bytes();
+        Some(ack)
+    }
+
     fn ready(&self, ack: &Owed) -> bool {
         ack.mark <= self.committed_mark && ack.message.as_ref().is_none_or(|awaited| awaited.message.is_safe())
+    }
+}
+
+impl Owed {
+    fn awaited_bytes(&self) -> usize {
+        self.message.as_ref().map_or(0, |awaited| awaited.message.size())
     }
 }
 
@@ -104,6 +139,13 @@ impl Session {
     /// Whether a SUBACK or an UNSUBACK waits to be sent.
     pub(super) fn owes_packet(&self) -> bool {
         self.inbound.packets > 0
+    }
+
+    /// Whether so much waits to be safe that no more should be read from the client until some of it is.
+    #[must_use]
+    pub fn owes_much(&self) -> bool {
+        let Inbound { acks, packets, awaited_bytes, .. } = &*self.inbound;
+        acks.len() >= OWED_MAX || *packets >= PACKETS_MAX || *awaited_bytes >= AWAITED_BYTES_MAX
     }
 
     /// A QoS 1 PUBLISH has come.
@@ -132,7 +174,7 @@ impl Session {
             self.inbound.clear();
         } else if !self.inbound.acks.is_empty() {
             self.inbound.acks = VecDeque::new();
-            (self.inbound.places, self.inbound.packets) = (0, 0);
+            (self.inbound.places, self.inbound.packets, self.inbound.awaited_bytes) = (0, 0, 0);
         }
     }
 
@@ -197,12 +239,11 @@ impl Session {
             |owed: &&mut Owed| owed.message.as_ref().is_some_and(|a| std::ptr::eq(&raw const *a.message, message));
         let Some(owed) = self.inbound.acks.iter_mut().find(is_it) else { return false };
         let What::Ack { kind, packet_id, reason, note } = &mut owed.what else { return false };
-        if owed.message.take_if(|awaited| awaited.refusable).is_none() {
-            return false;
-        }
+        let Some(refused) = owed.message.take_if(|awaited| awaited.refusable) else { return false };
         (*reason, *note, owed.mark) = (ReasonCode::QuotaExceeded, Some(AckNote::RetryAfterMs(retry_ms)), 0);
-        if *kind == AckKind::Pubrec {
-            let packet_id = *packet_id;
+        let (kind, packet_id) = (*kind, *packet_id);
+        self.inbound.awaited_bytes -= refused.message.size();
+        if kind == AckKind::Pubrec {
             // It counted as a taken identifier until now.
             self.inbound.places += 1;
             self.forget_qos2(packet_id);
@@ -222,8 +263,8 @@ impl Session {
             (ReasonCode::Success, self.mark())
         } else if self.resumed {
             // A repetition: its PUBCOMP was lost with the connection. There are clients that take 0x92 for a failure, and
-            // publish the message once more.
-            (ReasonCode::Success, 0)
+            // publish the message once more. The first one's commit may still be under way.
+            (ReasonCode::Success, self.mark())
         } else {
             (ReasonCode::PacketIdentifierNotFound, 0)
         };
@@ -241,9 +282,7 @@ impl Session {
         if self.inbound.acks.is_empty() && self.inbound.ready(&ack) {
             self.write_ack(&ack);
         } else {
-            self.inbound.places += usize::from(ack.what.gives_back());
-            self.inbound.packets += usize::from(matches!(ack.what, What::Packet(_)));
-            self.inbound.acks.push_back(ack);
+            self.inbound.push(ack);
         }
     }
 
@@ -252,16 +291,12 @@ impl Session {
         if self.inbound.acks.is_empty() {
             return;
         }
-        while let Some(ack) = self.inbound.acks.pop_front() {
-            if !self.inbound.ready(&ack) {
-                self.inbound.acks.push_front(ack);
-                return;
-            }
-            self.inbound.places -= usize::from(ack.what.gives_back());
-            self.inbound.packets -= usize::from(matches!(ack.what, What::Packet(_)));
+        while let Some(ack) = self.inbound.pop_ready() {
             self.write_ack(&ack);
         }
-        self.inbound.acks.shrink_to(64);
+        if self.inbound.acks.is_empty() {
+            self.inbound.acks.shrink_to(64);
+        }
     }
 
     fn write_ack(&mut self, owed: &Owed) {

@@ -102,7 +102,7 @@ impl Session {
             payload: message.payload(),
             qos: lending.qos,
             retain: false,
-            shared: true,
+            shared: None,
             subscription_ids: if lending.subscription_id == 0 { &[] } else { &ids },
             expires_at: message.expires_at,
             durability: Durability::Memory,

@@ -36,7 +36,9 @@ pub use persist::Collected;
 pub use retained::RetainedCursor;
 pub use take::Taken;
 
-pub use crate::queue::{Fate, Fill, LeavingPage, Orphan, PageWanted, Policy, QueueFigures, QueueLimits, Refused};
+pub use crate::queue::{
+    Fallen, Fate, Fill, LeavingPage, Orphan, PageWanted, Policy, QueueFigures, QueueLimits, Refused,
+};
 
 use crate::lazy::Lazy;
 use crate::message::Time;
@@ -73,6 +75,8 @@ pub trait Authority: std::fmt::Debug + Send + Sync {
     fn is_valid(&self) -> bool;
     /// When what it logged in with ends.
     fn expires(&self) -> Option<std::time::SystemTime>;
+    /// Whatever its answers depend on beside the policy: two with the same answer the same.
+    fn depends_on(&self) -> u64;
 }
 
 /// What a CONNECT settled for one network connection.
@@ -94,6 +98,25 @@ pub struct Link {
     pub will: Option<StoredWill>,
     /// What the client may do; `None`: everything.
     pub authority: Option<Arc<dyn Authority>>,
+    /// What its listener says of what is sent to it; `None`: nothing.
+    pub egress: Option<Box<Egress>>,
+}
+
+/// What a listener says of what is sent to its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Egress {
+    /// Bytes of each topic that are left out at its beginning: the listener's mount point.
+    pub mount_len: usize,
+    /// Encoded bytes that may wait for the socket.
+    pub bytes_max: usize,
+    /// Messages that may wait for the socket.
+    pub messages_max: usize,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { mount_len: 0, bytes_max: usize::MAX, messages_max: usize::MAX }
+    }
 }
 
 /// A call's surroundings.
@@ -162,8 +185,12 @@ pub struct Session {
     /// What declared queues have lent to its client. Most have none.
     lent: Option<Box<lent::Lent>>,
     urgency: Urgency,
+    /// With `queue_qos0`: while something before this place waits, QoS 0 messages wait behind it. It came while the client was away,
+    /// or behind that.
+    qos0_behind: u64,
     /// Of its last connection.
     authority: Option<Arc<dyn Authority>>,
+    egress: Option<Box<Egress>>,
 }
 
 impl Session {
@@ -185,6 +212,7 @@ impl Session {
             out: encoded::Out::default(),
             queue: Queue::default(),
             flights: Lazy::default(),
+            qos0_behind: 0,
             window: 0,
             maximum_packet_size: 0,
             committed_only: false,
@@ -199,6 +227,7 @@ impl Session {
             lent: None,
             urgency: Urgency::None,
             authority: None,
+            egress: None,
         }
     }
 
@@ -298,13 +327,16 @@ impl Session {
         self.expiry_s = link.expiry_s;
         self.problem_information = link.problem_information;
         self.will = link.will.map(Box::new);
+        self.qos0_behind = self.queue.next_place();
         self.authority = link.authority;
+        self.egress = link.egress;
         self.aliases = alias::Aliases::new(link.topic_alias_maximum.min(cx.settings.outbound_topic_alias_maximum));
         self.window = link.receive_maximum.min(match cx.settings.max_inflight {
             0 => u16::MAX,
             some => some,
         });
         self.maximum_packet_size = link.maximum_packet_size;
+        self.queue.keep_fallen(cx.settings.queue.dead_letters);
         self.record_changed(was_durable);
         if let Some(persist) = self.persist.as_ref().filter(|_| self.queue.is_made()) {
             self.flights.connected_mark = persist.open;
@@ -433,6 +465,16 @@ impl Session {
     #[must_use]
     pub fn out_len(&self) -> usize {
         self.out.len()
+    }
+
+    /// Whether as much waits for the socket as may.
+    fn out_is_full(&self, cx: Cx<'_>) -> bool {
+        let waits = self.out.len();
+        waits >= cx.settings.outbound_buffer
+            || self
+                .egress
+                .as_ref()
+                .is_some_and(|egress| waits >= egress.bytes_max || self.out.messages() >= egress.messages_max)
     }
 
     /// True once, when QoS 0 messages for a client that does not take them have begun to be dropped; again after it has taken

@@ -35,6 +35,8 @@ pub struct Collected {
     pub mark: u64,
     /// Places below are in this or an earlier delta.
     pub upto: u64,
+    /// What its state promises, see [`QueueState::promised`].
+    promised: u64,
 }
 
 impl Session {
@@ -126,13 +128,17 @@ impl Session {
     /// Returns the delta, if there is one, and whether something was left.
     pub fn collect(&mut self, cutoff: Time) -> (Option<Collected>, bool) {
         let Some(persist) = &mut self.persist else { return (None, false) };
+        // What has left the queue leaves the store when it is a dead letter, and not before.
+        if self.queue.has_fallen() {
+            return (None, true);
+        }
         if self.ended {
             let told = std::mem::replace(&mut persist.ended_told, true);
             let delta = SessionDelta { no: self.no, ended: true, ..SessionDelta::default() };
             let mark = persist.open;
             persist.open += 1;
             let wanted = persist.stored && !told;
-            return (wanted.then_some(Collected { delta, mark, upto: self.queue.next_place() }), false);
+            return (wanted.then_some(Collected { delta, mark, upto: self.queue.next_place(), promised: 0 }), false);
         }
         let durable = self.kept;
         let of_subscriptions = !persist.subscribed.is_empty() || !persist.retained_moved.is_empty();
@@ -150,8 +156,10 @@ impl Session {
         let state = durable.then(|| QueueState {
             released: self.flights.released(),
             inbound: self.inbound.ids.iter().copied().collect(),
+            promised: self.queue.promised(self.presence(), self.window),
             ..self.queue.state(&*self.flights)
         });
+        let promised = state.as_ref().map_or(0, |state| state.promised);
         let done = state.as_ref().map_or_else(Vec::new, |state| self.queue.take_done(state));
         let subscribed = self.collect_subscriptions();
         let wants_record = self.persist.as_mut().is_some_and(|persist| std::mem::take(&mut persist.record));
@@ -171,7 +179,7 @@ impl Session {
         persist.stored = true;
         let mark = persist.open;
         persist.open += 1;
-        (Some(Collected { delta, mark, upto: self.queue.collected_to() }), left)
+        (Some(Collected { delta, mark, upto: self.queue.collected_to(), promised }), left)
     }
 
     /// The commit that held the delta is done: acks and PUBRELs that waited for it may leave.
@@ -184,6 +192,7 @@ impl Session {
             self.flights.committed(collected.upto);
         }
         self.queue.committed(collected.upto);
+        self.queue.has_promised(collected.promised);
         self.release_committed(collected.mark);
         self.release_acks();
         self.pump(cx);

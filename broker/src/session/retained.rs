@@ -182,6 +182,6 @@ impl Session {
     /// Whether a QoS 0 message is let into the socket's buffer.
     #[must_use]
     pub fn takes_qos0(&self, cx: Cx<'_>) -> bool {
-        self.connected && self.out.len() < cx.settings.outbound_buffer
+        self.connected && !self.out_is_full(cx)
     }
 }

@@ -35,6 +35,11 @@ impl Session {
                 self.want(Urgency::Now);
                 return;
             }
+            if durable && self.queue.wants_promise() {
+                self.changed();
+                self.want(Urgency::Now);
+                return;
+            }
             let Some(entry) = self.queue.take_first() else { return };
             self.send_entry(entry, durable, cx);
         }
@@ -76,7 +81,7 @@ impl Session {
             return;
         }
         let (qos, awaiting) = (entry.item.qos, entry.awaiting);
-        let item = (durable || entry.item.shared).then_some(entry.item);
+        let item = (durable || entry.item.shared.is_some()).then_some(entry.item);
         self.flights.start(InFlight { seq, state: State::Sent, awaiting, qos, size, item });
     }
 
@@ -116,7 +121,7 @@ impl Session {
     }
 
     pub(super) fn window_open_for_resend(&self, cx: Cx<'_>) -> bool {
-        self.flights.unacked < self.window && self.out.len() < cx.settings.outbound_buffer
+        self.flights.unacked < self.window && !self.out_is_full(cx)
     }
 
     /// Encodes a PUBLISH for this client. False: larger than it takes [MQTT5-3.1.2-24]. `shared` gives the message whose
@@ -133,9 +138,12 @@ impl Session {
             Some(aliases) => aliases.outgoing(d.topic),
             None => Alias::None,
         };
+        // What the client may receive begins with its mount point.
+        let mount_len = self.egress.as_ref().map_or(0, |egress| egress.mount_len);
+        let own_topic = d.topic.get(mount_len..).unwrap_or_default();
         let (topic, alias) = match alias {
-            Alias::None => (d.topic, None),
-            Alias::New(alias) => (d.topic, Some(alias)),
+            Alias::None => (own_topic, None),
+            Alias::New(alias) => (own_topic, Some(alias)),
             Alias::Known(alias) => (&[][..], Some(alias)),
         };
         let expiry_s = d.expires_at.map(|at| u32::try_from(at.since(now).div_ceil(1000)).unwrap_or(u32::MAX));
@@ -161,6 +169,7 @@ impl Session {
             }
             return false;
         }
+        self.out.count_message();
         if d.payload.len() < SHARED_PAYLOAD_BYTES {
             self.out.buf.extend_from_slice(d.payload);
         } else {

@@ -5,10 +5,9 @@
 //! written; so after a restart the queue goes on a million places (`RESERVE`) after the last that the store knows of, and no place
 //! is handed out that lies as far as that from the last commit.
 
-use super::flights::{Flights, InFlight, State};
+use super::flights::{InFlight, Over, State};
 use super::{Cx, Session, Urgency};
-use crate::lazy::Lazy;
-use crate::message::Time;
+use crate::message::{Message, Time};
 use crate::queue::{Ending, Entry, Holder, QueueLimits};
 use crate::store::{DropReason, NEVER_S, QueueEntry};
 
@@ -50,6 +49,7 @@ impl Session {
         if !self.queue.take_as_values(limits) {
             return;
         }
+        self.queue.keep_fallen(self.queue.limits(cx.rules()).dead_letters);
         self.expiry_s = NEVER_S;
         // One that was stored before anything came to it has handed out places since as well.
         if self.persist.is_some() {
@@ -94,7 +94,7 @@ impl Session {
         if !self.connected {
             self.attach(cx);
         }
-        take_again(&mut self.flights, self.window, &mut batch);
+        self.take_again(&mut batch, cx);
         while self.flights.resend_from.is_none() && self.window_free() {
             self.queue.refill(cx.rules());
             let Some(first) = self.queue.first() else { break };
@@ -117,6 +117,45 @@ impl Session {
             self.take_one(entry, &mut batch);
         }
         batch.taken
+    }
+
+    /// What was given back, in order. What its time has run out for meanwhile is taken no more.
+    fn take_again(&mut self, batch: &mut Batch, cx: Cx<'_>) {
+        while let Some(at) = self.flights.resend_from {
+            let Some(flight) = self.flights.get(at) else {
+                self.flights.resend_from = None;
+                return;
+            };
+            if let (true, Some(item)) = (flight.live(), flight.item.clone()) {
+                if self.queue.too_old(&item, cx.rules()) {
+                    // The next one has this index, or what is over before it.
+                    self.expire_at(at);
+                    continue;
+                }
+                if !self.window_free() || !batch.fits(item.message.size()) {
+                    return;
+                }
+                batch.push(item, true);
+                self.flights.unacked += 1;
+            }
+            self.flights.resend_from = Some(at + 1);
+        }
+    }
+
+    fn expire_at(&mut self, at: usize) {
+        let Some(Over { seq, size, entry }) = self.flights.end(at) else { return };
+        if self.queue.finish(seq, size as usize, Ending::Expired) {
+            self.changed();
+        }
+        if let Some(entry) = entry {
+            self.queue.fall(entry, None, true);
+        }
+    }
+
+    /// Whether the time of a message that was taken is over: its own, or the queue's.
+    #[must_use]
+    pub fn outlived(&self, message: &Message, cx: Cx<'_>) -> bool {
+        self.queue.outlived(message, cx.rules())
     }
 
     fn take_one(&mut self, entry: Entry, batch: &mut Batch) {
@@ -167,6 +206,12 @@ impl Session {
         self.window_free() && (again || next())
     }
 
+    /// Whether there is something to take, or a page of it is being read from the disk.
+    #[must_use]
+    pub fn has_more_to_take(&self) -> bool {
+        self.queue.awaits_page() || self.has_something_to_take()
+    }
+
     /// Messages that are taken, or were sent, and are not over.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -200,23 +245,5 @@ impl Session {
     /// that a restart might give to another message.
     fn may_be_taken(&self, seq: u64, qos: u8) -> bool {
         (qos < 2 && !self.committed_only || seq < self.queue.committed_to()) && seq < self.queue.reserved_to()
-    }
-}
-
-/// What was given back, in order.
-fn take_again(flights: &mut Lazy<Flights>, window: u16, batch: &mut Batch) {
-    while let Some(at) = flights.resend_from {
-        let Some(flight) = flights.get(at) else {
-            flights.resend_from = None;
-            return;
-        };
-        if let (true, Some(item)) = (flight.live(), &flight.item) {
-            if flights.unacked >= window || !batch.fits(item.message.size()) {
-                return;
-            }
-            batch.push(item.clone(), true);
-            flights.unacked += 1;
-        }
-        flights.resend_from = Some(at + 1);
     }
 }

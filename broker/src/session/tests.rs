@@ -6,13 +6,17 @@ use std::sync::Arc;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
 
-use super::{Cx, Delivery, Durability, Fate, Link, Outcome, Policy, QueueLimits, Received, Session, Settings, Urgency};
+use super::{
+    Awaited, Cx, Delivery, Durability, Fate, Link, Outcome, Policy, QueueLimits, Received, Session, Settings, Urgency,
+};
 use crate::codec::AckKind;
 use crate::message::{Message, Parts, Time};
 use crate::store::{
-    DropReason, NEVER_S, QueueEntry, QueueState, RecoveredSession, SessionNo, SessionRecord, StoredSubscription,
+    DropReason, GroupId, NEVER_S, QueueEntry, QueueState, RecoveredSession, SessionNo, SessionRecord, Share,
+    StoredSubscription,
 };
 
+mod fallen;
 mod taken;
 
 const NOW: Time = Time(5_000);
@@ -29,6 +33,7 @@ fn settings(policy: Policy, max_messages: u64) -> Settings {
             queue_qos0: false,
             stall_ms: None,
             stall_transient_ms: None,
+            dead_letters: crate::queue::Reasons::default(),
             memory_messages: 4,
             memory_bytes: 1 << 20,
         },
@@ -49,6 +54,7 @@ fn link(expiry_s: u32, receive_maximum: u16) -> Link {
         problem_information: true,
         will: None,
         authority: None,
+        egress: None,
     }
 }
 
@@ -77,7 +83,7 @@ fn deliver_as(
         payload: &[payload],
         qos,
         retain: false,
-        shared: true,
+        shared: Some(Share::Group(GroupId::of("g", "t"))),
         subscription_ids: &[],
         expires_at: None,
         durability,
@@ -150,6 +156,35 @@ fn an_ack_before_the_commit_makes_the_write_needless() {
 }
 
 #[test]
+fn a_qos0_message_does_not_overtake_what_was_queued_while_its_client_was_away() {
+    let mut settings = settings(Policy::Reject, 100);
+    settings.queue.queue_qos0 = true;
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 1);
+    let epoch = session.epoch();
+    assert!(session.disconnect(epoch, cx));
+    for qos in [1, 1, 0] {
+        deliver(&mut session, 1, qos, cx);
+    }
+    session.connect(link(NEVER_S, 1), cx);
+    commit(&mut session, cx);
+    session.pump(cx);
+    assert_eq!(first_bytes(&mut session), [0x32]);
+    deliver(&mut session, 2, 0, cx);
+    assert!(!session.deliver_frames(&[0x30, 4, 0, 1, b't', 3], 1, cx));
+    assert_eq!(first_bytes(&mut session), [0u8; 0]);
+    for expected in [&[0x32][..], &[0x30, 0x30]] {
+        let first = session.flights.first().map(|flight| super::flights::packet_id(flight.seq));
+        assert!(session.receive_puback(first.unwrap(), ReasonCode::Success));
+        session.pump(cx);
+        assert_eq!(first_bytes(&mut session), expected);
+    }
+    deliver(&mut session, 4, 0, cx);
+    assert_eq!(first_bytes(&mut session), [0x30], "nothing waits any more");
+    assert!(session.deliver_frames(&[0x30, 4, 0, 1, b't', 3], 1, cx));
+}
+
+#[test]
 fn receive_maximum_holds_and_a_resume_repeats_in_order_with_dup() {
     let settings = settings(Policy::Reject, 100);
     let cx = Cx { now: NOW, settings: &settings };
@@ -184,6 +219,26 @@ fn an_inbound_qos2_identifier_is_taken_until_pubrel_and_its_acks_wait_for_commit
     assert_eq!(session.receive_qos2(id(7), 10), Received::New);
 }
 
+/// On disk the identifier is taken until the commit: whoever used it again before would send a duplicate, after a crash.
+#[test]
+fn a_pubrel_that_is_repeated_waits_for_the_commit_of_the_first() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    assert_eq!(session.receive_qos2(id(7), 10), Received::New);
+    session.acknowledge(AckKind::Pubrec, id(7), ReasonCode::Success, None);
+    commit(&mut session, cx);
+    assert_eq!(first_bytes(&mut session), [0x50]);
+    session.receive_pubrel(id(7));
+    let epoch = session.epoch();
+    session.disconnect(epoch, cx);
+    session.connect(link(NEVER_S, 2), cx);
+    session.receive_pubrel(id(7));
+    assert_eq!(first_bytes(&mut session), [0u8; 0]);
+    commit(&mut session, cx);
+    assert_eq!(first_bytes(&mut session), [0x70]);
+}
+
 /// One whose PUBREC waits for the commit is one, not two; and what waits for no message is none.
 #[test]
 fn each_unacknowledged_message_counts_once() {
@@ -203,6 +258,46 @@ fn each_unacknowledged_message_counts_once() {
     commit(&mut session, cx);
     assert_eq!(first_bytes(&mut session), [0x50, 0x50, 0x90, 0x40, 0x70]);
     assert_eq!(session.unacknowledged(), 1);
+}
+
+/// A disk that is slow, or fails: what waits for it is bounded, in acks, in packets and in bytes.
+#[test]
+fn so_much_is_owed_and_no_more() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    let until_much = |session: &mut Session, owe: &mut dyn FnMut(&mut Session)| {
+        let mut owed = 0;
+        while !session.owes_much() {
+            owe(session);
+            owed += 1;
+        }
+        owed
+    };
+    // What nothing waits for waits for what is before it.
+    session.owe_packet(&[0xB0, 0]);
+    let unknown = until_much(&mut session, &mut |session| session.receive_pubrel(id(9)));
+    assert_eq!(unknown, 8 * 1024 - 1);
+    commit(&mut session, cx);
+    let _ = session.take_all_out();
+    assert!(!session.owes_much());
+    assert_eq!(until_much(&mut session, &mut |session| session.owe_packet(&[0xB0, 0])), 64);
+    commit(&mut session, cx);
+    let _ = session.take_all_out();
+    let (payload, expires_at) = (vec![0; 1 << 20], None);
+    let parts =
+        Parts { topic: "t", properties: &[], payload: &payload, qos: 1, retain: false, expires_at, accepted_at: NOW };
+    let large = Arc::new(Message::new(&parts, None));
+    large.await_one();
+    let awaited = |refusable| Some(Awaited { message: large.clone(), refusable });
+    let megabytes = until_much(&mut session, &mut |session| {
+        session.acknowledge(AckKind::Puback, id(1), ReasonCode::Success, awaited(true));
+    });
+    assert_eq!(megabytes, 8);
+    assert!(session.refuse_waiting(&large, 1));
+    assert!(!session.owes_much(), "what is refused is not waited for");
+    session.disconnect(session.epoch(), cx);
+    assert!(!session.owes_much());
 }
 
 #[test]
@@ -237,7 +332,7 @@ fn an_absent_client_keeps_what_was_sent_and_asks_for_no_page_for_ever() {
         seq,
         qos: 2,
         retain: false,
-        shared: false,
+        shared: None,
         subscription_ids: smallvec::SmallVec::new(),
         message: message(0, 2),
     };
@@ -386,7 +481,7 @@ fn a_queue_is_given_up_page_by_page_each_after_the_commit_of_the_one_before() {
         commit(&mut session, cx);
         assert_eq!(session.wants_page(cx).unwrap().from, place as u64);
         let page = session.leaving_page(place as u64, stored[place..place + 2].to_vec(), cx).unwrap();
-        assert!(page.messages.iter().all(|(_, _, fate)| matches!(fate, Fate::Give(_))));
+        assert!(page.messages.iter().all(|(_, _, fate)| matches!(fate, Fate::Give(..))));
         assert_eq!(session.left(&page, 2), place == 4);
     }
     let (ledger, queued) = session.ledger();

@@ -1,10 +1,10 @@
 //! A copy of the store while the broker goes on: what one read transaction sees, which is what the last commit before it
 //! left. The copy is a store file of its own, and is there under its name only when it is whole and on the disk.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use ::redb::{Builder, Database, Durability, Key, ReadTransaction, TableDefinition, TableError, TableHandle, Value};
+use ::redb::{Builder, Database, Durability, Key, ReadTransaction, TableDefinition, TableError, TableHandle};
 
 use ::redb::backends::FileBackend;
 
@@ -12,7 +12,9 @@ use super::apply::{KEYED, META, QUEUE, REFS, RETAINED, SESSION, SHARED, STATE, S
 use super::clean::{DONE, ENDING};
 use super::owner::OWNER;
 use super::redb::{Fault, contain};
-use super::{BackupError, rows};
+use super::rows::{self, Damage, Kind};
+use super::{BackupError, Copied};
+use crate::beside;
 
 /// Bytes of rows in one transaction of the copy: they are in memory until its end.
 const BYTES_A_TRANSACTION: usize = 4 << 20;
@@ -30,8 +32,8 @@ impl Drop for Partial {
     }
 }
 
-/// Copies all that `txn` sees into a new file at `to`; the answer is its length.
-pub(super) fn backup(txn: &ReadTransaction, to: &Path) -> Result<u64, BackupError> {
+/// Copies all that `txn` sees into a new file at `to`.
+pub(super) fn backup(txn: &ReadTransaction, to: &Path) -> Result<Copied, BackupError> {
     let failed = |source| BackupError::Write { path: to.to_owned(), source };
     if to.symlink_metadata().is_ok() {
         return Err(BackupError::Exists { path: to.to_owned() });
@@ -39,10 +41,11 @@ pub(super) fn backup(txn: &ReadTransaction, to: &Path) -> Result<u64, BackupErro
     let mut name = to.as_os_str().to_owned();
     name.push(".partial");
     let partial = PathBuf::from(name);
-    let file = create(&partial).map_err(failed)?;
+    // What devices have sent is nobody else's to read.
+    let file = beside::create(&partial, 0o600).map_err(failed)?;
     let mut guard = Partial(Some(partial.clone()));
     let fault = |fault: Fault| BackupError::Store { path: to.to_owned(), detail: fault.to_string() };
-    contain(|| copy(txn, file)).map_err(fault)?;
+    let damaged = contain(|| copy(txn, file)).map_err(fault)?;
     let file = File::open(&partial).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     // Not over a file that has come meanwhile.
@@ -57,59 +60,65 @@ pub(super) fn backup(txn: &ReadTransaction, to: &Path) -> Result<u64, BackupErro
     if let Some(folder) = to.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
     }
-    file.metadata().map(|meta| meta.len()).map_err(failed)
+    let bytes = file.metadata().map(|meta| meta.len()).map_err(failed)?;
+    Ok(Copied { bytes, damaged })
 }
 
-fn create(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true);
-    // What devices have sent is nobody else's to read.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+#[derive(Default)]
+struct Found {
+    /// Tables that have not been copied.
+    names: Vec<String>,
+    damaged: Vec<String>,
 }
 
-fn copy(from: &ReadTransaction, file: File) -> Result<(), Fault> {
+/// Gives the rows that are not what was written; they are in the copy as they are.
+fn copy(from: &ReadTransaction, file: File) -> Result<Vec<String>, Fault> {
     let to = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(FileBackend::new(file)?)?;
-    let mut names = Vec::new();
+    let mut found = Found::default();
     for table in from.list_tables()? {
-        names.push(table.name().to_owned());
+        found.names.push(table.name().to_owned());
     }
-    copy_table(from, &to, QUEUE, &mut names)?;
-    copy_table(from, &to, SHARED, &mut names)?;
-    copy_table(from, &to, REFS, &mut names)?;
-    copy_table(from, &to, STATE, &mut names)?;
-    copy_table(from, &to, SESSION, &mut names)?;
-    copy_table(from, &to, SUBSCRIPTION, &mut names)?;
-    copy_table(from, &to, RETAINED, &mut names)?;
-    copy_table(from, &to, KEYED, &mut names)?;
-    copy_table(from, &to, DONE, &mut names)?;
-    copy_table(from, &to, ENDING, &mut names)?;
-    copy_table(from, &to, OWNER, &mut names)?;
-    copy_table(from, &to, META, &mut names)?;
-    if !names.is_empty() {
+    copy_table(from, &to, QUEUE, &mut found, |key, row| rows::body(row, Kind::Queue, key).map(drop))?;
+    copy_table(from, &to, SHARED, &mut found, |key, row| rows::body(row, Kind::Shared, key).map(drop))?;
+    copy_table(from, &to, REFS, &mut found, |key, row| rows::body(row, Kind::Refs, key).map(drop))?;
+    copy_table(from, &to, STATE, &mut found, |key, row| rows::body(row, Kind::State, key).map(drop))?;
+    copy_table(from, &to, SESSION, &mut found, |key, row| rows::body(row, Kind::Session, key).map(drop))?;
+    copy_table(from, &to, SUBSCRIPTION, &mut found, |key, row| rows::body(row, Kind::Subscription, key).map(drop))?;
+    copy_table(from, &to, RETAINED, &mut found, |key, row| rows::body(row, Kind::Retained, key).map(drop))?;
+    copy_table(from, &to, KEYED, &mut found, |key, row| rows::body(row, Kind::Keyed, key).map(drop))?;
+    copy_table(from, &to, DONE, &mut found, |key, row| rows::body(row, Kind::Done, key).map(drop))?;
+    copy_table(from, &to, ENDING, &mut found, |key, row| rows::body(row, Kind::Ending, key).map(drop))?;
+    copy_table(from, &to, OWNER, &mut found, |key, row| rows::body(row, Kind::Owner, key).map(drop))?;
+    copy_table(from, &to, META, &mut found, |key, row| match *key {
+        rows::FORMAT => rows::read_format(row).map(drop),
+        rows::MARK => rows::read_mark(row).map(drop),
+        rows::ENDED => rows::read_ended(row).map(drop),
+        _ => Ok(()),
+    })?;
+    if !found.names.is_empty() {
         // A table that was added and is not copied here: a copy that lacks it is no copy.
-        return Err(rows::Damage("there is a table that a backup does not know").into());
+        return Err(Damage("there is a table that a backup does not know").into());
     }
     // Nothing of it need be on the disk before all of it is.
     let mut txn = to.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
     txn.commit()?;
-    Ok(())
+    Ok(found.damaged)
 }
 
-/// Copies one table row by row; takes its name from `names`.
-fn copy_table<K: Key + 'static, V: Value + 'static>(
+/// Copies one table row by row, and looks at each with `check`; takes its name from `names`.
+fn copy_table<K: Key + 'static>(
     from: &ReadTransaction,
     to: &Database,
-    definition: TableDefinition<'_, K, V>,
-    names: &mut Vec<String>,
+    definition: TableDefinition<'_, K, &'static [u8]>,
+    found: &mut Found,
+    check: impl for<'a> Fn(&K::SelfType<'a>, &[u8]) -> Result<(), Damage>,
 ) -> Result<(), Fault> {
     let source = match from.open_table(definition) {
         Err(TableError::TableDoesNotExist(_)) => return Ok(()),
         table => table?,
     };
-    names.retain(|name| name != definition.name());
+    found.names.retain(|name| name != definition.name());
     let mut rows = source.range::<K::SelfType<'_>>(..)?.peekable();
     loop {
         let mut txn = to.begin_write()?;
@@ -121,8 +130,12 @@ fn copy_table<K: Key + 'static, V: Value + 'static>(
                 && let Some(row) = rows.next()
             {
                 let (key, value) = row?;
-                bytes += V::as_bytes(&value.value()).as_ref().len() + 64;
-                table.insert(key.value(), value.value())?;
+                let (key, value) = (key.value(), value.value());
+                bytes += value.len() + 64;
+                if let Err(damage) = check(&key, value) {
+                    found.damaged.push(format!("row {key:?} of table {} is damaged ({damage})", definition.name()));
+                }
+                table.insert(key, value)?;
             }
         }
         txn.commit()?;

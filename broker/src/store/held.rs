@@ -1,6 +1,8 @@
 //! A store that cannot be opened to be written when the broker starts: the file system is read-only, the disk is full or
-//! fails, the file is somebody else's. What can be read is served; commits fail until the cause has gone.
+//! fails, the file is somebody else's, or its journal cannot be read. What can be read is served; commits fail until the cause has
+//! gone.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use ::redb::backends::InMemoryBackend;
 use ::redb::{Builder, Database, StorageBackend};
 
 use super::Recovered;
+use super::journal;
 use super::medium::Backend;
 use super::recover::{self, Opened, open_and_repair, salvaged};
 use super::redb::{Fault, Inner, contain};
@@ -36,6 +39,8 @@ enum Serves {
     File(u64),
     /// A part of it, or nothing.
     Less,
+    /// Nothing until the journal can be read: what the file holds may have been delivered, replaced or ended since.
+    NothingBeforeJournal,
 }
 
 /// What became of a try to open it.
@@ -73,13 +78,23 @@ impl Held {
         }
     }
 
+    /// The journal cannot be read.
+    pub(super) fn for_journal(inner: &Inner, error: &io::Error, wall_ms: u64) -> (Self, Recovered) {
+        let why = format!("the journal of the store {} cannot be read: {error}", inner.medium.name());
+        let said =
+            format!("{why}; nothing of the store is served, and what must be durable is refused, until it can be");
+        let serves = Serves::NothingBeforeJournal;
+        let held = Self { why, serves, wall_ms, next_try: Instant::now() + PAUSE };
+        (held, Recovered { lost: vec![said], ..Recovered::default() })
+    }
+
     /// Opens it as a start does, if it is time to.
     pub(super) fn try_again(&mut self, inner: &Inner) -> Result<Tried, Fault> {
         if Instant::now() < self.next_try {
             return Ok(Tried::Held);
         }
         let begun = Instant::now();
-        let opened = recover::open(inner, self.wall_ms);
+        let opened = self.open_again(inner);
         self.next_try = Instant::now() + (begun.elapsed() * PAUSE_TIMES).clamp(PAUSE, PAUSE_MAX);
         let (database, recovered, mark) = opened?;
         if self.serves == Serves::File(mark.commit) && recovered.lost.is_empty() {
@@ -89,6 +104,14 @@ impl Held {
             tracing::error!("{line}");
         }
         Ok(Tried::Outdated)
+    }
+
+    fn open_again(&self, inner: &Inner) -> Result<Opened, Fault> {
+        if self.serves == Serves::NothingBeforeJournal {
+            // Whose it is does not matter here.
+            journal::read_pending(inner.medium.as_ref(), &Mark::default())?;
+        }
+        recover::open(inner, self.wall_ms)
     }
 }
 

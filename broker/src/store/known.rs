@@ -52,6 +52,10 @@ pub(super) fn put_back(
     let txn = database.begin_write()?;
     {
         let mut tables = Tables::open(&txn)?;
+        let mut mark = found.mark.unwrap_or_default();
+        mark.last_session = sessions.iter().map(|(no, _)| *no).fold(mark.last_session, u64::max);
+        tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
+        found.mark = Some(mark);
         for (no, row) in &sessions {
             tables.session.insert(no, row.as_slice())?;
         }
@@ -69,6 +73,8 @@ pub(super) fn put_back(
 fn sessions(found: &mut Found, known: &RecoveredSession, missing: &mut Missing) {
     let no = known.no.0;
     let Some(record) = known.record.as_ref().filter(|_| !found.has_ended(no)) else { return };
+    // A broker that could not read the file had to begin with the first number: here it is somebody else's.
+    let no = if found.is_of_another(no, &record.client_id) { found.next_number() } else { no };
     let session = found.session(no);
     if session.record.is_none() {
         missing.sessions.push((no, rows::session(no, record)));

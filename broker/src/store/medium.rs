@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::redb::backends::{FileBackend, InMemoryBackend};
@@ -154,12 +155,24 @@ pub trait Medium: Send + Sync + 'static {
 pub struct Backend {
     on: Box<dyn StorageBackend>,
     watcher: Option<Arc<Unsynced>>,
+    /// Set when a part of it could not be read, again and again.
+    unreadable: Option<Arc<AtomicBool>>,
+}
+
+/// It is there, and the device cannot read it: no later try will have it.
+pub(super) fn is_unreadable(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
 }
 
 impl Backend {
     /// Of any kind.
     pub fn new(backend: impl StorageBackend) -> Self {
-        Self { on: Box::new(backend), watcher: None }
+        Self { on: Box::new(backend), watcher: None, unreadable: None }
+    }
+
+    /// Notes that a part of it cannot be read.
+    pub(super) fn noting(self, unreadable: &Arc<AtomicBool>) -> Self {
+        Self { unreadable: Some(Arc::clone(unreadable)), ..self }
     }
 
     /// Tells the watcher of every write and sync.
@@ -193,7 +206,12 @@ impl StorageBackend for Backend {
             }
         }
         self.on.read(offset, out).map_err(|error| match error {
-            error if unreadable(&error) => io::Error::new(io::ErrorKind::InvalidData, error),
+            error if unreadable(&error) => {
+                if let Some(noted) = &self.unreadable {
+                    noted.store(true, Ordering::Relaxed);
+                }
+                io::Error::new(io::ErrorKind::InvalidData, error)
+            }
             error => error,
         })
     }
@@ -506,12 +524,16 @@ impl Medium for Folder {
     }
 
     fn set_suspect(&self, suspect: bool) -> io::Result<()> {
+        if suspect == self.suspect() {
+            return Ok(());
+        }
         if suspect {
-            File::create(self.suspect_path())?;
-        } else if self.suspect() {
+            File::create(self.suspect_path())?.sync_all()?;
+        } else {
             std::fs::remove_file(self.suspect_path())?;
         }
-        Ok(())
+        // A power cut must not make it unsaid.
+        self.sync()
     }
 
     fn suspect(&self) -> bool {
@@ -552,7 +574,7 @@ impl Medium for Folder {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 

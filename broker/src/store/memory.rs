@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::places::between;
 use super::{
-    BackupError, Batch, Committed, Ledger, Message, QueueEntry, QueueState, Reader, Recovered, RecoveredSession,
-    SessionDelta, SessionNo, SessionRecord, Store, StoreError, StoredSubscription,
+    BackupError, Batch, Committed, Copied, Ledger, Message, QueueEntry, QueueState, Reader, Recovered,
+    RecoveredSession, SessionDelta, SessionNo, SessionRecord, Store, StoreError, StoredSubscription,
 };
 use super::{ClockMark, Keyed, KeyedRow, RetainedChange};
 
@@ -245,7 +245,7 @@ impl Reader for MemoryStore {
         Ok(rows)
     }
 
-    fn backup(&self, _: &Path) -> Result<u64, BackupError> {
+    fn backup(&self, _: &Path) -> Result<Copied, BackupError> {
         Err(BackupError::InMemory)
     }
 }

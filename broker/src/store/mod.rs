@@ -7,6 +7,7 @@
 mod apply;
 mod backup;
 mod clean;
+mod gauge;
 mod generation;
 mod held;
 pub mod journal;
@@ -33,6 +34,7 @@ pub mod upkeep;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use gauge::Gauge;
 pub use known::Known;
 
 use crate::message::{Message, Time};
@@ -103,6 +105,33 @@ pub struct StoredSubscription {
     pub retained_behind: Option<Box<str>>,
 }
 
+/// A group of a shared subscription, as the rows of a queue name it. It is made of the share name and the topic filter: the same
+/// in every session and after a restart, and for somebody who unsubscribes and subscribes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u32);
+
+impl GroupId {
+    /// Of `$share/NAME/FILTER`. Two groups that match one topic have the same one by a chance of one in four thousand million;
+    /// what a member leaves of them may then go to the wrong one.
+    #[must_use]
+    pub fn of(name: &str, filter: &str) -> Self {
+        let mut hasher = crc32fast::Hasher::new();
+        for part in [name, "/", filter] {
+            hasher.update(part.as_bytes());
+        }
+        Self(hasher.finalize())
+    }
+}
+
+/// The shared subscription that gave a message to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Of this group.
+    Group(GroupId),
+    /// Of some group: a store of format 4 or before did not say of which.
+    Unknown,
+}
+
 /// One message in one session's queue.
 #[derive(Clone, Debug)]
 pub struct QueueEntry {
@@ -112,8 +141,8 @@ pub struct QueueEntry {
     pub qos: u8,
     /// RETAIN flag of this delivery.
     pub retain: bool,
-    /// It came through a shared subscription.
-    pub shared: bool,
+    /// The shared subscription that it came through, if it did.
+    pub shared: Option<Share>,
     /// Subscription identifiers of this delivery.
     pub subscription_ids: smallvec::SmallVec<[u32; 1]>,
     /// The message.
@@ -219,6 +248,9 @@ pub struct QueueState {
     pub done: Vec<(u64, u64)>,
     /// Places up to which a PUBLISH may have been sent: repeated with DUP after a restart [MQTT-3.3.1-1].
     pub sent: u64,
+    /// Of what came through shared subscriptions, places below may have been sent at QoS 2, and are for nobody else
+    /// [MQTT5-4.8.2-5]. Nothing of it is sent at QoS 2 before a commit has its place below this.
+    pub promised: u64,
     /// QoS 2 places whose PUBREC has come: PUBREL is owed, PUBLISH never again.
     pub released: Vec<u64>,
     /// QoS 2 packet identifiers received from the client and not yet released by it.
@@ -491,11 +523,20 @@ pub trait Reader: Send + Sync {
     fn keyed(&self, of: Keyed, from: &[u8], max_rows: usize, max_bytes: usize) -> Result<Vec<KeyedRow>, StoreError>;
 
     /// Writes a copy of all that is committed into a new store file, which `forebay` can be started on, while commits go on;
-    /// the answer is its bytes. There is nothing at `to` until the copy is whole and on the disk.
+    /// There is nothing at `to` until the copy is whole and on the disk.
     ///
     /// # Errors
     /// See [`BackupError`].
-    fn backup(&self, to: &Path) -> Result<u64, BackupError>;
+    fn backup(&self, to: &Path) -> Result<Copied, BackupError>;
+}
+
+/// A copy of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Its length.
+    pub bytes: u64,
+    /// Rows that are not what was written, one line each. The copy has them as they are: a start on it removes them.
+    pub damaged: Vec<String>,
 }
 
 /// Why there is no copy.

@@ -9,7 +9,7 @@ use super::apply::{KEYED, QUEUE, SHARED};
 use super::redb::{Fault, Inner, contain};
 use super::rows::{self, Cursor, Damage, Place, QueueRow, RawMessage};
 use super::salvage::Source;
-use super::{BackupError, Keyed, KeyedRow, Message, QueueEntry, Reader, SessionNo, StoreError};
+use super::{BackupError, Copied, Keyed, KeyedRow, Message, QueueEntry, Reader, SessionNo, StoreError};
 
 /// Reads pages from the database that the store has open at the moment.
 pub(super) struct RedbReader {
@@ -29,7 +29,7 @@ impl Reader for RedbReader {
         let page = if page.damaged.is_empty() {
             page
         } else {
-            self.read_again(page, |database| page_of(database, (session.0, from), limit))
+            self.read_again(|database| page_of(database, (session.0, from), limit))?
         };
         for (key, damage) in page.damaged {
             self.inner.saw_damaged_row(key, damage);
@@ -43,7 +43,7 @@ impl Reader for RedbReader {
         let page = if page.damaged.is_empty() {
             page
         } else {
-            self.read_again(page, |database| keyed_of(database, (of as u8, from), limit))
+            self.read_again(|database| keyed_of(database, (of as u8, from), limit))?
         };
         for (key, damage) in page.damaged {
             self.inner.saw_damaged_keyed(of, &key, damage);
@@ -51,7 +51,7 @@ impl Reader for RedbReader {
         Ok(page.rows)
     }
 
-    fn backup(&self, to: &Path) -> Result<u64, BackupError> {
+    fn backup(&self, to: &Path) -> Result<Copied, BackupError> {
         let store = |detail: String| BackupError::Store { path: to.to_owned(), detail };
         // The transaction outlives the lock: the writer may need it meanwhile.
         let txn = {
@@ -59,7 +59,9 @@ impl Reader for RedbReader {
             let database = database.as_ref().ok_or_else(|| store(Fault::Closed.to_string()))?;
             contain(|| Ok(database.begin_read()?)).map_err(|fault| store(fault.to_string()))?
         };
-        super::backup::backup(&txn, to)
+        let copied = super::backup::backup(&txn, to)?;
+        self.inner.saw_damaged_copy(&copied.damaged);
+        Ok(copied)
     }
 }
 
@@ -70,21 +72,24 @@ impl RedbReader {
             Some(database) => contain(|| read(database)),
             None => Err(Fault::Closed),
         };
-        done.map_err(|fault| {
-            self.inner.reader_failed(&fault);
-            self.inner.error(fault)
-        })
+        done.map_err(|fault| self.failed(fault))
     }
 
-    /// What is called lost was read twice: the second time from the file, by a reader that has kept nothing of it in memory.
-    fn read_again<T>(&self, first: T, read: impl FnOnce(&ReadOnlyDatabase) -> Result<T, Fault>) -> T {
+    /// What is called lost was read twice: the second time from the file, by a reader that has kept nothing of it in memory. Where
+    /// that cannot read, nothing is lost yet.
+    fn read_again<T>(&self, read: impl FnOnce(&ReadOnlyDatabase) -> Result<T, Fault>) -> Result<T, StoreError> {
         // No commit meanwhile: this reader has no part in redb's own arrangements.
         let _database = self.inner.database.write();
         let second = contain(|| {
-            let source = Source::open(&Arc::new(self.inner.medium.open_to_read()?)).ok_or(Fault::Closed)?;
+            let source = Source::newest(&Arc::new(self.inner.medium.open_to_read()?))?;
             read(&source.database)
         });
-        second.unwrap_or(first)
+        second.map_err(|fault| self.failed(fault))
+    }
+
+    fn failed(&self, fault: Fault) -> StoreError {
+        self.inner.reader_failed(&fault);
+        self.inner.error(fault)
     }
 }
 

@@ -29,18 +29,25 @@ pub(super) fn remark(txn: &WriteTransaction, tables: &Tables<'_>, found: &Found)
     for row in txn.open_table(KEYED)?.iter()? {
         mark.live_bytes += charge(row?.1.value().len());
     }
-    mark.last_session = mark.last_session.max(found.sessions.keys().last().copied().unwrap_or_default());
+    let in_rows = last_session(txn, tables)?;
+    mark.last_session = mark.last_session.max(found.sessions.keys().last().copied().unwrap_or_default()).max(in_rows);
     Ok(mark)
 }
 
-/// The highest session number that any row has: what was found outside of the trees may be newer than the mark.
+/// The highest session number that any row has, those of sessions that have ended among them: a number that was given again
+/// would be given their rows. What was found outside of the trees may be newer than the mark.
 fn last_session(txn: &WriteTransaction, tables: &Tables<'_>) -> Result<u64, Fault> {
     let owners = txn.open_table(OWNER)?;
     let mut last = 0;
-    for key in [tables.session.last()?, tables.state.last()?, owners.last()?].into_iter().flatten() {
+    for key in
+        [tables.session.last()?, tables.state.last()?, tables.ending.last()?, owners.last()?].into_iter().flatten()
+    {
         last = last.max(key.0.value());
     }
-    Ok(last.max(tables.queue.last()?.map_or(0, |row| row.0.value().0)))
+    for key in [tables.queue.last()?, tables.done.last()?].into_iter().flatten() {
+        last = last.max(key.0.value().0);
+    }
+    Ok(last.max(tables.subscription.last()?.map_or(0, |row| row.0.value().0)))
 }
 
 /// Makes references, sizes and states agree with the rows that were saved from a damaged file.
@@ -63,8 +70,8 @@ pub(super) fn rebuild(database: &Database, lost: &mut Vec<String>) -> Result<(),
         let saved = tables.meta.get(rows::MARK)?.and_then(|row| rows::read_mark(row.value()).ok());
         if let Some(saved) = saved {
             let counted = remark(&txn, &tables, &Found::default())?;
-            let last_session = saved.last_session.max(last_session(&txn, &tables)?);
             let commit = saved.commit.max(counted.commit);
+            let last_session = saved.last_session.max(counted.last_session);
             let mark = Mark { live_bytes: counted.live_bytes, last_session, commit, ..saved };
             tables.meta.insert(rows::MARK, rows::mark(&mark).as_slice())?;
         } else {
@@ -204,6 +211,7 @@ pub(super) fn restate(
         lost.push(format!("session {no} has lost its state: its {queued} stored messages may be sent again"));
         state.next_seq = next;
         state.sent = next;
+        state.promised = next;
         state.floor = first.unwrap_or(next);
         state.ledger.accepted = queued;
     } else if queued > state.queued {

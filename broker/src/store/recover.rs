@@ -15,7 +15,9 @@ use super::redb::{FORMAT_VERSION, Fault, Inner, contain, open_database, wants_ch
 use super::rows::{self, Damage, Mark};
 use super::salvage;
 use super::unsynced::write_all_again;
-use super::{Batch, DropReason, Recovered, RecoveredSession, SessionDelta, SessionNo, SessionRecord, known, owner};
+use super::{
+    Batch, ClockMark, DropReason, Recovered, RecoveredSession, SessionDelta, SessionNo, SessionRecord, known, owner,
+};
 
 /// Lines of [`Recovered::lost`] for single things; more are summed up in one.
 const LOST_LINES_MAX: usize = 200;
@@ -66,7 +68,8 @@ fn open_checked(inner: &Inner, wall_ms: u64, lost: Vec<String>) -> Result<Opened
     if medium.suspect() {
         write_all_again(&medium.open()?)?;
     }
-    let opened = match contain(|| open_and_repair(inner, open_database(inner, check)?, lost)) {
+    let tried = contain(|| open_and_repair(inner, open_database(inner, check)?, lost));
+    let opened = match tried.map_err(|fault| inner.judged(fault)) {
         Err(fault) if fault.is_damage() => {
             let (name, old) = medium.set_aside(&stamp(wall_ms))?;
             replace(inner, old, format!("the store could not be read ({fault}); it was set aside as {name}"))?
@@ -133,7 +136,11 @@ fn is_blank(backend: &Backend) -> Result<bool, Fault> {
         return Ok(false);
     }
     let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-    backend.read(0, &mut bytes)?;
+    if let Err(error) = backend.read(0, &mut bytes) {
+        let fault = Fault::from(error);
+        // What has a sector that cannot be read is not blank: what can be had of it is for the recovery to find.
+        return if fault.is_damage() { Ok(false) } else { Err(fault) };
+    }
     let pages = bytes.get(4096..).unwrap_or_default();
     Ok(!bytes.starts_with(MAGIC) && pages.iter().all(|byte| *byte == 0))
 }
@@ -175,7 +182,8 @@ pub(super) fn open_and_repair(inner: &Inner, database: Database, mut lost: Vec<S
     let recovered = Recovered {
         sessions: found.sessions.into_values().collect(),
         retained: found.retained,
-        clock: (mark.commit > 0).then_some(mark.clock),
+        // Without one a commit was the store's own: it noted which journal is its.
+        clock: Some(mark.clock).filter(|clock| mark.commit > 0 && *clock != ClockMark::default()),
         ended_ledger: found.ended,
         last_session: mark.last_session.max(last_session),
         lost,
@@ -226,6 +234,18 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn has_ended(&self, no: u64) -> bool {
         self.ending.contains(&no)
+    }
+
+    /// Whether the session with this number is another client's.
+    pub(super) fn is_of_another(&self, no: u64, client_id: &str) -> bool {
+        let record = self.sessions.get(&no).and_then(|session| session.record.as_ref());
+        record.or_else(|| self.owners.get(&no)).is_some_and(|record| record.client_id != client_id)
+    }
+
+    /// A number that no session has had, as far as is known.
+    pub(super) fn next_number(&self) -> u64 {
+        let last = self.sessions.keys().chain(&self.ending).chain(self.owners.keys()).max();
+        last.copied().unwrap_or_default().max(self.mark.map_or(0, |mark| mark.last_session)) + 1
     }
 
     pub(super) fn session(&mut self, no: u64) -> &mut RecoveredSession {

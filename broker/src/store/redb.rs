@@ -8,7 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::redb::{Builder, Database, DatabaseError, Durability};
@@ -25,11 +25,11 @@ use super::recover::{self, Opened};
 use super::rows::{self, Damage, Mark};
 use super::unsynced::Unsynced;
 use super::upkeep::{Compacted, UpkeepError};
-use super::{Batch, ClockMark, Committed, Keyed, Known, Reader, Recovered, Store, StoreError};
+use super::{Batch, ClockMark, Committed, Gauge, Keyed, Known, Reader, Recovered, Store, StoreError};
 use crate::message::Time;
 
 /// The format that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// The clock must advance by this before the disk is asked again how much room there is …
 const SPACE_CHECK_MS: u64 = 1000;
 /// … or this much must have been written.
@@ -37,13 +37,15 @@ const SPACE_CHECK_BYTES: u64 = 4 * 1024 * 1024;
 /// Smaller files are checked whole at every start; larger ones after a crash (redb does) or when they are suspect.
 const CHECK_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// A start that the device fails is tried again after each of these.
-const OPEN_AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
+pub(super) const OPEN_AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
 /// This part of what the file may take is kept free of new messages.
 const FILE_RESERVE: u64 = 12;
 /// While a broker runs its file is compacted when so much of it is in use or less: all of it may have to be moved, and readers wait.
 const COMPACT_LIVE_MAX: u64 = 64 * 1024 * 1024;
 /// Damaged rows that are remembered, so that each is said once.
 const DAMAGED_ROWS_MAX: usize = 10_000;
+/// Damaged rows of a copy that are said one by one.
+const DAMAGED_LINES_MAX: usize = 100;
 
 /// A start reads it in a moment, and a fold writes what an hour of a quiet site has brought.
 pub const JOURNAL_BYTES: u64 = 8 * 1024 * 1024;
@@ -97,120 +99,6 @@ impl Default for StoreOptions {
     }
 }
 
-/// How full the store is, for whoever decides whether to accept a message. Cheap to read from any thread; as new as the
-/// last commit.
-#[derive(Debug, Default)]
-pub struct Gauge {
-    low: AtomicBool,
-    live_bytes: AtomicU64,
-    room_bytes: AtomicU64,
-    /// What waits in the journal for the file.
-    pending_bytes: AtomicU64,
-    /// The complement of what the file may still take: not known yet is all of it.
-    file_taken: AtomicU64,
-    folds: AtomicU64,
-    walks: AtomicU64,
-    journal_written: AtomicU64,
-    file_written: AtomicU64,
-    damaged_rows: AtomicU64,
-    troubled: AtomicBool,
-    trouble: Mutex<Option<String>>,
-}
-
-impl Gauge {
-    /// Room is so short that commits are about to be refused, or the store cannot be written: accept no more durable
-    /// messages.
-    #[must_use]
-    pub fn low(&self) -> bool {
-        self.low.load(Ordering::Relaxed) || self.troubled.load(Ordering::Relaxed)
-    }
-
-    /// Why the store cannot be written, other than for want of room.
-    #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
-    }
-
-    /// Bytes of records that are in the journal and not in the file yet, delivered ones included.
-    #[must_use]
-    pub fn pending_bytes(&self) -> u64 {
-        self.pending_bytes.load(Ordering::Relaxed)
-    }
-
-    /// How often the journal was folded into the file.
-    #[must_use]
-    pub fn folds(&self) -> u64 {
-        self.folds.load(Ordering::Relaxed)
-    }
-
-    /// How often all of the file was read to open it: to check it, or to find which of its pages are in use.
-    #[must_use]
-    pub fn walks(&self) -> u64 {
-        self.walks.load(Ordering::Relaxed)
-    }
-
-    /// Bytes given to the device for the journal.
-    #[must_use]
-    pub fn journal_written(&self) -> u64 {
-        self.journal_written.load(Ordering::Relaxed)
-    }
-
-    /// Bytes given to the device for the file.
-    #[must_use]
-    pub fn file_written(&self) -> u64 {
-        self.file_written.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn folded(&self) {
-        self.folds.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_journal_written(&self, bytes: u64) {
-        self.journal_written.store(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_pending(&self, bytes: u64) {
-        self.pending_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Room has run out; the next look at the disk says whether it still has.
-    pub(super) fn set_low(&self) {
-        self.low.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_trouble(&self, trouble: Option<String>) {
-        if trouble.is_none() && !self.troubled.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut before = self.trouble.lock();
-        self.troubled.store(trouble.is_some(), Ordering::Relaxed);
-        *before = trouble;
-    }
-
-    /// What the rows of queues and retained messages take in the file.
-    #[must_use]
-    pub fn live_bytes(&self) -> u64 {
-        self.live_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Free on the disk, and free inside the file as far as that can be counted on.
-    #[must_use]
-    pub fn room_bytes(&self) -> u64 {
-        self.room_bytes.load(Ordering::Relaxed)
-    }
-
-    /// What the file may still take before it is larger than it may be.
-    pub(super) fn file_room(&self) -> u64 {
-        !self.file_taken.load(Ordering::Relaxed)
-    }
-
-    /// Rows that could not be read since the start.
-    #[must_use]
-    pub fn damaged_rows(&self) -> u64 {
-        self.damaged_rows.load(Ordering::Relaxed)
-    }
-}
-
 /// What went wrong below the store; [`Inner::error`] says it to the outside.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -260,21 +148,14 @@ impl Fault {
         }
     }
 
+    /// The device failed, which says nothing of what it has.
+    pub(super) fn is_of_device(&self) -> bool {
+        !self.is_damage() && self.io().is_some()
+    }
+
     /// An error of the device that may be over in a moment.
     fn may_pass(&self) -> bool {
-        use io::ErrorKind as Kind;
-        const LASTS: [Kind; 7] = [
-            Kind::PermissionDenied,
-            Kind::ReadOnlyFilesystem,
-            Kind::NotFound,
-            Kind::IsADirectory,
-            Kind::NotADirectory,
-            Kind::StorageFull,
-            Kind::QuotaExceeded,
-        ];
-        !self.is_damage()
-            && !matches!(self, Self::InUse | Self::Newer(_))
-            && self.io().is_some_and(|error| error.raw_os_error().is_some() && !LASTS.contains(&error.kind()))
+        !self.is_damage() && !matches!(self, Self::InUse | Self::Newer(_)) && self.io().is_some_and(may_pass)
     }
 
     pub(super) fn is_no_table(&self) -> bool {
@@ -285,6 +166,21 @@ impl Fault {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         self.io().is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
     }
+}
+
+/// It may be over in a moment.
+pub(super) fn may_pass(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    const LASTS: [Kind; 7] = [
+        Kind::PermissionDenied,
+        Kind::ReadOnlyFilesystem,
+        Kind::NotFound,
+        Kind::IsADirectory,
+        Kind::NotADirectory,
+        Kind::StorageFull,
+        Kind::QuotaExceeded,
+    ];
+    error.raw_os_error().is_some() && !LASTS.contains(&error.kind())
 }
 
 impl std::fmt::Display for Fault {
@@ -375,6 +271,8 @@ pub(super) struct Inner {
     /// its file, for good.
     pub(super) database: RwLock<Option<Database>>,
     pub(super) unsynced: Arc<Unsynced>,
+    /// A part of the file that was opened last cannot be read.
+    unreadable: Arc<AtomicBool>,
     pub(super) gauge: Arc<Gauge>,
     /// A reader has met what it could not read: the file is to be opened again, and checked.
     misread: AtomicBool,
@@ -391,6 +289,7 @@ impl Inner {
             options: *options,
             database: RwLock::new(None),
             unsynced: Arc::default(),
+            unreadable: Arc::default(),
             gauge: Arc::default(),
             misread: AtomicBool::new(false),
             seen_damaged: Mutex::default(),
@@ -415,6 +314,15 @@ impl Inner {
             Fault::Redb(source) => StoreError::Io { path, source },
             fault => StoreError::Io { path, source: fault.to_string().into() },
         }
+    }
+
+    /// redb may keep an error of its file to itself, and refuses everything from then on: that says not which error it was.
+    pub(super) fn judged(&self, fault: Fault) -> Fault {
+        let refused = matches!(&fault, Fault::Redb(error) if matches!(error.as_ref(), ::redb::Error::PreviousIo));
+        if refused && self.unreadable.load(Ordering::Relaxed) {
+            return Fault::Io(io::Error::new(io::ErrorKind::InvalidData, "a part of it cannot be read"));
+        }
+        fault
     }
 
     /// After a damaged row or a sync that failed nobody knows what the disk has: the next start will look.
@@ -461,6 +369,18 @@ impl Inner {
         self.note_damage("keyed", &format!("{}/{}", of.name(), key.escape_ascii()), damage);
     }
 
+    /// Rows that a copy of the store has as they are: the file is checked at the next start.
+    pub(super) fn saw_damaged_copy(&self, damaged: &[String]) {
+        for line in damaged.iter().take(DAMAGED_LINES_MAX) {
+            tracing::error!("{line}; the copy has it as it is");
+        }
+        if !damaged.is_empty()
+            && let Err(error) = self.medium.set_suspect(true)
+        {
+            tracing::warn!(%error, "the damage could not be noted beside the store");
+        }
+    }
+
     fn note_damage(&self, table: &str, key: &str, damage: Damage) {
         let line = recover::damaged_line(table, key, damage, None);
         if let Err(error) = self.medium.damaged_row(&line).and_then(|()| self.medium.set_suspect(true)) {
@@ -473,7 +393,8 @@ impl Inner {
 pub(super) fn open_database(inner: &Inner, check: bool) -> Result<Database, Fault> {
     let backend = inner.medium.open()?;
     inner.unsynced.write_again(&backend)?;
-    let backend = backend.watched_by(&inner.unsynced);
+    inner.unreadable.store(false, Ordering::Relaxed);
+    let backend = backend.watched_by(&inner.unsynced).noting(&inner.unreadable);
     let mut builder = Builder::new();
     let gauge = Arc::clone(&inner.gauge);
     builder
@@ -672,7 +593,8 @@ impl RedbStore {
             let database = open_database(&self.inner, self.inner.medium.suspect())?;
             let mark = recover::read_mark(&database)?;
             Ok((database, mark))
-        })?;
+        })
+        .map_err(|fault| self.inner.judged(fault))?;
         self.mark = mark;
         self.tried = self.tried.max(mark.commit);
         *self.inner.database.write() = Some(database);
@@ -684,14 +606,7 @@ impl RedbStore {
         self.uncertain = true;
         self.space.asked_at = None;
         let database = self.inner.database.write().take();
-        // Its drop talks to the file as well.
-        let dropped = contain(|| {
-            drop(database);
-            Ok(())
-        });
-        if let Err(fault) = dropped {
-            tracing::warn!(%fault, "the store's file could not be closed");
-        }
+        close(database);
     }
 
     fn try_commit(&self, batch: &Batch, mark: Mark, checks_room: bool) -> Result<Applied, Fault> {
@@ -795,6 +710,23 @@ impl RedbStore {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        close(self.database.get_mut().take());
+    }
+}
+
+/// Drops the database, which writes to the file: on one that was damaged while it was open redb may panic.
+fn close(database: Option<Database>) {
+    let closed = contain(|| {
+        drop(database);
+        Ok(())
+    });
+    if let Err(fault) = closed {
+        tracing::warn!(%fault, "the store's file could not be closed");
+    }
+}
+
 impl Drop for RedbStore {
     fn drop(&mut self) {
         self.note_after = 1;
@@ -850,6 +782,17 @@ impl RedbStore {
 
     pub(super) fn medium(&self) -> &dyn Medium {
         self.inner.medium.as_ref()
+    }
+
+    /// The journal cannot be read for now, and what it holds may change all that the file has: nothing of the file is served, and
+    /// nothing is written, until it can be.
+    pub(super) fn hold_for_journal(&mut self, error: &io::Error, wall_ms: u64) -> Recovered {
+        let database = self.inner.database.write().take();
+        close(database);
+        let (held, recovered) = Held::for_journal(&self.inner, error, wall_ms);
+        self.inner.gauge.set_trouble(Some(held.why.clone()));
+        self.held = Some(held);
+        recovered
     }
 
     /// It could not be opened to be written.

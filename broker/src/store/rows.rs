@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{ClockMark, DROP_REASONS, Ledger, QueueEntry, QueueState, SessionRecord, StoredSubscription, StoredWill};
+use super::{
+    ClockMark, DROP_REASONS, GroupId, Ledger, QueueEntry, QueueState, SessionRecord, Share, StoredSubscription,
+    StoredWill,
+};
 use crate::message::{Message, Parts, Time};
 
 /// What is wrong with a row.
@@ -38,7 +41,19 @@ pub(super) enum Kind {
 impl Kind {
     /// The version of the bodies that this program writes; it reads those before it.
     fn version(self) -> u8 {
-        if matches!(self, Self::State | Self::Meta | Self::Subscription) { 2 } else { 1 }
+        match self {
+            Self::State => 3,
+            Self::Queue | Self::Meta | Self::Subscription => 2,
+            Self::Shared
+            | Self::Refs
+            | Self::Session
+            | Self::Retained
+            | Self::Ended
+            | Self::Keyed
+            | Self::Done
+            | Self::Ending
+            | Self::Owner => 1,
+        }
     }
 }
 
@@ -195,6 +210,7 @@ const FLAG_3: u8 = 1 << 3;
 const FLAG_4: u8 = 1 << 4;
 const HAS_IDS: u8 = 1 << 4;
 const POINTS: u8 = 1 << 5;
+const NAMES_GROUP: u8 = 1 << 6;
 
 fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
@@ -317,6 +333,7 @@ pub(super) enum Place<'a> {
 pub(super) struct RawEntry<'a> {
     pub(super) seq: u64,
     flags: u8,
+    shared: Option<Share>,
     ids: SmallVec<[u32; 1]>,
     pub(super) place: Place<'a>,
 }
@@ -327,11 +344,23 @@ impl RawEntry<'_> {
             seq: self.seq,
             qos: self.flags & QOS,
             retain: self.flags & RETAIN != 0,
-            shared: self.flags & FLAG_3 != 0,
+            shared: self.shared,
             subscription_ids: self.ids,
             message,
         }
     }
+}
+
+/// The shared subscription of an entry with these flags. Row version 1 never says which one it is.
+fn share(flags: u8, cursor: &mut Cursor<'_>) -> Result<Option<Share>, Damage> {
+    if flags & FLAG_3 == 0 {
+        return Ok(None);
+    }
+    if flags & NAMES_GROUP == 0 {
+        return Ok(Some(Share::Unknown));
+    }
+    let id = cursor.take(4)?.try_into().map_err(|_| Damage("ends too early"))?;
+    Ok(Some(Share::Group(GroupId(u32::from_le_bytes(id)))))
 }
 
 /// Appends an entry; `after` is the place of the entry before it (for the first: its own).
@@ -340,10 +369,14 @@ pub(super) fn put_entry(out: &mut Vec<u8>, after: u64, entry: &QueueEntry, share
     out.push(
         (entry.qos & QOS)
             | flag(entry.retain, RETAIN)
-            | flag(entry.shared, FLAG_3)
+            | flag(entry.shared.is_some(), FLAG_3)
+            | flag(matches!(entry.shared, Some(Share::Group(_))), NAMES_GROUP)
             | flag(!entry.subscription_ids.is_empty(), HAS_IDS)
             | flag(shared.is_some(), POINTS),
     );
+    if let Some(Share::Group(GroupId(id))) = entry.shared {
+        out.extend_from_slice(&id.to_le_bytes());
+    }
     if !entry.subscription_ids.is_empty() {
         put(out, entry.subscription_ids.len() as u64);
         for id in &entry.subscription_ids {
@@ -392,6 +425,7 @@ impl<'a> QueueRow<'a> {
         let cursor = &mut self.cursor;
         let seq = self.after.checked_add(cursor.varint()?).ok_or(Damage("place too large"))?;
         let flags = cursor.u8()?;
+        let shared = share(flags, cursor)?;
         let mut ids = SmallVec::new();
         if flags & HAS_IDS != 0 {
             for _ in 0..cursor.count()? {
@@ -402,7 +436,7 @@ impl<'a> QueueRow<'a> {
             if flags & POINTS != 0 { Place::Shared(cursor.varint()?) } else { Place::Here(RawMessage::read(cursor)?) };
         self.after = seq;
         self.left -= 1;
-        Ok(Some(RawEntry { seq, flags, ids, place }))
+        Ok(Some(RawEntry { seq, flags, shared, ids, place }))
     }
 }
 
@@ -476,6 +510,7 @@ pub(super) fn state(session: u64, state: &QueueState) -> Vec<u8> {
     put_ledger(&mut row, &state.ledger);
     put_list(&mut row, state.released.iter().copied());
     put_list(&mut row, state.inbound.iter().map(|id| u64::from(*id)));
+    put(&mut row, state.promised);
     seal(row, Kind::State, &session)
 }
 
@@ -500,13 +535,15 @@ pub(super) fn read_state(session: u64, row: &[u8]) -> Result<QueueState, Damage>
     }
     state.released = read_list(&mut cursor)?;
     state.inbound = read_list(&mut cursor)?;
+    // Before there was a promise, what had been sent was all that was known.
+    state.promised = if version < 3 { state.sent } else { cursor.varint()? };
     cursor.end()?;
     Ok(state)
 }
 
 /// Whether the row was written when states held what is done.
 pub(super) fn is_old_state(row: &[u8]) -> bool {
-    row.first().is_some_and(|version| *version < Kind::State.version())
+    row.first().is_some_and(|version| *version < 2)
 }
 
 /// So many places have a row of table `done` in common.
@@ -726,7 +763,7 @@ mod tests {
             seq,
             qos: 1,
             retain: true,
-            shared: seq.is_multiple_of(2),
+            shared: (seq != 9).then_some(if seq == 7 { Share::Unknown } else { Share::Group(GroupId(0xdead_beef)) }),
             subscription_ids: ids.into(),
             message: message(),
         }
@@ -814,6 +851,31 @@ mod tests {
         assert!(refused > 13_000, "{refused} of 14,000 refused");
     }
 
+    /// The same with the version and the checksum of another.
+    fn as_version(version: u8, mut row: Vec<u8>, kind: Kind, key: &impl Key) -> Vec<u8> {
+        let sum = checksum(version, kind, key, &row[HEAD..]);
+        row[0] = version;
+        row[1..HEAD].copy_from_slice(&sum.to_le_bytes());
+        row
+    }
+
+    #[test]
+    fn rows_of_format_4_are_read() {
+        let mut encoded = Vec::new();
+        let old = QueueEntry { shared: Some(Share::Unknown), ..entry(7, &[5]) };
+        put_entry(&mut encoded, 7, &old, None);
+        let row = queue((3, 7), &QueueHead { last: 7, count: 1, shared: None }, &encoded);
+        let row = as_version(1, row, Kind::Queue, &(3, 7));
+        let wanted = format!("{old:?} {:?}", old.message.payload());
+        assert_eq!(read_queue(&row).unwrap(), [(7, wanted)], "through a shared subscription, and nobody knows which");
+        let state = QueueState { next_seq: 9, sent: 5, inbound: vec![4], ..QueueState::default() };
+        let mut row = super::state(5, &state);
+        assert_eq!(row.pop(), Some(0), "no promise");
+        let row = as_version(2, row, Kind::State, &5);
+        assert_eq!(read_state(5, &row).unwrap(), QueueState { promised: 5, ..state });
+        assert!(!is_old_state(&row), "what is done has rows of its own since format 2");
+    }
+
     #[test]
     fn bits_come_back() {
         let mut bits = [0; (CHUNK / 8) as usize];
@@ -832,6 +894,7 @@ mod tests {
             floor: 10,
             done: Vec::new(),
             sent: 77,
+            promised: 97,
             released: vec![11, 19],
             inbound: vec![9, 3, u16::MAX],
             queued: 5,

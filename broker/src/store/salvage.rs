@@ -1,5 +1,6 @@
 //! Reads out of a damaged redb file whatever can still be read, row by row.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::ops::Bound;
@@ -10,11 +11,12 @@ use ::redb::{
     BackendError, Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction,
     ReadableDatabase, StorageBackend, TableDefinition,
 };
+use parking_lot::Mutex;
 
 use super::apply::{KEYED, META, QUEUE, RETAINED, SESSION, SHARED, STATE, SUBSCRIPTION};
 use super::clean::{DONE, ENDING};
-use super::leaves::Pages;
-use super::medium::Backend;
+use super::leaves::{PAGE, Pages};
+use super::medium::{Backend, is_unreadable};
 use super::orphans::{self, Gaps, Trees};
 use super::owner::OWNER;
 use super::redb::{FORMAT_VERSION, Fault, contain};
@@ -27,9 +29,26 @@ const PIECE_BYTES: usize = 4 * 1024 * 1024;
 const HALVINGS_MAX: u32 = 24;
 
 /// Copies every row that is what was written into the fresh database. What could not be read is said in `lost`.
+///
+/// # Errors
+/// The fresh database's; the device fails for now, and what it did not give may be all right.
 pub(super) fn copy(old: &Arc<Backend>, fresh: &Database, lost: &mut Vec<String>) -> Result<(), Fault> {
+    let around = Arc::new(Around { old: Arc::clone(old), bad: Mutex::default(), failed: Mutex::default() });
+    let copied = copy_from(&Arc::new(Backend::new(AroundBad(Arc::clone(&around)))), fresh, lost);
+    if let Some(error) = around.failed.lock().take() {
+        return Err(error.into());
+    }
+    match around.bad.lock().len() {
+        0 => {}
+        1 => lost.push("a page of it could not be read".to_owned()),
+        pages => lost.push(format!("{pages} pages of it could not be read")),
+    }
+    copied
+}
+
+fn copy_from(old: &Arc<Backend>, fresh: &Database, lost: &mut Vec<String>) -> Result<(), Fault> {
     let (mut gaps, trees) = (Gaps::default(), Pages::new(old, &healthy_head()?));
-    let Some(source) = Source::open(old) else {
+    let Some(source) = Source::open(old)? else {
         lost.push("neither of its two states has a readable beginning".to_owned());
         return trees.map_or(Ok(()), |pages| copy_without_redb(&pages, fresh, &mut gaps, lost));
     };
@@ -85,19 +104,35 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// The newer state if its beginning can be read, else the one before it.
-    pub(super) fn open(old: &Arc<Backend>) -> Option<Self> {
-        [Trees::Newest, Trees::Older].into_iter().find_map(|trees| {
-            contain(|| {
-                let before = trees == Trees::Older;
-                let database = Builder::new()
-                    .set_cache_size(PIECE_BYTES)
-                    .set_concurrency_mode(ConcurrencyMode::SingleWriter)
-                    .open_read_only_with_backend(Overlay::new(Arc::clone(old), before)?)?;
-                database.begin_read()?.open_table(META)?;
-                Ok(Self { database, trees })
-            })
-            .ok()
+    /// The newer state if its beginning can be read, else the one before it. `None`: neither can be.
+    ///
+    /// # Errors
+    /// The device fails for now: what could not be read may be all right.
+    pub(super) fn open(old: &Arc<Backend>) -> Result<Option<Self>, Fault> {
+        for trees in [Trees::Newest, Trees::Older] {
+            match Self::at(old, trees) {
+                Ok(source) => return Ok(Some(source)),
+                Err(fault) if fault.is_of_device() => return Err(fault),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The newer state. In the one before it what came last is merely missing.
+    pub(super) fn newest(old: &Arc<Backend>) -> Result<Self, Fault> {
+        Self::at(old, Trees::Newest)
+    }
+
+    fn at(old: &Arc<Backend>, trees: Trees) -> Result<Self, Fault> {
+        contain(|| {
+            let before = trees == Trees::Older;
+            let database = Builder::new()
+                .set_cache_size(PIECE_BYTES)
+                .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+                .open_read_only_with_backend(Overlay::new(Arc::clone(old), before)?)?;
+            database.begin_read()?.open_table(META)?;
+            Ok(Self { database, trees })
         })
     }
 
@@ -403,6 +438,79 @@ impl SalvageKey for (u8, Vec<u8>) {
     }
     fn check(&self, row: &[u8], kind: Kind) -> Result<(), Damage> {
         rows::body(row, kind, &self.get()).map(|_| ())
+    }
+}
+
+/// The damaged file, with zeros where it cannot be read: redb refuses all of a file after one error.
+struct Around {
+    old: Arc<Backend>,
+    /// Pages that cannot be read: each is tried once.
+    bad: Mutex<BTreeSet<u64>>,
+    /// The first error that says nothing of what the device has.
+    failed: Mutex<Option<io::Error>>,
+}
+
+impl Around {
+    /// Whether it was read; not: a part of it cannot be.
+    fn try_read(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
+        match self.old.read(offset, out) {
+            Ok(()) => Ok(true),
+            Err(error) if is_unreadable(&error) => Ok(false),
+            Err(error) => {
+                let again = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+                self.failed.lock().get_or_insert(error);
+                Err(again)
+            }
+        }
+    }
+
+    fn has_bad(&self, offset: u64, len: usize) -> bool {
+        let pages = offset / PAGE as u64..(offset + len as u64).div_ceil(PAGE as u64);
+        self.bad.lock().range(pages).next().is_some()
+    }
+}
+
+struct AroundBad(Arc<Around>);
+
+impl Debug for AroundBad {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("AroundBad").finish_non_exhaustive()
+    }
+}
+
+impl StorageBackend for AroundBad {
+    fn len(&self) -> io::Result<u64> {
+        self.0.old.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if !self.0.has_bad(offset, out.len()) && self.0.try_read(offset, out)? {
+            return Ok(());
+        }
+        let mut at = offset;
+        let (first, rest) = out.split_at_mut(out.len().min(PAGE - usize::try_from(offset).unwrap_or(0) % PAGE));
+        for part in std::iter::once(first).chain(rest.chunks_mut(PAGE)) {
+            if self.0.has_bad(at, part.len()) {
+                part.fill(0);
+            } else if !self.0.try_read(at, part)? {
+                self.0.bad.lock().insert(at / PAGE as u64);
+                part.fill(0);
+            }
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
 }
 

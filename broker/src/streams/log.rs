@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::Start;
+use crate::clock::may_be_right;
 use crate::message::Message;
 use crate::store::{KeyedRow, message_value};
 
@@ -14,6 +15,9 @@ const SEGMENT_MESSAGES: u64 = 1_000;
 const SEGMENT_BYTES: u64 = 1 << 20;
 /// A stream has about so many segments at least, so that retention is as fine.
 const SEGMENTS: u64 = 16;
+
+/// Rows that one commit removes, beside as many as it brings: what is due beyond that goes with the next ones.
+const RETIRED_AT_ONCE: u64 = 4_096;
 
 /// What a row of the store is for, behind the stream's name and a zero.
 #[derive(Clone, Copy)]
@@ -26,6 +30,15 @@ enum Row {
     Message = 2,
     /// A reader's place, by its client identifier.
     Place = 3,
+}
+
+/// What time it is, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Milliseconds on the broker's own clock, which no step of the wall clock moves: messages age by it.
+    pub clock_ms: u64,
+    /// Milliseconds since 1970 on the wall clock, right or wrong: readers are told it, and begin by it.
+    pub wall_ms: u64,
 }
 
 /// What a stream keeps. There is always the newest message, however large.
@@ -46,19 +59,27 @@ struct Segment {
     bytes: u64,
     /// When its last message came, in milliseconds since 1970.
     last_ms: u64,
+    /// The same on the broker's own clock.
+    aged_from_ms: u64,
     /// The store does not know of it as it is.
     changed: bool,
 }
 
 impl Segment {
     fn encode(self) -> Vec<u8> {
-        [self.count, self.bytes, self.last_ms].iter().flat_map(|number| number.to_le_bytes()).collect()
+        [self.count, self.bytes, self.last_ms, self.aged_from_ms]
+            .iter()
+            .flat_map(|number| number.to_le_bytes())
+            .collect()
     }
 
-    fn decode(first: u64, value: &[u8]) -> Option<Self> {
+    fn decode(first: u64, value: &[u8], now: Now) -> Option<Self> {
         let mut numbers = value.chunks_exact(8).map(number);
         let (count, bytes, last_ms) = (numbers.next()??, numbers.next()??, numbers.next()??);
-        Some(Self { first, count, bytes, last_ms, changed: false })
+        // A row of before has the wall clock's time only. Where that cannot be believed, the segment is as if it had come now.
+        let age_ms = now.wall_ms.checked_sub(last_ms).filter(|_| may_be_right(last_ms)).unwrap_or(0);
+        let aged_from_ms = numbers.next().flatten().unwrap_or_else(|| now.clock_ms.saturating_sub(age_ms));
+        Some(Self { first, count, bytes, last_ms, aged_from_ms: aged_from_ms.min(now.clock_ms), changed: false })
     }
 }
 
@@ -95,6 +116,10 @@ pub struct Log {
     new: Vec<(u64, u64, Arc<Message>)>,
     /// First offset and length of what is to be removed from the store.
     removed: Vec<(u64, u64)>,
+    /// Rows of these.
+    removed_rows: u64,
+    /// More is due than one commit removes.
+    overdue: bool,
     /// Places of readers by client identifier that are to be stored, or forgotten.
     places: BTreeMap<Box<str>, Option<u64>>,
 }
@@ -113,6 +138,8 @@ impl Log {
             committed: 0,
             new: Vec::new(),
             removed: Vec::new(),
+            removed_rows: 0,
+            overdue: false,
             places: BTreeMap::new(),
         }
     }
@@ -140,7 +167,7 @@ impl Log {
     }
 
     /// A row that the store has: the next offset, or a segment. False: it is none of these.
-    pub fn recover(&mut self, (key, value): &KeyedRow) -> bool {
+    pub fn recover(&mut self, (key, value): &KeyedRow, now: Now) -> bool {
         let Some([kind, rest @ ..]) = key.strip_prefix(self.key_prefix().as_slice()) else { return false };
         if *kind == Row::Next as u8 {
             self.next = number(value).unwrap_or_default().max(self.next);
@@ -151,7 +178,7 @@ impl Log {
             return false;
         }
         let first = rest.try_into().ok().map(u64::from_be_bytes);
-        if let Some(segment) = first.and_then(|first| Segment::decode(first, value)) {
+        if let Some(segment) = first.and_then(|first| Segment::decode(first, value, now)) {
             self.messages += segment.count;
             self.bytes += segment.bytes;
             self.next = self.next.max(segment.first + segment.count);
@@ -192,40 +219,52 @@ impl Log {
         (self.messages, self.bytes)
     }
 
-    /// One more message, at this time of the wall clock.
-    pub fn append(&mut self, now_ms: u64, message: Arc<Message>) {
+    /// One more message.
+    pub fn append(&mut self, now: Now, message: Arc<Message>) {
         let size = message.size() as u64;
         let bytes_max = (self.limits.max_bytes / SEGMENTS).clamp(1, SEGMENT_BYTES);
         let messages_max = (self.limits.max_messages / SEGMENTS).clamp(1, SEGMENT_MESSAGES);
         let full = |last: &Segment| last.count >= messages_max || last.bytes + size > bytes_max;
         // Times ascend, whatever the wall clock does.
-        let last_ms = self.segments.back().map_or(0, |last| last.last_ms).max(now_ms);
+        let last_ms = self.segments.back().map_or(0, |last| last.last_ms).max(now.wall_ms);
+        let aged_from_ms = now.clock_ms;
         if self.segments.back().is_none_or(full) {
-            self.segments.push_back(Segment { first: self.next, count: 0, bytes: 0, last_ms, changed: true });
+            let first = self.next;
+            self.segments.push_back(Segment { first, count: 0, bytes: 0, last_ms, aged_from_ms, changed: true });
         }
         if let Some(last) = self.segments.back_mut() {
-            *last = Segment { count: last.count + 1, bytes: last.bytes + size, last_ms, changed: true, ..*last };
+            let (count, bytes) = (last.count + 1, last.bytes + size);
+            *last = Segment { count, bytes, last_ms, aged_from_ms, changed: true, ..*last };
         }
         self.new.push((self.next, last_ms, message));
         self.next += 1;
         self.messages += 1;
         self.bytes += size;
-        self.retire(now_ms);
+        self.retire(now.clock_ms);
     }
 
-    /// What is too old, or too much, goes. True: something did.
-    pub fn retire(&mut self, now_ms: u64) -> bool {
+    /// What is too old, or too much, goes, as far as it fits into one commit; the time is the broker's own clock's. True: something
+    /// did.
+    pub fn retire(&mut self, clock_ms: u64) -> bool {
         let before = self.removed.len();
+        let rows_max = RETIRED_AT_ONCE + self.new.len() as u64;
+        self.overdue = false;
         while let Some(first) = self.segments.front().copied() {
-            let old = self.limits.max_age_ms.is_some_and(|age| first.last_ms.saturating_add(age) <= now_ms);
+            let old = self.limits.max_age_ms.is_some_and(|age| first.aged_from_ms.saturating_add(age) <= clock_ms);
             let much = self.bytes > self.limits.max_bytes || self.messages > self.limits.max_messages;
             if !old && (!much || self.segments.len() == 1) {
+                break;
+            }
+            if self.removed_rows >= rows_max {
+                self.overdue = true;
                 break;
             }
             self.segments.pop_front();
             self.messages -= first.count;
             self.bytes -= first.bytes;
             self.removed.push((first.first, first.count));
+            // Its messages, and itself.
+            self.removed_rows += first.count + 1;
         }
         self.removed.len() > before
     }
@@ -256,6 +295,7 @@ impl Log {
     /// What the next commit has to write.
     pub fn collect(&mut self) -> Collected {
         let (new, removed) = (std::mem::take(&mut self.new), std::mem::take(&mut self.removed));
+        self.removed_rows = 0;
         let places = std::mem::take(&mut self.places);
         let mut changes = Vec::new();
         for (offset, time, message) in &new {
@@ -282,11 +322,11 @@ impl Log {
         Collected { changes, next: self.next, new, removed, places }
     }
 
-    /// The commit is done. True: there is more for readers.
+    /// The commit is done. True: there is more for readers, or for [`Log::retire`].
     pub fn committed(&mut self, collected: &Collected) -> bool {
         let more = collected.next > self.committed;
         self.committed = self.committed.max(collected.next);
-        more
+        more || self.overdue
     }
 
     /// The commit failed: the next one has it all again.
@@ -298,6 +338,7 @@ impl Log {
             });
         }
         self.new.splice(0..0, new);
+        self.removed_rows += removed.iter().map(|(_, count)| count + 1).sum::<u64>();
         self.removed.splice(0..0, removed);
         for (client_id, place) in places {
             self.places.entry(client_id).or_insert(place);
@@ -312,6 +353,13 @@ mod tests {
     use crate::message::{Parts, Time};
 
     const LIMITS: Limits = Limits { max_messages: 64, max_bytes: 1 << 20, max_age_ms: Some(10_000) };
+
+    /// The wall clock is far ahead of the broker's own.
+    const WALL: u64 = 1_800_000_000_000;
+
+    fn at(clock_ms: u64) -> Now {
+        Now { clock_ms, wall_ms: WALL + clock_ms }
+    }
 
     fn message(text: &str) -> Arc<Message> {
         let parts = Parts {
@@ -340,7 +388,7 @@ mod tests {
     fn read(rows: &Rows) -> Log {
         let mut log = Log::new("s", LIMITS);
         for (key, value) in rows {
-            if !log.recover(&(key.clone(), value.clone())) {
+            if !log.recover(&(key.clone(), value.clone()), at(1_000)) {
                 break;
             }
         }
@@ -356,7 +404,7 @@ mod tests {
     fn what_is_kept_is_found_again_and_the_rest_leaves_no_row() {
         let (mut log, mut rows) = (Log::new("s", LIMITS), Rows::new());
         for n in 0..200 {
-            log.append(n, message("x"));
+            log.append(at(n), message("x"));
             // Some commits fail, and what they had is in the next.
             let collected = log.collect();
             if n % 3 == 0 {
@@ -387,7 +435,7 @@ mod tests {
     #[test]
     fn readers_begin_where_they_say() {
         let mut log = Log::new("s", LIMITS);
-        (0..50).for_each(|n| log.append(n * 10, message("x")));
+        (0..50).for_each(|n| log.append(Now { clock_ms: n, wall_ms: n * 10 }, message("x")));
         assert_eq!(log.begin(Start::Earliest, 490), (0, 0));
         assert_eq!(log.begin(Start::Latest, 490), (0, 0), "nothing is committed");
         let collected = log.collect();
@@ -398,5 +446,59 @@ mod tests {
         let (offset, time) = log.begin(Start::Ago(100), 490);
         assert!(offset <= 39 && time == 390, "{offset}");
         assert_eq!(log.begin(Start::Time(491), 500), (50, 491));
+    }
+    #[test]
+    fn messages_age_by_the_own_clock() {
+        let (mut log, mut rows) = (Log::new("s", LIMITS), Rows::new());
+        // The board begins in 1970, and its clock is set then.
+        log.append(Now { clock_ms: 1_000, wall_ms: 5_000 }, message("x"));
+        log.append(Now { clock_ms: 2_000, wall_ms: WALL }, message("x"));
+        write(&mut rows, &log.collect());
+        assert_eq!(log.size().0, 2);
+        let mut again = Log::new("s", LIMITS);
+        for (key, value) in rows.range(log.first_key()..log.message_key(0)) {
+            again.recover(&(key.clone(), value.clone()), Now { clock_ms: 3_000, wall_ms: 7_000 });
+        }
+        assert!(!again.retire(11_999), "ten seconds are not over");
+        assert!(again.retire(12_000));
+    }
+
+    #[test]
+    fn a_segment_of_before_ages_by_the_wall_clock_where_that_may_be_right() {
+        let decode = |last_ms: u64, now: Now| {
+            let row: Vec<u8> = [3, 30, last_ms].iter().flat_map(|number: &u64| number.to_le_bytes()).collect();
+            Segment::decode(0, &row, now).unwrap().aged_from_ms
+        };
+        assert_eq!(decode(WALL - 400, Now { clock_ms: 1_000, wall_ms: WALL }), 600);
+        assert_eq!(decode(WALL - 4_000, Now { clock_ms: 1_000, wall_ms: WALL }), 0);
+        assert_eq!(decode(5_000, Now { clock_ms: 1_000, wall_ms: WALL }), 1_000, "it came in 1970");
+        assert_eq!(decode(WALL, Now { clock_ms: 1_000, wall_ms: 5_000 }), 1_000, "it is 1970");
+    }
+    #[test]
+    fn what_is_due_at_once_goes_in_many_commits() {
+        let limits = Limits { max_messages: 1 << 20, ..LIMITS };
+        let (mut log, mut rows) = (Log::new("s", limits), Rows::new());
+        (0..20_000).for_each(|_| log.append(at(0), message("x")));
+        let collected = log.collect();
+        write(&mut rows, &collected);
+        assert!(log.committed(&collected));
+        let mut commits = 0;
+        loop {
+            // One that fails has no more in the next try.
+            assert!(log.retire(10_000));
+            let failed = log.collect();
+            log.not_committed(failed);
+            log.retire(10_000);
+            let collected = log.collect();
+            commits += 1;
+            assert!(collected.changes.len() as u64 <= RETIRED_AT_ONCE + SEGMENT_MESSAGES + 1);
+            write(&mut rows, &collected);
+            assert_eq!(offsets(&rows, &log).first(), (log.size().0 > 0).then_some(&log.range().0));
+            if !log.committed(&collected) {
+                break;
+            }
+        }
+        assert_eq!((log.size(), commits), ((0, 0), 4));
+        assert_eq!(rows.keys().collect::<Vec<_>>(), [&log.first_key()]);
     }
 }

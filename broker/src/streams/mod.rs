@@ -4,5 +4,5 @@
 mod log;
 mod start;
 
-pub use log::{Collected, Limits, Log};
-pub use start::{Start, Wrong};
+pub use log::{Collected, Limits, Log, Now};
+pub use start::{Start, Until, Wanted, Wrong};

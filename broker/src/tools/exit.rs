@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use super::say;
+
 /// What the exit code says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -39,13 +41,15 @@ pub const HELP: &str = "Exit codes:
 /// The end of a tool: what is wrong is said.
 #[must_use]
 pub fn of(tool: &str, done: Result<Exit, Failure>) -> ExitCode {
-    match done {
-        Ok(exit) => exit.into(),
+    let exit = match done {
+        Ok(exit) => exit,
         Err(failure) => {
-            eprintln!("{tool}: {failure}");
-            failure.exit.into()
+            say::line(format!("{tool}: {failure}"));
+            failure.exit
         }
-    }
+    };
+    say::flush();
+    exit.into()
 }
 
 impl From<Exit> for ExitCode {

@@ -6,9 +6,11 @@ mod columns;
 pub mod demo;
 pub mod exit;
 mod format;
+mod printer;
 mod properties;
 pub mod publish;
 pub mod rest;
+mod say;
 mod server;
 pub mod shell;
 mod stop;
@@ -24,7 +26,10 @@ const WIDTH: usize = 80;
 fn block_on<T>(tool: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("this machine gives no event queue: {error}")))?;
-    runtime.block_on(tool)
+    let done = runtime.block_on(tool);
+    // Whatever a thread still waits for: the tool is done.
+    runtime.shutdown_background();
+    done
 }
 
 /// Says what happens to the connection: with `-d` all of it, else only that it is lost and that it is back.
@@ -33,14 +38,14 @@ fn tell_events(client: &Client, all: bool) {
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             match event {
-                Event::Connected(connected) if all => eprintln!("{}", connected_line(&connected)),
-                Event::Connected(_) => eprintln!("connected again"),
-                Event::Lost(reason) => eprintln!("the connection is lost: {reason}"),
-                Event::Failed(error) => eprintln!("no connection: {error}"),
+                Event::Connected(connected) if all => say::line(connected_line(&connected)),
+                Event::Connected(_) => say::line("connected again"),
+                Event::Lost(reason) => say::line(format!("the connection is lost: {reason}")),
+                Event::Failed(error) => say::line(format!("no connection: {error}")),
                 Event::TooLarge { topic, size } => {
-                    eprintln!("a message of {topic} is left out: its {size} bytes are more than is taken");
+                    say::line(format!("a message of {topic} is left out: its {size} bytes are more than is taken"));
                 }
-                Event::Waiting(time) if all => eprintln!("the next attempt is made in {time:.1?}"),
+                Event::Waiting(time) if all => say::line(format!("the next attempt is made in {time:.1?}")),
                 Event::Waiting(_) | Event::Ended(_) | _ => {}
             }
         }

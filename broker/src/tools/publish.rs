@@ -14,6 +14,7 @@ use super::WIDTH;
 use super::exit::{self, Exit, Failure};
 use super::properties::{Properties, PropertyArgs};
 use super::rest::Rest;
+use super::say;
 use super::server::{Server, qos};
 use super::stop::Stop;
 
@@ -331,7 +332,7 @@ impl Sender {
             while let Some(ticket) = waiting.recv().await {
                 number += 1;
                 match ticket.await {
-                    Ok(_) if debug => eprintln!("message {number} has arrived"),
+                    Ok(_) if debug => say::line(format!("message {number} has arrived")),
                     Ok(_) => {}
                     Err(why) => {
                         failed += 1;
@@ -361,6 +362,6 @@ impl Sender {
 fn say_dropped(why: &Dropped, count: u64) {
     // A thousand lines say no more than ten.
     if count <= 10 {
-        eprintln!("forebay pub: a message did not arrive: {why}");
+        say::line(format!("forebay pub: a message did not arrive: {why}"));
     }
 }

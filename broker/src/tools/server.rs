@@ -9,6 +9,7 @@ use forebay_client::{ConnectError, Message, Options, QoS, Reconnect, Tls, Url, V
 
 use super::exit::{Exit, Failure};
 use super::properties::Properties;
+use super::say;
 
 /// Which MQTT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -206,7 +207,7 @@ impl Server {
         if self.debug {
             let shown = |url: &String| url.parse::<Url>().map_or_else(|_| String::new(), |url| url.to_string());
             let servers: Vec<String> = self.urls().iter().map(shown).collect();
-            eprintln!("{}", what(&servers.join(", ")));
+            say::line(what(&servers.join(", ")));
         }
     }
 

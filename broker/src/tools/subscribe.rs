@@ -1,19 +1,24 @@
 //! `forebay sub`: prints what comes.
 
-use std::io::Write;
+use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use forebay_client::{Client, QoS, Received, RetainHandling, Subscribe, SubscribeError};
+use forebay_client::{Client, QoS, Received, RetainHandling, Subscribe, SubscribeError, Subscription};
 
 use super::WIDTH;
 use super::exit::{self, Exit, Failure};
 use super::format::{Format, Show};
+use super::printer::Printer;
 use super::properties::{Properties, PropertyArgs};
 use super::rest::Rest;
+use super::say;
 use super::server::{Server, qos};
 use super::stop::Stop;
+
+/// Messages that wait for the output; those behind them wait in the client, and with the server.
+const BEING_WRITTEN_MAX: usize = 64;
 
 /// Subscribe to topics of an MQTT server, and print what comes.
 ///
@@ -107,8 +112,10 @@ async fn run(cli: SubCli) -> Result<Exit, Failure> {
     };
     cli.server.say(|_| format!("connected as \"{}\"", client.client_id()));
     super::tell_events(&client, cli.server.debug());
+    // It ends after the connection: what has come and was not read is not acknowledged then.
+    let mut messages = None;
     let done = tokio::select! {
-        done = receive(&cli, &topics, &client, what, &format) => done,
+        done = receive(&cli, &topics, &client, what, &mut messages, &format) => done,
         () = &mut early => Ok(cli.ended_early()),
     };
     // Whatever ended it: the acks leave, and the server is told.
@@ -131,57 +138,74 @@ async fn receive(
     topics: &[String],
     client: &Client,
     what: Subscribe,
+    messages: &mut Option<Subscription>,
     format: &Format,
 ) -> Result<Exit, Failure> {
-    let mut messages = client.subscribe(what).await.map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
+    let granted = client.subscribe(what).await.map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
+    let messages = messages.insert(granted);
     for (filter, reason) in topics.iter().zip(messages.granted()) {
         if reason.is_success() {
             cli.server.say(|_| format!("subscribed to {filter}: QoS {} granted", *reason as u8));
         } else {
-            eprintln!("forebay sub: the server refused {filter}: {}", reason.name());
+            say::line(format!("forebay sub: the server refused {filter}: {}", reason.name()));
         }
     }
     if cli.exit_after_subscribe {
         return Ok(Exit::Done);
     }
+    let mut printer = Printer::start()?;
+    let mut being_written = VecDeque::new();
     let mut left = cli.count;
-    while left != Some(0) {
-        let Some(received) = messages.recv().await else {
-            return Err(match messages.ended() {
-                Some(SubscribeError::Ended(_)) | None => Failure::failed("the connection is lost"),
-                Some(why) => Failure::new(Exit::Refused, why.to_string()),
-            });
-        };
-        if cli.retained_only && !received.retain() {
-            // Not printed, so not acknowledged: a session that is kept gets it again.
-            break;
+    let mut more = true;
+    while more && left != Some(0) || !being_written.is_empty() {
+        let is_room = being_written.len() < BEING_WRITTEN_MAX;
+        tokio::select! {
+            biased;
+            outcome = printer.written(), if !being_written.is_empty() => {
+                outcome.map_err(|error| {
+                    Failure::failed(format!("the output cannot be written: {error}; this message is not acknowledged"))
+                })?;
+                if let Some(received) = being_written.pop_front() {
+                    written(cli, client, &received).await?;
+                }
+            }
+            received = messages.recv(), if more && left != Some(0) && is_room => match received {
+                // Not printed, so not acknowledged: a session that is kept gets it again.
+                Some(received) if cli.retained_only && !received.retain() => left = Some(0),
+                Some(received) if !cli.wants(&received) => {
+                    client.ack(&received);
+                }
+                Some(received) => {
+                    let mut line = Vec::new();
+                    format.put(&received, &mut line);
+                    printer.print(line);
+                    being_written.push_back(received);
+                    left = left.map(|left| left - 1);
+                }
+                None => more = false,
+            }
         }
-        if !cli.wants(&received) {
-            client.ack(&received);
-            continue;
-        }
-        print(format, &received).map_err(|error| {
-            Failure::failed(format!("the output cannot be written: {error}; this message is not acknowledged"))
-        })?;
-        // Only now: the server must keep what was not written.
-        client.ack(&received);
-        let (qos, size) = (received.qos() as u8, received.payload().len());
-        cli.server.say(|_| format!("received {}: QoS {qos}, {size} bytes", received.topic()));
-        if cli.remove_retained && received.retain() {
-            let delete = forebay_client::Message::new(received.topic(), "").retain(true).qos(received.qos());
-            let _ticket = client.publish(delete).await.map_err(|error| Failure::failed(error.to_string()))?;
-        }
-        left = left.map(|left| left - 1);
+    }
+    if !more {
+        return Err(match messages.ended() {
+            Some(SubscribeError::Ended(_)) | None => Failure::failed("the connection is lost"),
+            Some(why) => Failure::new(Exit::Refused, why.to_string()),
+        });
     }
     client.drained().await;
     Ok(Exit::Done)
 }
 
-fn print(format: &Format, received: &Received) -> std::io::Result<()> {
-    let mut line = Vec::new();
-    format.put(received, &mut line);
-    let mut out = std::io::stdout().lock();
-    out.write_all(&line).and_then(|()| out.flush())
+/// A message is on the output. Only now it is acknowledged: the server must keep what was not written.
+async fn written(cli: &SubCli, client: &Client, received: &Received) -> Result<(), Failure> {
+    client.ack(received);
+    let (qos, size) = (received.qos() as u8, received.payload().len());
+    cli.server.say(|_| format!("received {}: QoS {qos}, {size} bytes", received.topic()));
+    if cli.remove_retained && received.retain() {
+        let delete = forebay_client::Message::new(received.topic(), "").retain(true).qos(received.qos());
+        let _ticket = client.publish(delete).await.map_err(|error| Failure::failed(error.to_string()))?;
+    }
+    Ok(())
 }
 
 impl SubCli {

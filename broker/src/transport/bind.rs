@@ -98,13 +98,15 @@ pub fn bind(listeners: &[Listener], data_dir: &Path) -> Result<Vec<BoundListener
 /// # Errors
 /// The first that cannot.
 pub fn check(listeners: &[Listener]) -> Result<(), BindError> {
-    for listener in listeners {
-        if listener.tls.is_some() {
-            tls::check(listener)
-                .map_err(|source| BindError::Tls { url: listener.url.clone(), source: source.into() })?;
-        }
-    }
-    Ok(())
+    problems(listeners).next().map_or(Ok(()), Err)
+}
+
+/// The same of each listener: why the certificates and keys of those that are wrong cannot be used.
+pub fn problems(listeners: &[Listener]) -> impl Iterator<Item = BindError> {
+    listeners.iter().filter(|listener| listener.tls.is_some()).filter_map(|listener| {
+        let source = tls::check(listener).err()?;
+        Some(BindError::Tls { url: listener.url.clone(), source: source.into() })
+    })
 }
 
 fn bind_one(

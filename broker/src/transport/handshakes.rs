@@ -3,7 +3,7 @@
 //! nobody out. An address that has all its permits makes room among its own, or its newest socket is closed.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,13 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::network::of_one_party;
+
 /// What a handshake is left in peace before it may have to make room for another of its own address: many devices behind
 /// one address that all come back at once must not end each other.
 const UNDISTURBED: Duration = Duration::from_secs(1);
+/// The same for one that has been looked at and has said nothing: what a client has to say is on its way when it is accepted.
+const SILENT: Duration = Duration::from_millis(50);
 
 /// The handshakes of one listener.
 #[derive(Debug)]
@@ -36,7 +40,18 @@ struct State {
 #[derive(Debug)]
 struct Pending {
     since: Instant,
+    word: Word,
     displaced: Arc<Notify>,
+}
+
+/// What it has said.
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    /// Nobody has looked.
+    Unknown,
+    /// Nothing, since then.
+    Silent(Instant),
+    Something,
 }
 
 /// The permission for one handshake; dropping it gives it back.
@@ -59,7 +74,7 @@ impl Handshakes {
     /// Waits until there is room for a handshake with this address. `None`: the address has all its permits, and nobody
     /// should wait behind it. For one caller at a time: the listener's acceptor.
     pub async fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Permit> {
-        let from = network(from);
+        let from = of_one_party(from);
         loop {
             let wait = match self.try_enter(from, Instant::now()) {
                 Ok(permit) => return Some(permit),
@@ -83,7 +98,11 @@ impl Handshakes {
         state.next += 1;
         state.count += 1;
         let displaced = Arc::new(Notify::new());
-        state.of.entry(from).or_default().insert(number, Pending { since: now, displaced: displaced.clone() });
+        state
+            .of
+            .entry(from)
+            .or_default()
+            .insert(number, Pending { since: now, word: Word::Unknown, displaced: displaced.clone() });
         Ok(Permit { of: self.clone(), from, number, displaced })
     }
 }
@@ -100,12 +119,8 @@ enum No {
 impl State {
     /// Ends the oldest handshake of an address that has as many as it may have.
     fn displace_own(&mut self, from: IpAddr, now: Instant) -> Result<(), No> {
-        let oldest = self.of.get(&from).and_then(BTreeMap::first_key_value);
-        let Some((number, pending)) = oldest else { return Ok(()) };
-        if now.saturating_duration_since(pending.since) < UNDISTURBED {
-            return Err(No::Refused);
-        }
-        let number = *number;
+        let Some(own) = self.of.get(&from) else { return Ok(()) };
+        let number = first_to_go(own, now, false).map_err(|_| No::Refused)?;
         if let Some(pending) = self.remove(from, number) {
             pending.displaced.notify_one();
         }
@@ -114,17 +129,11 @@ impl State {
 
     /// Ends the oldest handshake of the busiest address; an error says when there will be one that may be ended.
     fn displace(&mut self, newcomer: IpAddr, now: Instant) -> Result<(), Duration> {
-        let busiest = self.of.iter().max_by_key(|(_, pending)| pending.len()).map(|(from, pending)| {
-            let oldest = pending.first_key_value().map(|(number, pending)| (*number, pending.since));
-            (*from, pending.len(), oldest)
-        });
-        let Some((busiest, count, Some((number, since)))) = busiest else { return Err(UNDISTURBED) };
+        let busiest = self.of.iter().max_by_key(|(_, pending)| pending.len());
+        let Some((busiest, pending)) = busiest else { return Err(UNDISTURBED) };
         // One that has a single handshake where others have many does not wait for them.
-        let fair = self.of.get(&newcomer).map_or(0, BTreeMap::len) + 1 < count;
-        let age = now.saturating_duration_since(since);
-        if !fair && age < UNDISTURBED {
-            return Err(UNDISTURBED.saturating_sub(age));
-        }
+        let fair = self.of.get(&newcomer).map_or(0, BTreeMap::len) + 1 < pending.len();
+        let (busiest, number) = (*busiest, first_to_go(pending, now, fair)?);
         if let Some(pending) = self.remove(busiest, number) {
             pending.displaced.notify_one();
         }
@@ -142,7 +151,42 @@ impl State {
     }
 }
 
+/// The oldest that says nothing, or the oldest of all; an error says when to look again. Who has said something does not go while
+/// another may prove to be silent. `at_once`: nobody has to have had its time.
+fn first_to_go(of: &BTreeMap<u64, Pending>, now: Instant, at_once: bool) -> Result<u64, Duration> {
+    let left = |patience: Duration, since: Instant| patience.saturating_sub(now.saturating_duration_since(since));
+    let mut wait = Duration::MAX;
+    for (number, pending) in of {
+        match pending.word {
+            Word::Silent(since) if at_once || left(SILENT, since).is_zero() => return Ok(*number),
+            Word::Silent(since) => wait = wait.min(left(SILENT, since)),
+            Word::Unknown if !left(UNDISTURBED, pending.since).is_zero() => wait = wait.min(SILENT),
+            Word::Unknown | Word::Something => {}
+        }
+    }
+    let Some((number, oldest)) = of.first_key_value() else { return Err(UNDISTURBED) };
+    let patience = left(UNDISTURBED, oldest.since);
+    if at_once || (patience.is_zero() && wait == Duration::MAX) {
+        Ok(*number)
+    } else {
+        Err(wait.min(patience.max(SILENT)))
+    }
+}
+
 impl Permit {
+    /// It has been looked at, and has said something or not.
+    pub fn seen(&self, says_something: bool) {
+        self.seen_at(says_something, Instant::now());
+    }
+
+    fn seen_at(&self, says_something: bool, now: Instant) {
+        let mut state = self.of.state.lock();
+        let pending = state.of.get_mut(&self.from).and_then(|own| own.get_mut(&self.number));
+        if let Some(pending) = pending {
+            pending.word = if says_something { Word::Something } else { Word::Silent(now) };
+        }
+    }
+
     /// Resolves when this handshake must make room for another.
     pub async fn displaced(&self) {
         self.displaced.notified().await;
@@ -155,20 +199,6 @@ impl Drop for Permit {
         if state.remove(self.from, self.number).is_some() {
             self.of.room.notify_one();
         }
-    }
-}
-
-/// What one party has: an IPv4 address, or a /64 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => IpAddr::V4(v4),
-            None => {
-                let [a, b, c, d, ..] = v6.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
-        },
     }
 }
 
@@ -196,6 +226,7 @@ mod tests {
         let (handshakes, begun) = (Handshakes::new(2, 2), Instant::now());
         let first = handshakes.try_enter(A, begun).unwrap();
         let second = handshakes.try_enter(A, begun).unwrap();
+        [&first, &second].iter().for_each(|permit| permit.seen_at(true, begun));
         let wait = handshakes.try_enter(A, begun + UNDISTURBED / 4).unwrap_err();
         assert_eq!(wait, No::Wait(UNDISTURBED / 4 * 3));
         let third = handshakes.try_enter(A, begun + UNDISTURBED).unwrap();
@@ -206,6 +237,27 @@ mod tests {
         drop((second, third));
         assert_eq!(handshakes.state.lock().count, 0);
         assert!(handshakes.state.lock().of.is_empty());
+    }
+
+    #[test]
+    fn what_says_nothing_makes_room_sooner_than_what_is_older() {
+        let (handshakes, begun) = (Handshakes::new(3, 3), Instant::now());
+        let three = [(); 3].map(|()| handshakes.try_enter(A, begun).unwrap());
+        // The first has not been looked at.
+        three[1].seen_at(false, begun);
+        three[2].seen_at(false, begun);
+        three[1].seen_at(true, begun + SILENT / 2);
+        let wait = handshakes.try_enter(A, begun + SILENT / 2).unwrap_err();
+        assert_eq!(wait, No::Wait(SILENT / 2));
+        let fourth = handshakes.try_enter(A, begun + SILENT).unwrap();
+        assert_eq!(three.each_ref().map(is_displaced), [false, false, true]);
+        // Nobody has looked at the first and the fourth: they may be silent.
+        let wait = handshakes.try_enter(A, begun + SILENT).unwrap_err();
+        assert_eq!(wait, No::Wait(SILENT));
+        // Who has said something stays, though it is the oldest that has.
+        let fifth = handshakes.try_enter(A, begun + UNDISTURBED).unwrap_err();
+        assert_eq!(fifth, No::Wait(SILENT));
+        drop(fourth);
     }
 
     #[test]
@@ -230,7 +282,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_is_one_party() {
-        let of = |text: &str| network(text.parse().unwrap());
+        let of = |text: &str| of_one_party(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:10.0.0.1"), A);

@@ -1,11 +1,11 @@
 //! An address becomes a stream: opening addresses, TCP, TLS, WebSocket, Unix sockets.
 
 mod bind;
-mod certificate;
 mod entry;
 mod handshakes;
 mod inherited;
 pub mod proxy;
+mod seats;
 mod socket;
 mod tls;
 #[cfg(unix)]
@@ -17,9 +17,10 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use bind::{BindError, bind, check};
+pub use bind::{BindError, bind, check, problems};
 pub(crate) use entry::Turnstile;
 pub use handshakes::{Handshakes, Permit};
+pub(crate) use seats::{Claimed, Seat, Seats};
 pub use socket::Opened;
 pub(crate) use socket::{Acceptor, Peer, Portable, Socket};
 pub(crate) use tls::explain;

@@ -98,6 +98,19 @@ impl Socket {
         }
     }
 
+    /// Whether something has come already. The runtime knows of it only after it has looked at its sockets.
+    pub(crate) fn says_something(&self) -> bool {
+        match self {
+            Self::Tcp(socket) => {
+                let peeked = socket2::SockRef::from(socket).peek(&mut [std::mem::MaybeUninit::uninit()]);
+                !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            }
+            // Who is on this machine may take its time.
+            #[cfg(unix)]
+            Self::Unix(_) => true,
+        }
+    }
+
     /// Reads the header of the PROXY protocol.
     pub(crate) async fn proxied(&mut self) -> Result<Spoken, NoHeader> {
         match self {

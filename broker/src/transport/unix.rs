@@ -1,7 +1,7 @@
 //! Unix sockets: a file that says who may open it.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -77,6 +77,9 @@ pub fn open(path: &Path, rules: &SocketFile) -> Result<(UnixListener, OpenFile),
     let _ = std::fs::remove_file(&made);
     let listener = UnixListener::bind(&made).map_err(failed)?;
     let beside = OpenFile(made.clone());
+    let has = std::fs::symlink_metadata(&made).map_err(failed)?;
+    // A system may forbid the call altogether, where nothing has to be changed as well.
+    let (owner, group) = (owner.filter(|owner| *owner != has.uid()), group.filter(|group| *group != has.gid()));
     if owner.is_some() || group.is_some() {
         std::os::unix::fs::chown(&made, owner, group).map_err(failed)?;
     }

@@ -12,8 +12,9 @@ use forebay::store::journal::store::{Folding, JournaledStore};
 use forebay::store::medium::Folder;
 use forebay::store::redb::{FORMAT_VERSION, StoreOptions};
 use forebay::store::{
-    Batch, ClockMark, Keyed, KeyedChange, Ledger, QueueEntry, QueueState, Recovered, RetainedChange, SessionDelta,
-    SessionNo, SessionRecord, Store, StoredSubscription, StoredWill, message_of, message_value, tool,
+    Batch, ClockMark, GroupId, Keyed, KeyedChange, Ledger, QueueEntry, QueueState, Recovered, RetainedChange,
+    SessionDelta, SessionNo, SessionRecord, Share, Store, StoredSubscription, StoredWill, message_of, message_value,
+    tool,
 };
 use model::{Seed, entry, message, read_all};
 
@@ -52,6 +53,7 @@ fn write(dir: &Path) {
     };
     let will = StoredWill { message: message("will", b"gone"), expiry_s: Some(3), delay_s: 4 };
     let mut queue: Vec<_> = (0..10).map(|seq| entry(seq, &message("t", &[seq as u8; 50]))).collect();
+    queue[4].shared = Some(Share::Group(GROUP));
     queue.push(entry(10, &shared));
     let first = SessionDelta {
         no: SessionNo(1),
@@ -96,6 +98,9 @@ fn write(dir: &Path) {
     store.commit(&Batch { sessions: vec![delta], clock: clock(9), ..Batch::default() }).unwrap();
 }
 
+/// What place 4 of session 1 came through, since format 5.
+const GROUP: GroupId = GroupId(0x1234_5678);
+
 /// What of session 1 is done, above its floor, which is 2.
 const DONE: [(u64, u64); 4] = [(5, 7), (8, 9), (1500, 1501), (1600, 1700)];
 
@@ -107,6 +112,7 @@ fn state(queue: &[QueueEntry], floor: u64, done: &[(u64, u64)]) -> QueueState {
         next_seq: accepted,
         floor,
         sent: 4,
+        promised: 5,
         released: if floor > 0 { vec![3] } else { Vec::new() },
         queued: left,
         queued_bytes: queued.iter().map(|entry| entry.message.size() as u64).sum(),
@@ -149,6 +155,11 @@ fn check(format: u32) {
         assert_eq!(second.record.as_ref().unwrap().will.as_ref().unwrap().delay_s, 4);
         assert_eq!(second.state.inbound, [5, 9]);
         assert_eq!(recovered.retained[0].payload(), b"kept");
+        assert_eq!(first.state.promised, if format >= 5 { 5 } else { 4 });
+        let page = store.reader().page(SessionNo(1), 0, 10, 100_000).unwrap();
+        let through: Vec<u64> = page.iter().filter(|entry| entry.shared.is_some()).map(|entry| entry.seq).collect();
+        assert_eq!(through, if format >= 5 { vec![4] } else { Vec::new() });
+        assert!(page.iter().filter_map(|entry| entry.shared).all(|share| share == Share::Group(GROUP)));
         let read = read_all(store.reader().as_ref(), 1, &first.state, &mut Seed(3)).unwrap();
         let left: Vec<u64> = (2..2011).filter(|seq| !DONE.iter().any(|(a, b)| (*a..*b).contains(seq))).collect();
         let read: Vec<u64> = read.iter().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();

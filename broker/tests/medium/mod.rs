@@ -12,6 +12,11 @@ pub trait Change: Send + Sync + 'static {
         file
     }
 
+    /// The journal, if there is one.
+    fn journal(&self, opened: io::Result<Option<Backend>>) -> io::Result<Option<Backend>> {
+        opened
+    }
+
     /// The room that there is.
     fn space(&self, space: Space) -> Space {
         space
@@ -23,6 +28,8 @@ pub trait Change: Send + Sync + 'static {
 pub enum Opened {
     /// To be the store.
     Store,
+    /// To be looked at.
+    Look,
     /// To be recovered.
     SetAside,
 }
@@ -40,7 +47,7 @@ impl<C: Change> Medium for Changed<C> {
     }
 
     fn open_to_read(&self) -> io::Result<Backend> {
-        Ok(self.1.file(Opened::Store, self.0.open_to_read()?))
+        Ok(self.1.file(Opened::Look, self.0.open_to_read()?))
     }
 
     fn exists(&self) -> bool {
@@ -85,7 +92,7 @@ impl<C: Change> Medium for Changed<C> {
     }
 
     fn open_journal(&self) -> io::Result<Option<Backend>> {
-        self.0.open_journal()
+        self.1.journal(self.0.open_journal())
     }
 
     fn make_journal(&self, size: u64, head: &[u8]) -> io::Result<Option<Backend>> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use forebay::message::{Message, Parts, Time};
 use forebay::store::{
-    Batch, ClockMark, Keyed, KeyedChange, Ledger, QueueEntry, QueueState, Reader, Recovered, RecoveredSession,
-    RetainedChange, SessionDelta, SessionNo, SessionRecord, StoreError, StoredSubscription, StoredWill,
+    Batch, ClockMark, GroupId, Keyed, KeyedChange, Ledger, QueueEntry, QueueState, Reader, Recovered, RecoveredSession,
+    RetainedChange, SessionDelta, SessionNo, SessionRecord, Share, StoreError, StoredSubscription, StoredWill,
 };
 
 /// Numbers by seed (SplitMix64).
@@ -49,7 +49,7 @@ pub fn entry(seq: u64, message: &Arc<Message>) -> QueueEntry {
         seq,
         qos: 1,
         retain: false,
-        shared: false,
+        shared: None,
         subscription_ids: [].into_iter().collect(),
         message: Arc::clone(message),
     }
@@ -58,7 +58,7 @@ pub fn entry(seq: u64, message: &Arc<Message>) -> QueueEntry {
 /// One line that says all of an entry.
 pub fn line(entry: &QueueEntry) -> String {
     let QueueEntry { seq, qos, retain, shared, subscription_ids, message } = entry;
-    format!("{seq} {qos} {retain} {shared} {subscription_ids:?} {}", message_line(message))
+    format!("{seq} {qos} {retain} {shared:?} {subscription_ids:?} {}", message_line(message))
 }
 
 /// One line that says all of a message.
@@ -274,7 +274,9 @@ impl Model {
             entry.qos = seed.below(3) as u8;
             entry.retain = seed.one_in(5);
             entry.subscription_ids = (0..seed.below(3)).map(|id| id as u32 * 1000).collect();
-            entry.shared = seed.one_in(5);
+            let group = GroupId(size as u32 * 7919);
+            let share = if size % 4 == 0 { Share::Unknown } else { Share::Group(group) };
+            entry.shared = seed.one_in(5).then_some(share);
             let entry = self.sessions.get_mut(no).unwrap().enqueue(entry);
             deltas.entry(*no).or_default().enqueued.push(entry);
         }
@@ -301,6 +303,7 @@ impl Model {
         session.state.sent = session.state.sent.max(session.state.floor);
         let sent = session.queue.values().take(seed.below(10) as usize);
         session.state.sent = sent.map(|entry| entry.seq + 1).next_back().unwrap_or(0).max(session.state.sent);
+        session.state.promised = session.state.sent + session.state.sent % 2;
         let (queue, sent) = (&session.queue, session.state.sent);
         let released = queue.range(..sent).filter(|(_, entry)| entry.qos == 2 && seed.one_in(3));
         session.state.released = released.map(|(seq, _)| *seq).collect();

@@ -1,5 +1,7 @@
 //! A disk in memory that keeps apart what was synced and what was only written, and can lose its power or fail.
+#![allow(dead_code)]
 
+use std::collections::BTreeSet;
 use std::io::{self, Error, ErrorKind};
 use std::sync::Arc;
 
@@ -8,9 +10,11 @@ use forebay::store::space::Space;
 use parking_lot::Mutex;
 use redb::StorageBackend;
 
-use crate::model::Seed;
+use crate::Seed;
 
 const SECTOR: u64 = 512;
+/// What cannot be read alone: a page of the system's cache.
+pub const PAGE: u64 = 4096;
 
 /// What the disk does wrong, once, when its time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ struct Kept {
     unsynced: Vec<Write>,
     /// The last of them was under way when the power went.
     torn: bool,
+    /// Pages that cannot be read, whenever it is tried, until they are written.
+    bad: BTreeSet<u64>,
 }
 
 impl Kept {
@@ -52,18 +58,29 @@ impl Kept {
     }
 
     fn after_cut(&self, sector: u64, seed: &mut Seed) -> Self {
-        Self::of(survivors(&self.synced, &self.unsynced, self.torn, sector, seed))
+        let bytes = survivors(&self.synced, &self.unsynced, self.torn, sector, seed);
+        Self { bad: self.bad.clone(), ..Self::of(bytes) }
+    }
+
+    fn is_bad(&self, offset: u64, len: usize) -> bool {
+        self.bad.range(offset / PAGE..(offset + len as u64).div_ceil(PAGE)).next().is_some()
+    }
+
+    /// Where it is written the device takes other sectors.
+    fn heal(&mut self, offset: u64, len: usize) {
+        let (first, end) = (offset.div_ceil(PAGE), (offset + len as u64) / PAGE);
+        self.bad.retain(|page| !(first..end).contains(page));
     }
 }
 
 /// The files of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
+pub enum Which {
     Store,
     Journal,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Contents {
     store: Kept,
     /// `None`: there is none.
@@ -73,12 +90,14 @@ struct Contents {
     trouble: Option<(u64, Trouble)>,
     seed: u64,
     off: bool,
+    /// It is not there, and may come back.
+    unplugged: bool,
     suspect: bool,
     /// The medium does not say how large the file is, as a file that is too large to be checked whole at every start.
     large: bool,
     set_aside: u32,
     /// What was set aside and is being recovered.
-    recovering: Option<Vec<u8>>,
+    recovering: Option<Kept>,
 }
 
 /// The disk. Clones are the same disk.
@@ -93,8 +112,22 @@ struct Device(Disk, Which);
 impl Disk {
     /// A disk with this on it.
     pub fn of(bytes: Vec<u8>) -> Self {
-        let contents = Contents { store: Kept::of(bytes), ..Contents::default() };
+        Self::with(Kept::of(bytes))
+    }
+
+    fn with(store: Kept) -> Self {
+        let contents = Contents { store, ..Contents::default() };
         Self(Arc::new(Mutex::new(contents)))
+    }
+
+    /// A page of a file cannot be read from now on.
+    pub fn spoil(&self, which: Which, page: u64) {
+        self.0.lock().file(which).bad.insert(page);
+    }
+
+    /// What the journal has.
+    pub fn journal_bytes(&self) -> Vec<u8> {
+        self.0.lock().journal.as_ref().map(|journal| journal.seen.clone()).unwrap_or_default()
     }
 
     /// So many bytes are written whole or not at all.
@@ -129,6 +162,34 @@ impl Disk {
 
     pub fn was_set_aside(&self) -> bool {
         self.0.lock().set_aside > 0
+    }
+
+    /// The device is gone until [`Disk::plug_in`]: whatever is done with it fails, and changes nothing.
+    pub fn unplug(&self) {
+        self.0.lock().unplugged = true;
+    }
+
+    pub fn plug_in(&self) {
+        self.0.lock().unplugged = false;
+    }
+
+    /// Another disk with the same on it.
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().clone())))
+    }
+
+    /// The power goes, now.
+    pub fn cut(&self) {
+        self.0.lock().off = true;
+    }
+
+    /// The program was killed, and the system goes on: what was written is there, and a power cut may still lose what was not
+    /// synced. As [`Disk::power_on`], it returns a new one.
+    pub fn killed(&self) -> Self {
+        let mut contents = self.0.lock();
+        let fresh = Contents { trouble: None, off: false, unplugged: false, ..contents.clone() };
+        contents.off = true;
+        Self(Arc::new(Mutex::new(fresh)))
     }
 
     /// The power is back: what was not synced is there, or not, or partly. The disk that is returned is a new one, so
@@ -223,7 +284,11 @@ fn tear(disk: &mut Vec<u8>, write: &Write, sector: u64, seed: &mut Seed) {
 
 impl Contents {
     fn check(&self) -> io::Result<()> {
-        if self.off { Err(Error::other("the power is off")) } else { Ok(()) }
+        match (self.off, self.unplugged) {
+            (true, _) => Err(Error::other("the power is off")),
+            (_, true) => Err(Error::from_raw_os_error(19)),
+            _ => Ok(()),
+        }
     }
 
     /// The trouble of this operation, if its time has come.
@@ -281,6 +346,9 @@ impl Contents {
             }
         }
         apply(&mut file.seen, &write);
+        if let Write::Bytes(offset, data) = &write {
+            file.heal(*offset, data.len());
+        }
         file.unsynced.push(write);
         Ok(())
     }
@@ -318,7 +386,11 @@ impl StorageBackend for Device {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut contents = self.0.0.lock();
         contents.check_read()?;
-        let bytes = contents.file(self.1).seen.get(offset as usize..offset as usize + out.len());
+        let file = contents.file(self.1);
+        if file.is_bad(offset, out.len()) {
+            return Err(Error::from_raw_os_error(5));
+        }
+        let bytes = file.seen.get(offset as usize..offset as usize + out.len());
         out.copy_from_slice(bytes.ok_or(ErrorKind::UnexpectedEof)?);
         Ok(())
     }
@@ -350,9 +422,9 @@ impl Medium for Disk {
         let mut contents = self.0.lock();
         contents.check()?;
         contents.set_aside += 1;
-        let old = std::mem::take(&mut contents.store).seen;
+        let old = std::mem::take(&mut contents.store);
         contents.recovering = Some(old.clone());
-        Ok(("set aside".to_owned(), Backend::new(Device(Self::of(old), Which::Store))))
+        Ok(("set aside".to_owned(), Backend::new(Device(Self::with(old), Which::Store))))
     }
 
     fn unrecovered(&self) -> io::Result<Option<(String, Backend)>> {
@@ -360,7 +432,7 @@ impl Medium for Disk {
         contents.check()?;
         let Some(old) = contents.recovering.clone() else { return Ok(None) };
         contents.store = Kept::default();
-        Ok(Some(("set aside".to_owned(), Backend::new(Device(Self::of(old), Which::Store)))))
+        Ok(Some(("set aside".to_owned(), Backend::new(Device(Self::with(old), Which::Store)))))
     }
 
     fn recovered(&self) -> io::Result<()> {

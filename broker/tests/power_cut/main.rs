@@ -9,10 +9,11 @@ mod model;
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use disk::{Disk, Trouble};
+use disk::{Disk, PAGE, Trouble, Which};
+use forebay::message::Time;
 use forebay::store::journal::store::{Folding, JournaledStore};
 use forebay::store::redb::{RedbStore, StoreOptions};
-use forebay::store::{Batch, Recovered, Store, StoreError};
+use forebay::store::{Batch, ClockMark, Recovered, SessionDelta, SessionNo, SessionRecord, Store, StoreError};
 use model::{Model, Seed, merge, message_line, read_all};
 
 fn options() -> StoreOptions {
@@ -249,17 +250,22 @@ fn contents(store: &RedbStore, recovered: &Recovered) -> String {
     all
 }
 
-/// A damaged store is recovered, and the power goes meanwhile, and again.
-fn recover_with_cuts(number: u64) -> u64 {
-    let mut seed = Seed(number);
+/// A store of some commits that was closed: its file.
+fn closed(seed: &mut Seed) -> (Model, Vec<u8>) {
     let healthy = Disk::default();
     let mut model = Model { small: true, with_keyed: true, ..Model::default() };
     let (mut store, _) = RedbStore::open_on(healthy.clone(), &options(), 0).unwrap();
     for _ in 0..12 {
-        store.commit(&model.step(&mut seed)).unwrap();
+        store.commit(&model.step(seed)).unwrap();
     }
     drop(store);
-    let mut bytes = healthy.bytes();
+    (model, healthy.bytes())
+}
+
+/// A damaged store is recovered, and the power goes meanwhile, and again.
+fn recover_with_cuts(number: u64) -> u64 {
+    let mut seed = Seed(number);
+    let (_, mut bytes) = closed(&mut seed);
     // Without its beginning redb does not open it, and most of the rest can be read.
     bytes[0] ^= 1;
     for _ in 0..seed.below(3) {
@@ -302,6 +308,86 @@ fn a_recovery_that_is_cut_off_loses_no_more_than_one_that_is_not() {
     }
     eprintln!("{cuts} cuts while a damaged store was recovered");
     assert!(cuts > 0);
+}
+
+/// The record that begins at a page of a journal.
+fn record_at(journal: &[u8], page: u64) -> Option<u64> {
+    let bytes = &journal[(page * PAGE) as usize..];
+    bytes.starts_with(b"FJR1").then(|| u64::from_le_bytes(bytes[4..12].try_into().unwrap()))
+}
+
+/// Each commit is a record of one page, about a session of its own. Pages of the journal cannot be read, whenever it is tried: what
+/// is on the others comes, and what is on those is said.
+fn journal_with_bad_pages(number: u64) {
+    let mut seed = Seed(number);
+    let disk = Disk::default();
+    let options = StoreOptions { journal_bytes: 256 * 1024, ..options() };
+    let open = |disk: &Disk| JournaledStore::open_on(disk.clone(), &options, 0, Folding::Within).unwrap();
+    let (mut store, _) = open(&disk);
+    let commits = 1 + seed.below(60);
+    for no in 1..=commits {
+        let record = SessionRecord {
+            client_id: format!("client {no}"),
+            protocol: 5,
+            expiry_s: 60,
+            disconnected_at: None,
+            will: None,
+        };
+        let delta = SessionDelta { no: SessionNo(no), record: Some(record), ..SessionDelta::default() };
+        let clock = ClockMark { time: Time(no), wall_ms: no };
+        store.commit(&Batch { sessions: vec![delta], clock, ..Batch::default() }).unwrap();
+    }
+    let folded = store.upkeep().unwrap().journal().folded_record;
+    let disk = disk.killed();
+    drop(store);
+    let journal = disk.journal_bytes();
+    let mut missing = Vec::new();
+    for _ in 0..1 + seed.below(3) {
+        // The first page too, and mostly one that is in use.
+        let all = seed.one_in(4);
+        let page = seed.below(if all { journal.len() as u64 / PAGE } else { commits.min(63) + 1 });
+        disk.spoil(Which::Journal, page);
+        missing.extend(record_at(&journal, page).filter(|record| *record > folded));
+    }
+    let (_store, recovered) = open(&disk);
+    let found: Vec<u64> = recovered.sessions.iter().map(|session| session.no.0).collect();
+    let wanted: Vec<u64> = (1..=commits).filter(|no| !missing.contains(no)).collect();
+    assert_eq!(found, wanted, "{:?}", recovered.lost);
+    assert!(!recovered.lost.is_empty());
+}
+
+/// Pages of the store's file cannot be read, whenever it is tried: as much comes as when they were zeros.
+fn store_with_bad_pages(number: u64) {
+    let mut seed = Seed(number);
+    let (model, mut bytes) = closed(&mut seed);
+    let bad = Disk::of(bytes.clone());
+    for _ in 0..1 + seed.below(2) {
+        let page = seed.below(bytes.len() as u64 / PAGE);
+        bytes[(page * PAGE) as usize..][..PAGE as usize].fill(0);
+        bad.spoil(Which::Store, page);
+    }
+    let (store, recovered) = RedbStore::open_on(Disk::of(bytes), &options(), 0).unwrap();
+    let wanted = contents(&store, &recovered);
+    let (mut store, recovered) = RedbStore::open_on(bad, &options(), 0).unwrap();
+    assert_eq!(contents(&store, &recovered), wanted, "{:?}", recovered.lost);
+    store.commit(&Batch { clock: model.clock, ..Batch::default() }).unwrap();
+}
+
+#[test]
+fn pages_that_stay_unreadable_hide_no_other() {
+    if let Some(seed) = variable("FOREBAY_SEED") {
+        journal_with_bad_pages(seed);
+        store_with_bad_pages(seed);
+        return;
+    }
+    // Each try of such a page takes its time.
+    for seed in 0..variable("FOREBAY_SEEDS").unwrap_or(1000) / 50 {
+        let run = catch_unwind(|| {
+            journal_with_bad_pages(seed);
+            store_with_bad_pages(seed);
+        });
+        run.unwrap_or_else(|_| panic!("again: FOREBAY_SEED={seed} cargo test -p forebay --test power_cut unreadable"));
+    }
 }
 
 fn variable(name: &str) -> Option<u64> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use forebay::codec::encode;
 use forebay::properties::user_property;
+use forebay_wire::property::{Place, Properties, Property};
 use forebay_wire::publish::{From as Sender, Publish};
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, QoS, Version};
@@ -20,6 +21,8 @@ pub struct Plan {
     pub filters: Vec<(String, u8)>,
     /// Its session never ends: the broker may not lose it.
     pub lasting: bool,
+    /// Each of its subscriptions has an identifier: 1 for the first; MQTT 5 only.
+    pub numbered: bool,
 }
 
 /// Where a message of the client stands.
@@ -60,6 +63,8 @@ pub struct Client {
     /// Packet identifiers that the broker has in flight on this connection.
     open: BTreeSet<u16>,
     pub taken: Vec<Taken>,
+    /// The subscription identifier of each of them, where it has one.
+    pub through: Vec<Option<u32>>,
     /// The due times of the messages of schedules among them.
     pub due: Vec<u64>,
     /// Acknowledged numbers of this publisher, by topic and QoS, in the order of their acks.
@@ -96,6 +101,7 @@ impl Client {
             held: BTreeMap::new(),
             open: BTreeSet::new(),
             taken: Vec::new(),
+            through: Vec::new(),
             due: Vec::new(),
             acknowledged: Vec::new(),
             again: Vec::new(),
@@ -220,6 +226,16 @@ impl Client {
     }
 
     fn subscribe(&mut self) {
+        if self.plan.numbered {
+            for (at, (filter, qos)) in (1..).zip(self.plan.filters.clone()) {
+                let mut body = vec![0xEE, at, 2, 0x0B, at];
+                body.extend_from_slice(&u16::try_from(filter.len()).unwrap().to_be_bytes());
+                body.extend_from_slice(filter.as_bytes());
+                body.push(qos);
+                self.packet(0x82, &body);
+            }
+            return;
+        }
         let mut body = vec![0xEE, 0xEE];
         if self.plan.version.is_v5() {
             body.push(0);
@@ -289,7 +305,8 @@ impl Client {
         let publish = Publish::parse(self.plan.version, Sender::Server, first, body, 128).unwrap();
         let number = u32::from_be_bytes(publish.payload.try_into().unwrap());
         let taken = (publish.topic.to_owned(), number, publish.qos as u8);
-        let Some(id) = publish.packet_id else { return self.taken.push(taken) };
+        let through = subscription_id(&publish);
+        let Some(id) = publish.packet_id else { return self.take(taken, through) };
         assert!(self.open.insert(id.get()), "{}: identifier {id:?} is in flight already", self.plan.name);
         let most = usize::from(if self.plan.version.is_v5() { self.plan.receive_maximum } else { u16::MAX });
         assert!(self.open.len() <= most, "{}: more than the Receive Maximum", self.plan.name);
@@ -298,15 +315,20 @@ impl Client {
                 assert_eq!(*before, taken, "{}: another message under a held identifier", self.plan.name);
             } else {
                 self.held.insert(id.get(), taken.clone());
-                self.taken.push(taken);
+                self.take(taken, through);
                 self.due.extend(due(&publish));
             }
             self.answer(0x50, id.get());
         } else {
-            self.taken.push(taken);
+            self.take(taken, through);
             self.open.remove(&id.get());
             self.answer(0x40, id.get());
         }
+    }
+
+    fn take(&mut self, taken: Taken, through: Option<u32>) {
+        self.taken.push(taken);
+        self.through.push(through);
     }
 
     fn released(&mut self, id: u16) {
@@ -327,6 +349,15 @@ impl Client {
             && self.held.is_empty()
             && self.output.is_empty()
     }
+}
+
+/// The subscription that a message came through.
+fn subscription_id(publish: &Publish<'_>) -> Option<u32> {
+    let found = Properties::new(publish.properties, Place::Publish).flatten();
+    found.into_iter().find_map(|spanned| {
+        let Property::SubscriptionIdentifier(id) = spanned.property else { return None };
+        Some(id)
+    })
 }
 
 /// When a message of a schedule was due.

@@ -1,4 +1,4 @@
-//! A declared queue with an order, and a stream with a reader, beside sessions of their own: members that come and go, a
+//! A declared queue with an order and priorities, and a stream with a reader, beside sessions of their own: members that come and go, a
 //! broker that crashes, commits that fail.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +13,7 @@ use crate::{DRAIN_TURNS, calm_turn, client, everybody_is_there, seeds, turn};
 /// What the broker is configured with.
 pub(crate) fn declared() -> config::Config {
     let text = "[[queues]]\nname = \"work\"\nfilter = \"t/#\"\norder_by = \"topic\"\nwindow = 8\nack_timeout = \"1s\"\n\
+                priority_levels = 3\n[[queues.priorities]]\nfilter = \"t/+/2\"\npriority = 31\n\
                 [[streams]]\nname = \"log\"\nfilter = \"t/#\"\n";
     config::parse(text, std::path::Path::new("simulated"), &config::Overrides::default()).unwrap()
 }
@@ -105,5 +106,12 @@ fn check_keys(world: &World) {
 fn what_is_acknowledged_is_consumed_and_read() {
     for seed in seeds().step_by(3) {
         crate::run(World::with_queues(seed), play, seed);
+    }
+}
+
+#[test]
+fn what_is_acknowledged_is_consumed_and_read_from_the_journal_and_redb() {
+    for seed in seeds().step_by(30) {
+        crate::run(World::with_queues(seed).on_a_journal(), play, seed);
     }
 }

@@ -2,15 +2,27 @@
 //! them, `FOREBAY_SEED=s` one; `FOREBAY_EVENTS=n` prints more of the last events.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+mod board;
 mod client;
+mod dead;
 mod declared;
+#[path = "../power_cut/disk.rs"]
+mod disk;
+mod hand_over;
+mod hostile;
+mod kept;
+mod late;
 mod model;
+mod not_allowed;
 mod parked;
 mod refused;
+#[path = "../remote/mod.rs"]
+mod remote;
 mod scheduled;
 mod shared;
 mod stalled;
 mod state;
+mod streams;
 mod taken_over;
 mod taker;
 mod turns;
@@ -18,7 +30,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use world::World;
+use world::{Seed, World};
 
 /// Events that a failure prints.
 const LAST_EVENTS: usize = 60;
@@ -84,6 +96,9 @@ fn turn(world: &mut World, next: &mut u32) {
             world.carry(at, most);
         }
     }
+    if world.disk.is_journaled() && world.seed.one_in(15) {
+        world.fold();
+    }
     if world.seed.one_in(2) {
         world.run(1);
     }
@@ -115,6 +130,11 @@ fn play(world: &mut World) {
     for _ in 0..400 {
         turn(world, &mut next);
     }
+    settle(world);
+}
+
+/// Nothing goes wrong any more: everything arrives.
+fn settle(world: &mut World) {
     world.note("calm from here on");
     for _ in 0..DRAIN_TURNS {
         calm_turn(world);
@@ -134,7 +154,7 @@ fn play(world: &mut World) {
 }
 
 /// Plays a world of this seed; when it fails it says how to see it again.
-fn run(mut world: World, play: fn(&mut World), seed: u64) {
+fn run(mut world: World, play: impl Fn(&mut World), seed: u64) {
     let passed = catch_unwind(AssertUnwindSafe(|| play(&mut world))).is_ok();
     say_unless(passed, &world, seed);
 }
@@ -169,5 +189,14 @@ fn seeds() -> std::ops::Range<u64> {
 fn what_is_acknowledged_arrives_in_order_and_is_counted() {
     for seed in seeds() {
         run(World::new(seed), play, seed);
+    }
+}
+
+/// The same on the store that the program has: the power goes at any write of a commit or a fold, the device fails, the program is
+/// killed.
+#[test]
+fn what_is_acknowledged_arrives_from_the_journal_and_redb() {
+    for seed in seeds().step_by(10) {
+        run(World::new(seed).on_a_journal(), play, seed);
     }
 }

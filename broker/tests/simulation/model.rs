@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use forebay::config::QueuePolicy;
-use forebay::store::Store;
 
 use crate::client::Taken;
 use crate::world::World;
@@ -38,9 +37,9 @@ pub fn check(world: &World) {
     let dropped = ledger.dropped.iter().sum::<u64>() + ledger.expired + world.forgotten;
     assert!(missing <= dropped, "{missing} are missing, {dropped} were counted");
     assert_eq!(queued, 0, "something is queued still");
-    let found = world.disk.crash();
+    let (found, reader) = world.disk.found();
     for session in &found.sessions {
-        let rows = world.disk.reader().page(session.no, 0, usize::MAX, usize::MAX).unwrap();
+        let rows = reader.page(session.no, 0, usize::MAX, usize::MAX).unwrap();
         assert!(rows.is_empty(), "rows left in the store: {rows:?}");
         assert_eq!(session.state.queued, 0, "the store believes that something is queued");
         assert!(session.state.inbound.is_empty(), "inbound identifiers left: {:?}", session.state.inbound);

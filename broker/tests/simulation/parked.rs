@@ -5,7 +5,7 @@ use forebay::codec::encode;
 use forebay_wire::types::{PacketId, Version};
 
 use crate::seeds;
-use crate::turns::{Raw, number};
+use crate::turns::{Hello, Raw, number};
 use crate::world::World;
 
 const RETAINED_MAX: usize = 3;
@@ -160,4 +160,65 @@ fn play(seed: u64) -> u64 {
 fn whoever_waits_for_room_is_woken_and_keeps_its_order() {
     let parked: u64 = seeds().take(300).map(play).sum();
     assert!(parked > 100, "hardly anybody had to wait: {parked}");
+}
+
+/// The keeper looks after so many seconds.
+fn later(world: &mut World, s: u64) {
+    world.advance(s * 1000);
+    world.broker().end_silent();
+    world.run(4);
+}
+
+/// Its keep alive runs out while it is not read, though it has sent all that it has to send; and again when it is read.
+#[test]
+fn a_publisher_that_is_not_read_for_want_of_room_is_not_taken_for_silent() {
+    let mut play = Play::new(3);
+    play.stuck.send(&about_filter(0x82, 2, Some(1)));
+    play.turn();
+    let world = &mut play.world;
+    let mut publisher = Hello { keep_alive_s: 10, ..Hello::of(Version::V311, b'q') }.connect(world);
+    let broker = world.broker();
+    let most = u64::from(broker.settings.receive_maximum) + broker.settings.queue.max_messages;
+    for id in 1..=u16::try_from(most).unwrap() {
+        publisher.send(&publish(1, false, id, b"p/0", Version::V311, None, &id.to_be_bytes()));
+        world.run(2);
+    }
+    publisher.send(&[0xC0, 0]);
+    world.run(4);
+    assert!(broker.counters.publish_parked.get() > 0);
+    let heard = |publisher: &mut Raw| publisher.packets().iter().any(|(first, _)| *first == 0xD0);
+    assert!(!heard(&mut publisher), "it is read, the test shows nothing");
+    later(world, 60);
+    assert!(!heard(&mut publisher));
+    play.stuck.send(&about_filter(0xA2, 4, None));
+    let mut found = false;
+    for _ in 0..500 {
+        play.turn();
+        found |= heard(&mut publisher);
+    }
+    assert!(found, "there is room for all of it");
+    later(&mut play.world, 14);
+    assert_eq!(broker.counters.keep_alive_timeouts.get(), 0);
+    later(&mut play.world, 3);
+    assert_eq!(broker.counters.keep_alive_timeouts.get(), 1, "now it is silent");
+}
+
+/// What it is sent fills its socket: then it is not read either, and that keeps no connection open.
+#[test]
+fn who_takes_nothing_and_says_nothing_is_silent() {
+    let mut world = World::retaining(3, RETAINED_MAX);
+    let mut reader = Hello { keep_alive_s: 10, room: 4096, ..Hello::of(Version::V5, b'r') }.connect(&mut world);
+    reader.send(&about_filter(0x82, 1, Some(0)));
+    world.run(4);
+    reader.packets();
+    let mut publisher = Raw::connect(&mut world, Version::V5, b'p');
+    let large = publish(0, false, 0, b"p/0", Version::V5, None, &[1; 4096]);
+    for _ in 0..4 * world.config.limits.outbound_buffer / large.len() {
+        publisher.send(&large);
+        world.run(2);
+    }
+    later(&mut world, 14);
+    assert_eq!(world.broker().counters.keep_alive_timeouts.get(), 0);
+    later(&mut world, 3);
+    assert_eq!(world.broker().counters.keep_alive_timeouts.get(), 1);
 }

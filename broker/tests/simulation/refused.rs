@@ -102,7 +102,7 @@ fn at_qos_1_it_is_refused_and_whose_queue_has_it_gets_it() {
         assert_eq!(play.came.iter().map(|came| came.2).collect::<Vec<_>>(), [1, 2], "{failure:?}");
         play.commit(Failure::None);
         assert_eq!(play.ledger(), (2, 2, 0), "{failure:?}");
-        let stored = play.world.disk.crash().retained;
+        let stored = play.world.disk.found().0.retained;
         assert!(stored.iter().all(|message| message.payload() == [0, 1]), "what was retained before it is again");
     }
 }

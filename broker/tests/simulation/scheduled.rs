@@ -82,3 +82,10 @@ fn each_due_time_comes_once() {
         crate::run(World::with_schedules(seed), play, seed);
     }
 }
+
+#[test]
+fn each_due_time_comes_once_from_the_journal_and_redb() {
+    for seed in seeds().step_by(60) {
+        crate::run(World::with_schedules(seed).on_a_journal(), play, seed);
+    }
+}

@@ -8,21 +8,13 @@ use forebay::router::RouteCache;
 use forebay::session::{Durability, Link, Session};
 use forebay::store::{DropReason, NEVER_S, StoredSubscription};
 use forebay_wire::reason::ReasonCode;
-use forebay_wire::types::{PacketId, Version};
+use forebay_wire::types::PacketId;
 
+use crate::board::link;
 use crate::world::World;
 
 fn subscriber(broker: &Arc<Broker>, name: &str, expiry_s: u32, filter: &str) -> (Arc<Slot>, u32) {
-    let link = Link {
-        version: Version::V5,
-        expiry_s,
-        receive_maximum: 2,
-        maximum_packet_size: u32::MAX,
-        topic_alias_maximum: 0,
-        problem_information: true,
-        will: None,
-        authority: None,
-    };
+    let link = Link { expiry_s, receive_maximum: 2, ..link() };
     let opened = broker.open(name, true, link, 0);
     let filter = filter.to_owned();
     let (qos, no_local, retain_as_published, subscription_id) = (1, false, false, 0);
@@ -123,6 +115,33 @@ fn a_reader_that_takes_a_message_now_and_then_holds_up_no_longer_than_one_that_t
         later(&world, 1);
     }
     assert_eq!(broker.counters.sessions_stalled.get(), 1);
+}
+
+/// The others of its group have room: nothing is dropped for what they can take. Where one of them refuses for a while, it is
+/// waited for.
+#[test]
+fn a_stuck_member_drops_nothing_that_another_of_its_group_can_take() {
+    let mut world = World::new(3);
+    let broker = world.broker();
+    let (stuck, _) = subscriber(&broker, "stuck", NEVER_S, "$share/g/t");
+    fill(&mut world);
+    later(&world, 601);
+    assert!(stuck.look(|session| session.sheds()));
+    let (other, _) = subscriber(&broker, "other", NEVER_S, "$share/g/t");
+    let queued = |slot: &Arc<Slot>| slot.look(|session| session.ledger().1);
+    let dropped = || stuck.look(|session| session.ledger()).0.dropped[DropReason::Oldest as usize];
+    let full = world.config.queue.max_messages;
+    for count in 1..=full {
+        assert_eq!(publish(&broker), Verdict::Taken);
+        assert_eq!((queued(&stuck), queued(&other), dropped()), (full, count, 0));
+    }
+    assert_eq!(publish(&broker), Verdict::Full, "the other may have room soon");
+    other.with(&broker, Session::purge);
+    assert_eq!(publish(&broker), Verdict::Taken);
+    fill(&mut world);
+    later(&world, 601);
+    assert_eq!(publish(&broker), Verdict::Taken, "both have stood still for too long");
+    assert_eq!(dropped() + other.look(|session| session.ledger()).0.dropped[DropReason::Oldest as usize], 1);
 }
 
 /// Its window is full and messages wait behind it: those that come from here on are the other's.

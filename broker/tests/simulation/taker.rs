@@ -42,6 +42,7 @@ fn open(broker: &Arc<Broker>, world: &World) -> Arc<Taker> {
             queue_qos0: true,
             stall_ms: None,
             stall_transient_ms: None,
+            dead_letters: forebay::queue::Reasons::default(),
             memory_messages: limits.memory_messages,
             memory_bytes: limits.memory_bytes,
         },

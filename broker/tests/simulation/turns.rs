@@ -13,6 +13,7 @@ use forebay_wire::publish::{From as Sender, Publish};
 use forebay_wire::types::{PacketId, Version};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
+use crate::board::link;
 use crate::world::World;
 
 /// Bytes that a connection holds: it is never what holds anything up here.
@@ -25,28 +26,46 @@ pub struct Raw {
     input: Vec<u8>,
 }
 
-impl Raw {
+/// How a client connects.
+pub struct Hello {
+    pub version: Version,
+    pub name: u8,
+    pub keep_alive_s: u8,
+    /// Bytes that its network connection holds in each direction.
+    pub room: usize,
+    pub properties: Vec<u8>,
+}
+
+impl Hello {
     /// With a session that ends with the connection.
-    pub fn connect(world: &mut World, version: Version, name: u8) -> Self {
-        Self::connect_with(world, version, name, if version.is_v5() { &[0] } else { &[] })
+    pub fn of(version: Version, name: u8) -> Self {
+        let properties = if version.is_v5() { vec![0] } else { Vec::new() };
+        Self { version, name, keep_alive_s: 0, room: ROOM, properties }
     }
 
-    /// With a session expiry interval and a Receive Maximum, in MQTT 5.
-    pub fn connect_for(world: &mut World, name: u8, expiry_s: u32, receive_maximum: u16) -> Self {
-        let properties = [&[8, 0x11][..], &expiry_s.to_be_bytes(), &[0x21], &receive_maximum.to_be_bytes()].concat();
-        Self::connect_with(world, Version::V5, name, &properties)
-    }
-
-    fn connect_with(world: &mut World, version: Version, name: u8, properties: &[u8]) -> Self {
-        let mut raw = Self { stream: world.dial(ROOM), input: Vec::new() };
-        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', version.level(), 2, 0, 0];
-        body.extend_from_slice(properties);
-        body.extend([0, 1, name]);
+    pub fn connect(self, world: &mut World) -> Raw {
+        let mut raw = Raw { stream: world.dial(self.room), input: Vec::new() };
+        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', self.version.level(), 2, 0, self.keep_alive_s];
+        body.extend_from_slice(&self.properties);
+        body.extend([0, 1, self.name]);
         raw.send(&[&[0x10, u8::try_from(body.len()).unwrap()][..], &body].concat());
         while raw.packets().is_empty() {
             world.run(1);
         }
         raw
+    }
+}
+
+impl Raw {
+    /// With a session that ends with the connection.
+    pub fn connect(world: &mut World, version: Version, name: u8) -> Self {
+        Hello::of(version, name).connect(world)
+    }
+
+    /// With a session expiry interval and a Receive Maximum, in MQTT 5.
+    pub fn connect_for(world: &mut World, name: u8, expiry_s: u32, receive_maximum: u16) -> Self {
+        let properties = [&[8, 0x11][..], &expiry_s.to_be_bytes(), &[0x21], &receive_maximum.to_be_bytes()].concat();
+        Hello { properties, ..Hello::of(Version::V5, name) }.connect(world)
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
@@ -93,16 +112,7 @@ pub fn number(first: u8, body: &[u8]) -> Option<u16> {
 
 /// A session that asks for QoS 0, and whose client takes nothing.
 fn subscriber(broker: &Arc<Broker>, name: &str, filter: &str) -> Arc<Slot> {
-    let link = Link {
-        version: Version::V5,
-        expiry_s: 0,
-        receive_maximum: 10,
-        maximum_packet_size: u32::MAX,
-        topic_alias_maximum: 0,
-        problem_information: true,
-        will: None,
-        authority: None,
-    };
+    let link = Link { receive_maximum: 10, ..link() };
     let slot = broker.open(name, true, link, 0).slot;
     let filter = filter.to_owned();
     let (qos, no_local, retain_as_published, subscription_id) = (0, false, false, 0);

@@ -5,30 +5,35 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::task::{Context, Poll, Waker};
 
-use forebay::auth::Mechanisms;
+use forebay::access::auth::Mechanisms;
 use forebay::broker::{Broker, Pager, Request};
 use forebay::clock::Clock;
 use forebay::config::{Config, QueuePolicy};
 use forebay::connection::{Shared, drive, forget_routes, serve_stream};
 use forebay::message::Time;
-use forebay::store::memory::{Failure, MemoryStore};
-use forebay::store::{Ledger, Store};
+use forebay::store::memory::Failure;
+use forebay::store::{Ledger, Recovered};
 use forebay_wire::types::Version;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::runtime::Runtime;
 
 use crate::client::{Client, Plan, Taken};
+use crate::kept::Kept;
 
 /// A generator of choices (splitmix64): the same seed is the same run.
 pub struct Seed(pub u64);
 
 impl Seed {
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % end
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
     }
 
     pub fn one_in(&mut self, n: u64) -> bool {
@@ -47,7 +52,7 @@ struct Life {
 pub struct World {
     pub seed: Seed,
     pub policy: QueuePolicy,
-    pub disk: MemoryStore,
+    pub disk: Kept,
     life: Option<Life>,
     /// Drops that were counted in memory and not committed when the broker crashed.
     pub forgotten: u64,
@@ -119,6 +124,38 @@ impl World {
         world
     }
 
+    /// Two shared subscriptions to the same topics; every member but the first may be in one or in both, and its session ends now
+    /// and then. Their queues are small: now and then none has room.
+    pub fn with_two_groups(number: u64) -> Self {
+        let mut world = Self::empty(Seed(number), QueuePolicy::Reject);
+        let mut config = (*world.config).clone();
+        config.queue.max_messages = 6 + world.seed.below(20);
+        world.config = Arc::new(config);
+        let exactly_once = world.seed.one_in(2);
+        for member in 0..2 + world.seed.below(3) {
+            let qos = if exactly_once { 2 } else { u8::try_from(1 + world.seed.below(2)).unwrap() };
+            let of = if member == 0 { 2 } else { world.seed.below(4) };
+            let groups: &[&str] = match of {
+                0 => &["$share/g/t/#"],
+                1 => &["$share/h/t/#"],
+                _ => &["$share/g/t/#", "$share/h/t/#"],
+            };
+            world.clients.push(Client::new(Plan {
+                name: format!("m{member}"),
+                version: Version::V5,
+                receive_maximum: u16::try_from(1 + world.seed.below(5)).unwrap(),
+                filters: groups.iter().map(|filter| ((*filter).to_owned(), qos)).collect(),
+                lasting: member == 0,
+                numbered: true,
+            }));
+        }
+        for publisher in 0..1 + world.seed.below(2) {
+            world.client(format!("p{publisher}"), Vec::new(), true);
+        }
+        world.start();
+        world
+    }
+
     /// A declared queue and a stream; members of the queue, and one reader of the stream.
     pub fn with_queues(number: u64) -> Self {
         let mut world = Self::empty(Seed(number), QueuePolicy::Reject);
@@ -138,6 +175,25 @@ impl World {
         world
     }
 
+    /// A declared queue that is full and a subscriber whose queue drops, with dead letters of both, and of what nobody wants.
+    pub fn with_dead_letters(number: u64) -> Self {
+        let mut seed = Seed(number);
+        let policy = if seed.one_in(2) { QueuePolicy::DropOldest } else { QueuePolicy::DropNewest };
+        let mut world = Self::empty(seed, policy);
+        let configured = crate::dead::configured();
+        world.config = Arc::new(Config {
+            queues: configured.queues,
+            dead_letters: configured.dead_letters,
+            ..(*world.config).clone()
+        });
+        world.client("s0".to_owned(), vec![("t/#".to_owned(), 2)], true);
+        for publisher in 0..1 + world.seed.below(2) {
+            world.client(format!("p{publisher}"), Vec::new(), true);
+        }
+        world.start();
+        world
+    }
+
     /// A subscriber for what schedules publish; beside it, clients as in any world.
     pub fn with_schedules(number: u64) -> Self {
         let mut world = Self::empty(Seed(number), QueuePolicy::Reject);
@@ -148,6 +204,7 @@ impl World {
             receive_maximum: 3,
             filters,
             lasting: true,
+            numbered: false,
         }));
         world.client("p".to_owned(), Vec::new(), true);
         world.start();
@@ -159,7 +216,7 @@ impl World {
         Self {
             seed,
             policy,
-            disk: MemoryStore::default(),
+            disk: Kept::default(),
             life: None,
             forgotten: 0,
             refused: 0,
@@ -171,36 +228,53 @@ impl World {
         }
     }
 
+    /// The same world, in which nothing has happened yet, on the store that the program has.
+    pub fn on_a_journal(mut self) -> Self {
+        self.end_life();
+        self.disk = Kept::journaled(&mut self.seed);
+        self.start();
+        self
+    }
+
     fn client(&mut self, name: String, filters: Vec<(String, u8)>, lasting: bool) {
         // A clean session of 3.1.1 takes with it, in a crash, what was acknowledged.
         let version = if !lasting || self.seed.one_in(2) { Version::V5 } else { Version::V311 };
         let receive_maximum = u16::try_from(1 + self.seed.below(5)).unwrap();
-        self.clients.push(Client::new(Plan { name, version, receive_maximum, filters, lasting }));
+        self.clients.push(Client::new(Plan { name, version, receive_maximum, filters, lasting, numbered: false }));
     }
 
     /// What was not committed is gone, and every connection with it.
     pub fn crash(&mut self) {
         self.note("crash");
         self.crashes += 1;
-        if let Some(life) = self.life.take() {
-            self.refused += life.broker.counters.publish_refused.get();
-            let (ledger, _) = life.broker.ledger();
-            let stored = self.disk.crash().sessions.iter().map(|s| dropped(&s.state.ledger)).sum::<u64>();
-            self.forgotten += dropped(&ledger).saturating_sub(stored);
-            drop(life.runtime);
-            life.broker.close_queues();
-        }
+        let (ledger, _) = self.broker().ledger();
+        self.refused += self.broker().counters.publish_refused.get();
+        self.end_life();
         for client in &mut self.clients {
             client.cut();
         }
         self.arrivals.push(Vec::new());
-        self.start();
+        let recovered = self.disk.restart(&mut self.seed);
+        let stored = recovered.sessions.iter().map(|s| dropped(&s.state.ledger)).sum::<u64>();
+        self.forgotten += dropped(&ledger).saturating_sub(stored);
+        self.live(recovered);
+    }
+
+    fn end_life(&mut self) {
+        if let Some(life) = self.life.take() {
+            drop(life.runtime);
+            life.broker.close_queues();
+        }
     }
 
     fn start(&mut self) {
+        let recovered = self.disk.restart(&mut self.seed);
+        self.live(recovered);
+    }
+
+    fn live(&mut self, recovered: Recovered) {
         forget_routes();
         let (pager, requests) = Pager::new();
-        let recovered = self.disk.crash();
         let clock = Clock::by_hand(recovered.clock);
         let broker = Broker::with_clock(self.config.clone(), recovered, pager, Mechanisms::default(), None, clock);
         broker.read_keyed_from(self.disk.reader());
@@ -256,14 +330,37 @@ impl World {
         self.broker().serve_queues();
     }
 
-    /// One commit, which may fail: then false.
+    /// One commit, which may fail: then false. Where the power goes meanwhile the broker is started again, and there is nothing
+    /// that failed.
     pub fn commit(&mut self, may_fail: bool) -> bool {
-        let mut failure = Failure::None;
         if may_fail && self.seed.one_in(20) {
-            failure = [Failure::Lost, Failure::Unknown, Failure::Full][usize::try_from(self.seed.below(3)).unwrap()];
+            let how = self.disk.disturb(&mut self.seed);
+            self.note(how);
         }
         let wait = self.seed.below(20);
-        self.commit_of(may_fail.then_some(wait), failure)
+        let done = self.round(may_fail.then_some(wait));
+        if !self.disk.calm() {
+            self.lose_power();
+            return true;
+        }
+        if !done {
+            let now = self.broker().clock.now();
+            self.disk.store().refresh(now);
+        }
+        assert!(!self.disk.store().outdated(), "what is in memory can be had of the file");
+        done
+    }
+
+    /// Others may have heard of what was done before.
+    fn lose_power(&mut self) {
+        self.note("the power went");
+        if self.seed.one_in(2) {
+            for at in 0..self.clients.len() {
+                self.run(2);
+                self.carry(at, 4096);
+            }
+        }
+        self.crash();
     }
 
     /// One commit that fails as it is told to. With `wait`, messages that are not so many milliseconds old may be left for
@@ -273,12 +370,30 @@ impl World {
             self.note(format!("commit fails: {failure:?}"));
             self.disk.fail(failure);
         }
-        let broker = self.broker();
-        let cutoff = wait.map_or(u64::MAX, |wait| broker.clock.now().0.saturating_sub(wait));
-        let done = broker.writer.round(&broker, &mut self.disk.clone(), Time(cutoff));
-        self.note("commit");
+        let done = self.round(wait);
         self.disk.fail(Failure::None);
         done
+    }
+
+    fn round(&mut self, wait: Option<u64>) -> bool {
+        let broker = self.broker();
+        let cutoff = wait.map_or(u64::MAX, |wait| broker.clock.now().0.saturating_sub(wait));
+        let done = broker.writer.round(&broker, self.disk.store(), Time(cutoff));
+        self.note("commit");
+        done
+    }
+
+    /// What is in the journal, if there is one, goes to redb; the power may go.
+    pub fn fold(&mut self) {
+        if self.seed.one_in(4) {
+            let how = self.disk.disturb(&mut self.seed);
+            self.note(how);
+        }
+        self.note("fold");
+        self.disk.fold();
+        if !self.disk.calm() {
+            self.lose_power();
+        }
     }
 
     /// Serves the pages that were asked for until now.

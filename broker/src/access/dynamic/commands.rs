@@ -16,9 +16,9 @@ use crate::access::password::Stored;
 pub(super) type Wrong = String;
 
 /// A request at work: the copy, and what has changed in it.
-pub(super) struct Work {
-    pub(super) state: State,
-    pub(super) changed: BTreeSet<Key>,
+pub(crate) struct Work {
+    pub(crate) state: State,
+    pub(crate) changed: BTreeSet<Key>,
 }
 
 /// A command's arguments.
@@ -86,12 +86,12 @@ fn not(kind: &str) -> Wrong {
 }
 
 impl Work {
-    pub(super) fn new(state: State) -> Self {
+    pub(crate) fn new(state: State) -> Self {
         Self { state, changed: BTreeSet::new() }
     }
 
     /// Does a command, whole or not at all. What it answers is `data` of its answer.
-    pub(super) fn run(&mut self, command: &Value) -> Result<Option<Value>, Wrong> {
+    pub(crate) fn run(&mut self, command: &Value) -> Result<Option<Value>, Wrong> {
         let name = command.get("command").and_then(Value::as_str).ok_or("Missing command")?;
         let before = (self.state.clone(), self.changed.clone());
         let done = self.dispatch(name, Arguments(command));

@@ -7,9 +7,9 @@
 
 mod answers;
 mod commands;
+mod first;
 mod import;
 mod rows;
-mod service;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +23,8 @@ use super::acl::covers;
 use super::password::Stored;
 use super::rules::{Ask, fill};
 
-pub(super) use service::Dynamic;
-pub(crate) use service::DynamicWork;
+pub(crate) use commands::Work;
+pub(crate) use first::{first_user, imported};
 
 /// Clients, groups and roles, of each at most so many.
 const ENTRIES_MAX: usize = 100_000;
@@ -131,7 +131,7 @@ impl Default for Defaults {
 
 /// One version of all of it. A copy costs a pointer for each entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct State {
+pub(crate) struct State {
     clients: BTreeMap<Arc<str>, Arc<Client>>,
     groups: BTreeMap<Arc<str>, Arc<Group>>,
     roles: BTreeMap<Arc<str>, Arc<Role>>,

@@ -10,7 +10,7 @@ use crate::store::{Keyed, KeyedChange};
 
 /// What a row is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
+pub(crate) enum Key {
     Client(Arc<str>),
     Group(Arc<str>),
     Role(Arc<str>),
@@ -110,7 +110,7 @@ fn links(rows: Vec<LinkRow>) -> Vec<Link> {
 
 impl State {
     /// The row of something, or its removal if it is not there.
-    pub(super) fn change(&self, key: &Key) -> KeyedChange {
+    pub(crate) fn change(&self, key: &Key) -> KeyedChange {
         let value = match key {
             Key::Client(name) => self.clients.get(name).map(|client| json(&client_row(client))),
             Key::Group(name) => self.groups.get(name).map(|group| {
@@ -128,7 +128,7 @@ impl State {
     }
 
     /// Takes a row of the store; false if it is not one.
-    pub(super) fn recover(&mut self, key: &[u8], value: &[u8]) -> bool {
+    pub(crate) fn recover(&mut self, key: &[u8], value: &[u8]) -> bool {
         self.recovered(key, value).is_some()
     }
 
@@ -173,7 +173,7 @@ impl State {
     }
 
     /// After all rows: who is in which group.
-    pub(super) fn gather(&mut self) {
+    pub(crate) fn gather(&mut self) {
         for (name, client) in &self.clients {
             for link in &client.groups {
                 if let Some(group) = self.groups.get_mut(&link.name) {

@@ -125,6 +125,8 @@ fn claimed(
         None | Some(Value::Null) => None,
         Some(acl) => Some(Arc::new(Rules::of_claims(acl).map_err(|_| "the token's ACL is wrong")?)),
     };
+    // The end of the connection, as it was judged here.
+    let expires = expires.map(|at| at + config.leeway);
     Ok(Claims { user, groups, rules, expires, key })
 }
 

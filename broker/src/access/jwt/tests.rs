@@ -52,7 +52,7 @@ fn reads_what_others_sign() {
             Keys::parse(&all.to_string()).unwrap(),
         ] {
             let claims = verify(text.as_bytes(), &keys, &config, "c1", at(NOW)).unwrap();
-            assert_eq!((claims.user.as_str(), claims.expires), ("pump-7", Some(at(1_700_003_600))), "{algorithm}");
+            assert_eq!((claims.user.as_str(), claims.expires), ("pump-7", Some(at(1_700_003_630))), "{algorithm}");
             assert!(*claims.groups[0] == *"pumps" && claims.rules.unwrap().len() == 2 && keys.has(&claims.key));
             assert!(verify(text.as_bytes(), &keys, &config, "c2", at(NOW)).is_err());
         }

@@ -9,9 +9,10 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::pattern::{of_tokens, unknown_field};
-use super::{Actions, Conditions, LIST_MAX, Network, Rule, Rules};
-use crate::access::Certificate;
+use super::{Actions, Conditions, LIST_MAX, Rule, Rules};
 use crate::access::acl::BadLine;
+use crate::certificate::Certificate;
+use crate::network::Network;
 
 /// Rules of one token.
 const TOKEN_RULES_MAX: usize = 1_000;

@@ -13,13 +13,12 @@ mod pattern;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
-
 use forebay_wire::topic;
 use hashbrown::HashMap;
 
 use super::Principal;
 use super::acl::{Answer, BadLine, covers};
+use crate::network::Network;
 
 pub(super) use pattern::fill;
 
@@ -103,13 +102,6 @@ struct Conditions {
     retain: Option<bool>,
     wildcards: Option<bool>,
     shared: Option<bool>,
-}
-
-/// An address, or a network of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    addr: IpAddr,
-    bits: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -287,30 +279,5 @@ impl Conditions {
                 }))
             && (self.addresses.is_empty()
                 || who.addr.is_some_and(|addr| self.addresses.iter().any(|net| net.has(addr))))
-    }
-}
-
-impl Network {
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (addr, bits) = match text.split_once('/') {
-            Some((addr, bits)) => (addr, Some(bits.parse().ok()?)),
-            None => (text, None),
-        };
-        let addr: IpAddr = addr.parse().ok()?;
-        let most = if addr.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Self { addr, bits })
-    }
-
-    pub(crate) fn has(self, addr: IpAddr) -> bool {
-        match (self.addr, addr.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(addr)) => {
-                (net.to_bits() ^ addr.to_bits()).checked_shr(32 - u32::from(self.bits)).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(net), IpAddr::V6(addr)) => {
-                (net.to_bits() ^ addr.to_bits()).checked_shr(128 - u32::from(self.bits)).unwrap_or(0) == 0
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::access::{Certificate, Principal};
+use crate::access::Principal;
+use crate::certificate::Certificate;
 
 /// One piece of a pattern.
 enum Piece<'a> {

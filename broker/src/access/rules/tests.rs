@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
-use crate::access::Certificate;
+use crate::certificate::Certificate;
 
 const FILE: &str = r##"# A site.
 [groups]

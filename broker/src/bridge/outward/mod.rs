@@ -25,11 +25,13 @@ use forebay_wire::topic;
 use super::backoff::Backoff;
 use super::pace::Pace;
 use super::source::{Source, Taken};
+use super::suspect::{Loss, Suspect};
 use super::template::{Fill, Missing, Rule, Template};
-use super::upstream::{Event, Outcome, Outgoing, Upstream};
-use crate::message::{Message, Time};
+use super::upstream::{Event, LeftBehind, Outcome, Outgoing, Upstream};
+use crate::dead_letter::DEAD_PREFIX;
+use crate::message::{Message, Parts, Time};
 use crate::properties::user_property;
-use crate::queue::members::Why;
+use crate::queue::Why;
 use crate::store::DropReason;
 
 /// The user property that lists the gateways a message came through.
@@ -64,8 +66,9 @@ pub struct Terms {
 
 /// Keeps what the upstream will never take.
 pub trait DeadLetters: Send {
-    /// `message` is about to leave the queue for this reason; `detail` says it in the upstream's words.
-    fn put(&mut self, message: &Message, reason: Why, detail: &str);
+    /// `message` leaves the queue for this reason; `detail` says it in the upstream's words. `leave` takes it out, in the commit in
+    /// which the letter enters its own queue: a kill between would have both, or neither.
+    fn put(&mut self, message: &Message, reason: Why, detail: &str, leave: &mut dyn FnMut());
 }
 
 /// How the way up is.
@@ -108,7 +111,7 @@ pub struct Figures {
     pub repeated: u64,
     /// Messages that the upstream confirmed.
     pub delivered: u64,
-    /// Messages that went to the dead letters.
+    /// Messages that will never be taken: they went to the dead letters, unless they were dead letters already.
     pub dead: u64,
     /// Messages whose time was over before they were sent.
     pub expired: u64,
@@ -155,6 +158,8 @@ pub struct Outward<S, U, D> {
     flights: BTreeMap<u64, Flight>,
     /// Taken, and not given to the upstream yet.
     held: VecDeque<Outgoing>,
+    /// When those that are held were taken.
+    taken_at: Time,
     /// Nothing was taken since the connection was made: until then the queue keeps no QoS 0 messages, as for a client that is
     /// away.
     unattended: bool,
@@ -172,6 +177,12 @@ pub struct Outward<S, U, D> {
     patience: Backoff,
     /// Why the upstream wants nothing at present.
     blocked: Option<String>,
+    /// Whether something was settled on this connection.
+    answered: bool,
+    /// How this connection is being lost.
+    loss: Loss,
+    /// A message may be why connections are lost.
+    suspect: Suspect,
     /// An operator wants nothing to be sent.
     paused: bool,
     figures: Figures,
@@ -193,6 +204,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
             stored_up_to: None,
             flights: BTreeMap::new(),
             held: VecDeque::new(),
+            taken_at: Time(0),
             unattended: true,
             moved_ms: 0,
             reason: None,
@@ -201,6 +213,9 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
             tried: None,
             patience,
             blocked: None,
+            answered: false,
+            loss: Loss::Other,
+            suspect: Suspect::default(),
             paused: false,
             figures: Figures::default(),
         }
@@ -215,7 +230,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
     pub fn turn(&mut self, now_ms: u64, now: Time, cx: &mut Context<'_>) -> Option<u64> {
         loop {
             while let Poll::Ready(event) = self.upstream.poll_event(cx) {
-                self.happened(event, now_ms);
+                self.happened(event, now_ms, now);
             }
             match self.link {
                 Link::Down { until_ms } if until_ms <= now_ms => {
@@ -248,7 +263,11 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
             Link::Connecting { .. } | Link::Down { .. } | Link::Offline => {
                 State::BackingOff(self.reason.clone().unwrap_or_else(no_reason))
             }
-            Link::Up if !self.flights.is_empty() && self.silent_ms(now_ms) >= self.terms.stalled_ms => {
+            Link::Up
+                if self.blocked.is_none()
+                    && !self.flights.is_empty()
+                    && self.silent_ms(now_ms) >= self.terms.stalled_ms =>
+            {
                 State::Blocked(format!(
                     "nothing was confirmed for {} s, {} in flight",
                     self.terms.stalled_ms / 1_000,
@@ -306,13 +325,14 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
         (!self.flights.is_empty() && at > now_ms).then_some(at)
     }
 
-    fn happened(&mut self, event: Event, now_ms: u64) {
+    fn happened(&mut self, event: Event, now_ms: u64, now: Time) {
         match event {
             Event::Connected => {
                 if matches!(self.link, Link::Connecting { .. }) {
                     self.stored_up_to = self.upstream.stored_up_to();
                 }
                 (self.link, self.reason) = (Link::Up, None);
+                (self.loss, self.answered) = (Loss::Other, false);
                 self.moved_ms = now_ms;
                 self.figures.connects += 1;
                 self.backoff.connected(now_ms);
@@ -321,18 +341,43 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
                 self.reason = Some(reason);
                 self.link = Link::Offline;
             }
+            Event::Ended => self.loss = Loss::Ended,
             Event::Lost(reason) => self.lost(reason, now_ms),
             Event::Blocked(reason) => self.blocked = reason,
             Event::Settled(place, outcome) => self.settled(place, outcome, now_ms),
+            Event::Dead(left) => self.dead(*left, now),
         }
     }
 
     fn lost(&mut self, reason: String, now_ms: u64) {
         self.upstream.close();
+        self.suspect(&reason, now_ms);
         self.take_again();
         (self.wait, self.tried, self.blocked) = (None, None, None);
         self.reason = Some(reason);
         self.link = Link::Down { until_ms: now_ms + self.backoff.wait_ms(now_ms) };
+    }
+
+    /// Nothing was settled on a connection that is lost: what was first may be why, and is given up some time.
+    fn suspect(&mut self, reason: &str, now_ms: u64) {
+        let places = (self.flights.first_key_value(), self.flights.last_key_value());
+        let (Some((&first, flight)), Some((&last, _))) = places else { return };
+        if self.answered || flight.stored {
+            return;
+        }
+        let Some(times) = self.suspect.fruitless((first, last), self.loss, now_ms) else { return };
+        let Some(flight) = self.flights.remove(&first) else { return };
+        let why = format!("the server has ended {times} connections in a row when this message came: {reason}");
+        self.discard(&flight.message, DropReason::Refused, &why, Some(first));
+        // Those behind it have waited long enough.
+        self.backoff.taken();
+    }
+
+    /// Whether the next message has to wait until nothing is in flight.
+    fn waits_to_be_alone(&self) -> bool {
+        // Most often this is all that is asked.
+        let is_careful = self.flights.first_key_value().is_some_and(|(first, _)| self.suspect.is_careful(*first));
+        is_careful && self.flights.values().any(|flight| !flight.stored)
     }
 
     /// All that is not settled goes back to the queue.
@@ -382,6 +427,10 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
 
     /// What is not in flight (any more) was settled before, or its connection was lost and it is taken again.
     fn settled(&mut self, place: u64, outcome: Outcome, now_ms: u64) {
+        if self.flights.contains_key(&place) {
+            self.answered = true;
+            self.suspect.answered();
+        }
         if let Outcome::Retry(reason) = outcome {
             return self.retry(place, reason, now_ms);
         }
@@ -396,36 +445,60 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
         let Some(flight) = self.flights.remove(&place) else { return };
         self.moved_ms = now_ms;
         self.refusal = None;
-        let dropped = match outcome {
-            Outcome::Stored | Outcome::Retry(_) => return,
+        let in_queue = !was_stored;
+        match outcome {
+            Outcome::Stored | Outcome::Retry(_) => {}
             Outcome::Delivered => {
                 self.figures.delivered += 1;
                 if self.wait.is_none() {
                     self.patience.taken();
                 }
-                None
+                if in_queue {
+                    self.source.confirm(place);
+                }
             }
             Outcome::Expired => {
                 self.figures.expired += 1;
-                Some(DropReason::Refused)
+                if in_queue {
+                    self.source.expire(place);
+                }
             }
             Outcome::Refused(reason, why) => {
-                self.discard(&flight.message, why, &reason);
+                self.discard(&flight.message, why, &reason, in_queue.then_some(place));
                 self.refusal = Some(reason);
-                Some(why)
             }
-        };
-        match dropped {
-            _ if was_stored => {}
-            None => self.source.confirm(place),
-            Some(why) => self.source.refuse(place, why),
         }
     }
 
-    fn discard(&mut self, message: &Message, why: DropReason, detail: &str) {
+    /// It left the queue before a restart, and is in no flight.
+    fn dead(&mut self, left: LeftBehind, now: Time) {
+        let LeftBehind { topic, properties, payload, qos, reason, why } = left;
+        let parts = Parts {
+            topic: &topic,
+            properties: &properties,
+            payload: &payload,
+            qos,
+            retain: false,
+            expires_at: None,
+            accepted_at: now,
+        };
+        self.discard(&Message::new(&parts, None), why, &reason, None);
+        self.refusal = Some(reason);
+    }
+
+    /// `place`: where it is in the queue, if it is there.
+    fn discard(&mut self, message: &Message, why: DropReason, detail: &str, place: Option<u64>) {
         self.figures.dead += 1;
+        let source = &mut self.source;
+        let mut leave = || place.into_iter().for_each(|place| source.refuse(place, why));
+        // What is dead already dies once: its letter might come here again, and without end.
+        if message.topic().starts_with(DEAD_PREFIX) {
+            let (bridge, topic) = (&*self.terms.name, message.topic());
+            tracing::warn!(bridge, topic, "a dead letter will not be taken, and is not kept again: {detail}");
+            return leave();
+        }
         let reason = if why == DropReason::TooLarge { Why::TooLarge } else { Why::Refused };
-        self.dead.put(message, reason, detail);
+        self.dead.put(message, reason, detail, &mut leave);
     }
 
     fn send(&mut self, now_ms: u64, now: Time, cx: &mut Context<'_>) -> Sent {
@@ -437,13 +510,22 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
             if self.held.is_empty() && !self.take(now, cx) {
                 break None;
             }
+            if self.waits_to_be_alone() {
+                break None;
+            }
             let Some(next) = self.held.front() else { continue };
             let size = next.message.size() as u64;
             let wait_ms = self.terms.pace.wait_ms(size, now_ms);
             if wait_ms > 0 {
                 break Some(now_ms + wait_ms);
             }
-            let Some(next) = self.held.pop_front() else { continue };
+            let Some(mut next) = self.held.pop_front() else { continue };
+            if self.is_too_old(&next.message, now) {
+                self.figures.expired += 1;
+                self.source.expire(next.place);
+                continue;
+            }
+            next.expiry_s = next.message.remaining_s(now);
             let (place, repeated, message) = (next.place, next.repeated, next.message.clone());
             if let Err(back) = self.upstream.send(next) {
                 self.held.push_front(*back);
@@ -461,6 +543,11 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
         if sent { Sent::Some } else { Sent::Nothing(again) }
     }
 
+    /// The queue gives nothing that is too old: who waited since is asked again.
+    fn is_too_old(&self, message: &Message, now: Time) -> bool {
+        now != self.taken_at && self.source.is_too_old(message, now)
+    }
+
     /// False: there is nothing to take, or no room in the window.
     fn take(&mut self, now: Time, cx: &mut Context<'_>) -> bool {
         let room = self.terms.window.saturating_sub(self.flights.len()).min(BATCH);
@@ -468,15 +555,16 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
             return false;
         }
         self.unattended = false;
+        self.taken_at = now;
         let taken = self.source.take(room, BATCH_BYTES);
         let some = !taken.is_empty();
         for taken in taken {
-            self.prepare(taken, now);
+            self.prepare(taken);
         }
         some
     }
 
-    fn prepare(&mut self, taken: Taken, now: Time) {
+    fn prepare(&mut self, taken: Taken) {
         let Taken { place, repeated, entry } = taken;
         let message = entry.message;
         if self.stored_up_to.is_some_and(|last| place <= last) {
@@ -507,13 +595,12 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
                 delay_s: address.delay_s,
                 qos: entry.qos.min(rule),
                 retain: entry.retain,
-                expiry_s: message.remaining_s(now),
+                expiry_s: None,
                 via,
                 message,
             }),
             Err(reason) => {
-                self.discard(&message, DropReason::Refused, &reason);
-                self.source.refuse(place, DropReason::Refused);
+                self.discard(&message, DropReason::Refused, &reason, Some(place));
             }
         }
     }

@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::bridge::template::Template;
-use crate::message::Parts;
 use crate::store::QueueEntry;
 
 const WINDOW: usize = 7;
@@ -35,6 +34,7 @@ struct Disk {
     /// All that was ever taken: what is taken again must say so.
     ever: BTreeSet<u64>,
     refused: BTreeSet<u64>,
+    expired: BTreeSet<u64>,
     dead: BTreeSet<u64>,
     /// The module's outbox, and up to where it has been filled.
     outbox: BTreeMap<u64, ()>,
@@ -66,7 +66,7 @@ impl Source for Queue {
                 seq: place,
                 qos: 1,
                 retain: false,
-                shared: false,
+                shared: None,
                 subscription_ids: smallvec::smallvec![],
                 message,
             };
@@ -89,6 +89,16 @@ impl Source for Queue {
         disk.refused.insert(place);
     }
 
+    fn is_too_old(&self, message: &Message, now: Time) -> bool {
+        message.expired(now)
+    }
+
+    fn expire(&mut self, place: u64) {
+        let mut disk = self.0.lock();
+        assert!(disk.taken.remove(&place) && disk.queue.remove(&place).is_some(), "{place} expires twice");
+        disk.expired.insert(place);
+    }
+
     fn give_back(&mut self) {
         let mut disk = self.0.lock();
         disk.taken.clear();
@@ -104,9 +114,10 @@ impl Source for Queue {
 struct Dead(Shared);
 
 impl DeadLetters for Dead {
-    fn put(&mut self, message: &Message, _: Why, _: &str) {
+    fn put(&mut self, message: &Message, _: Why, _: &str, leave: &mut dyn FnMut()) {
         let place = std::str::from_utf8(message.payload()).unwrap().parse().unwrap();
         assert!(self.0.lock().dead.insert(place), "{place} is dead twice");
+        leave();
     }
 }
 
@@ -124,6 +135,8 @@ struct Cluster {
     /// What was sent on this connection, or lies in the outbox, and is not answered.
     open: Vec<u64>,
     last: Option<u64>,
+    /// What was left of the expiry of the last.
+    last_expiry_s: Option<u32>,
     /// It answers nothing until this turn.
     calm: bool,
 }
@@ -221,6 +234,7 @@ impl Upstream for Cluster {
             return Err(Box::new(message));
         }
         self.last = Some(message.place);
+        self.last_expiry_s = message.expiry_s;
         assert_eq!(message.topic, format!("up/t/{}", message.place));
         self.open.push(message.place);
         if self.stores {
@@ -243,6 +257,10 @@ impl Upstream for Cluster {
 }
 
 fn message(place: u64) -> Arc<Message> {
+    expiring(place, None)
+}
+
+fn expiring(place: u64, expires_at: Option<Time>) -> Arc<Message> {
     let (topic, payload) = (format!("t/{place}"), place.to_string());
     let parts = Parts {
         topic: &topic,
@@ -250,7 +268,7 @@ fn message(place: u64) -> Arc<Message> {
         payload: payload.as_bytes(),
         qos: 1,
         retain: false,
-        expires_at: None,
+        expires_at,
         accepted_at: Time(0),
     };
     Arc::new(Message::new(&parts, None))
@@ -283,6 +301,7 @@ fn open(disk: &Shared, seed: u64, stores: bool) -> Outward<Queue, Cluster, Dead>
         events: VecDeque::new(),
         open: Vec::new(),
         last: None,
+        last_expiry_s: None,
         calm: false,
     };
     Outward::new(terms(seed), Queue(disk.clone()), cluster, Dead(disk.clone()))
@@ -428,6 +447,28 @@ fn an_upstream_that_asks_for_a_pause_gets_one() {
     outward.upstream.events.push_back(Event::Blocked(None));
     outward.turn(0, Time(0), &mut cx);
     assert_eq!((outward.in_flight(), outward.state(0).text().as_str()), (1, "connected"));
+    outward.upstream.events.push_back(Event::Blocked(Some("not allowed".to_owned())));
+    outward.turn(0, Time(0), &mut cx);
+    assert_eq!(outward.state(u64::MAX).text(), "blocked: not allowed", "however long that nothing is confirmed");
+}
+
+#[test]
+fn a_message_of_an_earlier_run_that_is_never_taken_is_a_dead_letter() {
+    let (mut outward, _) = one(true);
+    let mut cx = Context::from_waker(Waker::noop());
+    outward.turn(0, Time(0), &mut cx);
+    let left = LeftBehind {
+        topic: "up/t".to_owned(),
+        properties: Vec::new(),
+        payload: b"3".to_vec(),
+        qos: 2,
+        reason: "no".to_owned(),
+        why: DropReason::Refused,
+    };
+    outward.upstream.events.push_back(Event::Dead(Box::new(left)));
+    outward.turn(0, Time(0), &mut cx);
+    assert_eq!(outward.figures().dead, 1);
+    assert_eq!(outward.state(0).text(), "blocked: the last message was refused: no");
 }
 
 #[test]
@@ -492,4 +533,95 @@ fn loops_end_and_what_cannot_be_mapped_is_a_dead_letter() {
     assert_eq!((outward.figures().looped, outward.figures().dead), (3, 1));
     assert_eq!(disk.dead, BTreeSet::from([3]), "it has no user property `line`");
     assert_eq!(disk.refused, BTreeSet::from([0, 1, 2, 3]));
+}
+
+#[test]
+fn what_expires_while_it_is_held_is_not_sent() {
+    let (mut outward, disk) = one(false);
+    let mut cx = Context::from_waker(Waker::noop());
+    outward.terms.pace = Pace::new(Some(1), None, 0);
+    outward.turn(0, Time(0), &mut cx);
+    let at_5 = Some(Time(5_000));
+    for place in 0..3 {
+        disk.lock().queue.insert(place, expiring(place, at_5));
+    }
+    disk.lock().queue.insert(3, expiring(3, Some(Time(60_000))));
+    outward.turn(0, Time(0), &mut cx);
+    assert_eq!((outward.in_flight(), outward.upstream.last_expiry_s), (1, Some(5)));
+    outward.turn(1_100, Time(1_100), &mut cx);
+    assert_eq!((outward.in_flight(), outward.upstream.last_expiry_s), (2, Some(4)), "what is left when it is sent");
+    outward.turn(10_000, Time(10_000), &mut cx);
+    assert_eq!((outward.in_flight(), outward.upstream.last_expiry_s), (3, Some(50)));
+    assert_eq!((outward.figures().expired, disk.lock().expired.clone()), (1, BTreeSet::from([2])));
+}
+
+#[test]
+fn what_the_module_finds_expired_is_counted_as_that() {
+    let (mut outward, disk) = one(false);
+    let mut cx = Context::from_waker(Waker::noop());
+    disk.lock().queue.insert(0, message(0));
+    outward.turn(0, Time(0), &mut cx);
+    outward.upstream.events.push_back(Event::Settled(0, Outcome::Expired));
+    outward.turn(0, Time(0), &mut cx);
+    let disk = disk.lock();
+    assert_eq!((&disk.expired, disk.refused.len(), disk.dead.len()), (&BTreeSet::from([0]), 0, 0));
+}
+
+#[test]
+fn a_dead_letter_that_is_not_taken_is_not_buried_again() {
+    let (mut outward, disk) = one(false);
+    let mut cx = Context::from_waker(Waker::noop());
+    let rule = Rule { filter: "$dead/#".to_owned(), topic: Template::parse("{user.line}").unwrap(), ..Rule::default() };
+    outward.terms.rules = vec![rule];
+    let parts = Parts {
+        topic: "$dead/b/t/3",
+        properties: &[],
+        payload: b"3",
+        qos: 1,
+        retain: false,
+        expires_at: None,
+        accepted_at: Time(0),
+    };
+    disk.lock().queue.insert(3, Arc::new(Message::new(&parts, None)));
+    outward.turn(0, Time(0), &mut cx);
+    let disk = disk.lock();
+    assert_eq!((outward.figures().dead, disk.refused.len(), disk.dead.len()), (1, 1, 0));
+}
+
+#[test]
+fn a_message_at_which_the_server_ends_each_connection_is_given_up() {
+    let (mut outward, disk) = one(false);
+    let mut cx = Context::from_waker(Waker::noop());
+    (0..4).for_each(|place| drop(disk.lock().queue.insert(place, message(place))));
+    let (mut now_ms, mut connections) = (0, 0);
+    while !disk.lock().queue.is_empty() && connections < 40 {
+        outward.turn(now_ms, Time(0), &mut cx);
+        while outward.upstream.connected && !outward.upstream.open.is_empty() {
+            if outward.upstream.open.contains(&2) {
+                connections += 1;
+                outward.upstream.events.push_back(Event::Ended);
+                outward.upstream.events.push_back(Event::Lost("cut".to_owned()));
+            } else {
+                outward.upstream.answer();
+            }
+            outward.turn(now_ms, Time(0), &mut cx);
+        }
+        now_ms += 60_000;
+    }
+    let disk = disk.lock();
+    assert_eq!((disk.arrived.as_slice(), &disk.dead), (&[0, 1, 3][..], &BTreeSet::from([2])));
+    assert!((5..12).contains(&connections), "{connections}");
+}
+
+#[test]
+fn a_server_that_is_silent_costs_no_message() {
+    let (mut outward, disk) = one(false);
+    let mut cx = Context::from_waker(Waker::noop());
+    disk.lock().queue.insert(0, message(0));
+    for now_ms in (0..40).map(|n| n * 61_000) {
+        outward.turn(now_ms, Time(0), &mut cx);
+        outward.upstream.events.push_back(Event::Lost("no answer".to_owned()));
+        outward.turn(now_ms, Time(0), &mut cx);
+    }
+    assert!(disk.lock().queue.contains_key(&0) && outward.figures().dead == 0);
 }

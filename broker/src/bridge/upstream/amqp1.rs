@@ -6,10 +6,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fe2o3_amqp::connection::ConnectionHandle;
+use fe2o3_amqp::connection::{ConnectionHandle, Error as ConnectionError};
 use fe2o3_amqp::sasl_profile::SaslProfile;
-use fe2o3_amqp::session::SessionHandle;
-use fe2o3_amqp::types::definitions::{AmqpError, Error, ErrorCondition, LinkError};
+use fe2o3_amqp::session::{Error as SessionError, SessionHandle};
+use fe2o3_amqp::transport::Error as TransportError;
+use fe2o3_amqp::types::definitions::{AmqpError, ConnectionError as Closing, Error, ErrorCondition, LinkError};
 use fe2o3_amqp::types::messaging::{
     ApplicationProperties, Data, Header, Message, Outcome as Disposition, Priority, Properties,
 };
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 use self::link::Links;
 use super::marks::Marks;
 use super::piped::{Pipe, Piped};
-use super::remote::{Remote, connect, host_and_port};
+use super::remote::{Remote, connect, host_and_port, is_ended};
 use super::{Event, Kind, Outcome, Outgoing, Topics, swap_dots};
 use crate::store::DropReason;
 
@@ -55,9 +56,48 @@ async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), St
             Ok(())
         }
         Err(why) => match timeout(CLOSE, connection.on_close()).await {
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => {
+                if is_by_the_server(&error) {
+                    pipe.say(Event::Ended).await;
+                }
+                Err(error.to_string())
+            }
             _ => Err(why),
         },
+    }
+}
+
+/// Whether the server has ended the connection by itself, and a message may be why.
+fn is_by_the_server(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::TransportError(TransportError::Io(error)) => is_ended(error),
+        ConnectionError::RemoteClosed => true,
+        ConnectionError::RemoteClosedWithError(error) => is_of_a_message(error),
+        ConnectionError::TransportError(_)
+        | ConnectionError::IllegalState
+        | ConnectionError::NotImplemented(_)
+        | ConnectionError::NotFound(_)
+        | ConnectionError::NotAllowed(_)
+        | ConnectionError::JoinError(_) => false,
+    }
+}
+
+/// Whether an error by which the server ends a connection or a session can be of a message: neither of itself, nor of an operator, nor
+/// of what this bridge may do.
+fn is_of_a_message(error: &Error) -> bool {
+    match &error.condition {
+        ErrorCondition::AmqpError(error) => matches!(
+            error,
+            AmqpError::DecodeError
+                | AmqpError::InvalidField
+                | AmqpError::NotImplemented
+                | AmqpError::NotAllowed
+                | AmqpError::FrameSizeTooSmall
+        ),
+        ErrorCondition::ConnectionError(error) => matches!(error, Closing::FramingError),
+        ErrorCondition::SessionError(_) => true,
+        ErrorCondition::LinkError(error) => matches!(error, LinkError::MessageSizeExceeded),
+        ErrorCondition::Custom(_) => false,
     }
 }
 
@@ -109,10 +149,14 @@ async fn serve(remote: &Remote, session: &mut SessionHandle<()>, pipe: &mut Pipe
                 }
             }
             Some((place, outcome)) = outcomes.recv() => pipe.settled(place, outcome).await,
-            ended = session.on_end() => return Err(match ended {
-                Ok(()) => "the connection is lost".to_owned(),
-                Err(error) => error.to_string(),
-            }),
+            ended = session.on_end() => {
+                if let Err(SessionError::RemoteEndedWithError(error)) = &ended
+                    && is_of_a_message(error)
+                {
+                    pipe.say(Event::Ended).await;
+                }
+                return Err(ended.map_or_else(|error| error.to_string(), |()| "the connection is lost".to_owned()));
+            }
         }
     }
 }

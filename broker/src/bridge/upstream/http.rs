@@ -2,6 +2,7 @@
 //! through: a kind of upstream is a [`Kind`] and a future for each connection.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use super::marks::Marks;
 use super::piped::{Pipe, Piped};
 use super::remote::Remote;
-use super::{Event, Kind, Outcome, Outgoing, Topics};
+use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
 use crate::store::DropReason;
 
 /// See [`super::KINDS`].
@@ -27,31 +28,51 @@ pub const KIND: Kind = Kind {
     keys: &["username", "token"],
     topics: Topics::Levels,
     check_url: |url| parse(url).map(drop),
-    open: |setup| Box::new(Piped::to(setup, run).writing(write)),
+    open: |setup| Box::new(open(setup)),
 };
 
 /// How long the server may take: for a connection, and for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For the answer of a server that is asked whether it is there.
+const ASKED: Duration = Duration::from_secs(3);
 /// Bytes of an answer that are read; what it says beside its status is of no use here.
 const ANSWER_MAX: usize = 64 << 10;
 /// The header by which a receiver knows a repetition: many take it by this name.
 const ID: &str = "idempotency-key";
 
-/// One connection, and those that follow it while the server closes them between two messages. Err: why it is over.
-async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), String> {
+fn open(setup: Setup<'_>) -> impl Upstream + 'static {
+    let doubted = Arc::new(AtomicBool::new(false));
+    Piped::to(setup, move |remote, attempt, pipe| run(remote, doubted.clone(), attempt, pipe)).writing(write)
+}
+
+/// One connection, and those that follow it while the server closes them between two messages. Err: why it is over. `doubted`: the
+/// connection before ended without an answer. What ends connections may be between here and there, a proxy whose server is away,
+/// say: a message is only blamed when the server has just answered something else.
+async fn run(remote: Arc<Remote>, doubted: Arc<AtomicBool>, attempt: u32, mut pipe: Pipe) -> Result<(), String> {
     let uri = parse(remote.address(attempt))?;
     let authorization = authorization(remote.username.as_deref(), remote.password()?.as_deref());
     let mut requests = connect(&uri).await?;
+    let is_there = doubted.swap(false, Ordering::Relaxed) && answers(&mut requests, &uri, authorization.as_ref()).await;
     pipe.say(Event::Connected).await;
     while let Some(out) = pipe.messages.recv().await {
         if requests.ready().await.is_err() {
             requests = connect(&uri).await?;
         }
         let outcome = match request(&remote.marks, authorization.as_ref(), &uri, &out) {
-            Ok(request) => post(&mut requests, request).await?,
-            Err(why) => Outcome::Refused(why, DropReason::Refused),
+            Ok(request) => post(&mut requests, request).await,
+            Err(why) => Ok(Outcome::Refused(why, DropReason::Refused)),
         };
-        pipe.settled(out.place, outcome).await;
+        match outcome {
+            Ok(outcome) => pipe.settled(out.place, outcome).await,
+            Err(Failed::Silent) => return Err(silent()),
+            Err(Failed::Ended(why)) => {
+                doubted.store(true, Ordering::Relaxed);
+                if is_there {
+                    pipe.say(Event::Ended).await;
+                }
+                return Err(why);
+            }
+        }
     }
     Ok(())
 }
@@ -74,11 +95,14 @@ fn request(
     uri: &Uri,
     out: &Outgoing,
 ) -> Result<Request<Full<Bytes>>, String> {
+    if climbs(&out.topic) {
+        return Err("a level of the topic is \".\" or \"..\": servers take it for a way to another path".to_owned());
+    }
     let path = format!("{}/{}", uri.path().trim_end_matches('/'), out.topic);
     let headers = marks.headers(out);
     let content_type = headers.content_type.as_deref().unwrap_or("application/octet-stream");
-    let host = uri.authority().map_or("", |authority| authority.as_str());
-    let mut request = Request::post(path).header(HOST, host).header(CONTENT_TYPE, content_type).header(ID, &headers.id);
+    let mut request =
+        Request::post(path).header(HOST, host(uri)).header(CONTENT_TYPE, content_type).header(ID, &headers.id);
     if let Some(authorization) = authorization {
         request = request.header(AUTHORIZATION, authorization);
     }
@@ -92,16 +116,36 @@ fn request(
     request.body(Full::new(Bytes::copy_from_slice(out.message.payload()))).map_err(|error| error.to_string())
 }
 
-/// Err: nobody knows what became of it, so the connection is given up and the message sent again.
-async fn post(requests: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Result<Outcome, String> {
-    let answered = async {
-        let response = requests.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_MAX);
-        body.collect().await.map_err(|error| error.to_string())?;
-        Ok(outcome(status))
-    };
-    timeout(PATIENCE, answered).await.map_err(|_| silent())?
+fn host(uri: &Uri) -> &str {
+    uri.authority().map_or("", |authority| authority.as_str())
+}
+
+/// Why nobody knows what became of a message: the connection is given up, and the message sent again.
+enum Failed {
+    /// There was no answer in time.
+    Silent,
+    /// The connection ended without an answer, or the answer is none.
+    Ended(String),
+}
+
+async fn post(requests: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Result<Outcome, Failed> {
+    let answered = timeout(PATIENCE, requests.send_request(request)).await.map_err(|_| Failed::Silent)?;
+    let response = answered.map_err(|error| Failed::Ended(error.to_string()))?;
+    let outcome = outcome(response.status());
+    // The status says all. What cannot be read to its end closes the connection, and the next message opens one.
+    let body = Limited::new(response.into_body(), ANSWER_MAX).collect();
+    let _ = timeout(PATIENCE, body).await;
+    Ok(outcome)
+}
+
+/// Whether the server is there: it says anything at all.
+async fn answers(requests: &mut SendRequest<Full<Bytes>>, uri: &Uri, authorization: Option<&HeaderValue>) -> bool {
+    let mut request = Request::head(uri.path()).header(HOST, host(uri));
+    if let Some(authorization) = authorization {
+        request = request.header(AUTHORIZATION, authorization);
+    }
+    let Ok(request) = request.body(Full::new(Bytes::new())) else { return false };
+    matches!(timeout(ASKED, requests.send_request(request)).await, Ok(Ok(_)))
 }
 
 /// The class of a status: what can pass is tried again, what cannot is a dead letter.
@@ -123,6 +167,13 @@ fn write(value: &str, path: &mut String) {
             other => path.push_str(&format!("%{other:02X}")),
         }
     }
+}
+
+/// Whether a server may read a path as another one, encoded or not: whoever publishes here would choose where this bridge's
+/// password goes. Some divide at `\` too, and look no further than a `;`.
+fn climbs(path: &str) -> bool {
+    let levels = path.split('/').flat_map(|level| level.split("%5C"));
+    levels.into_iter().any(|level| matches!(level.split("%3B").next(), Some("." | "..")))
 }
 
 fn parse(url: &str) -> Result<Uri, String> {
@@ -152,6 +203,7 @@ fn silent() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::marks::outgoing;
     use super::*;
 
     #[test]
@@ -170,6 +222,25 @@ mod tests {
         let mut path = String::new();
         write("a/b c/é?#", &mut path);
         assert_eq!(path, "a/b%20c/%C3%A9%3F%23");
+    }
+
+    #[test]
+    fn a_topic_is_no_way_to_another_path() {
+        let marks = Marks { origin: "g.up".into(), epoch: 5 };
+        let uri = parse("http://h/in").unwrap();
+        let written = |topic: &str| {
+            let mut path = String::new();
+            write(topic, &mut path);
+            request(&marks, None, &uri, &outgoing(&path, &[])).map(|request| request.uri().to_string())
+        };
+        for topic in ["../admin", "a/../../admin", "a/./b", "a/..", ".", "a\\..\\b", "a/..;x/b"] {
+            assert!(written(topic).is_err(), "{topic}");
+        }
+        for (topic, path) in
+            [("a/...", "/in/a/..."), ("a/.b", "/in/a/.b"), ("a..b", "/in/a..b"), ("%2e%2e/a", "/in/%252e%252e/a")]
+        {
+            assert_eq!(written(topic).as_deref(), Ok(path));
+        }
     }
 
     #[test]

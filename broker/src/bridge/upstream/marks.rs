@@ -8,7 +8,7 @@ use forebay_wire::property::{Place, Properties, Property};
 use super::Outgoing;
 use crate::bridge::outward::VIA;
 use crate::message::Message;
-use crate::origins::{EPOCH, ORIGIN, SEQ};
+use crate::origins::{self, EPOCH, ORIGIN, SEQ};
 
 /// The header with the topic under which the message was published here.
 pub const TOPIC: &str = "mqtt-topic";
@@ -44,15 +44,22 @@ impl Marks {
         let mut headers = of_publisher(&out.message);
         headers.all.retain(|(name, _)| name != VIA);
         headers.all.push((TOPIC.to_owned(), out.message.topic().to_owned()));
-        // What says already which publication it is stays that one, all the way.
-        if headers.get(SEQ).is_none() {
-            headers.all.push((ORIGIN.to_owned(), self.origin.to_string()));
-            headers.all.push((EPOCH.to_owned(), self.epoch.to_string()));
-            headers.all.push((SEQ.to_owned(), out.place.to_string()));
-        }
+        self.mark(out, &mut headers.all);
         headers.all.push((VIA.to_owned(), out.via.clone()));
         headers.id = [ORIGIN, EPOCH, SEQ].map(|name| headers.get(name).unwrap_or_default()).join(".");
         headers
+    }
+
+    /// Says of a message which it is, in place of what its user properties say of that. What names itself in full, as the edge reads
+    /// it, stays that publication all the way. A `seq` alone is a number of the publisher's, which another publisher has as well.
+    pub fn mark(&self, out: &Outgoing, user: &mut Vec<(String, String)>) {
+        let named = origins::read("", out.message.properties()).ok().flatten();
+        let (origin, epoch, seq) =
+            named.map_or((&*self.origin, self.epoch, out.place), |named| (named.origin, named.epoch, named.seq));
+        user.retain(|(name, _)| ![ORIGIN, EPOCH, SEQ].contains(&name.as_str()));
+        user.push((ORIGIN.to_owned(), origin.to_owned()));
+        user.push((EPOCH.to_owned(), epoch.to_string()));
+        user.push((SEQ.to_owned(), seq.to_string()));
     }
 }
 
@@ -148,5 +155,21 @@ mod tests {
         let headers = headers(&user(&[("origin", "device"), ("epoch", "1"), ("seq", "42")]));
         assert_eq!(headers.id, "device.1.42");
         assert_eq!(headers.all.iter().filter(|(name, _)| name == "seq").count(), 1);
+        let headers = headers_of(&[("origin", "device"), ("seq", "42")]);
+        assert_eq!(headers.id, "device.0.42", "an epoch that is not said is 0, as at the edge");
+    }
+
+    #[test]
+    fn a_number_without_an_origin_is_no_identity() {
+        for said in [&[("seq", "5")][..], &[("epoch", "1"), ("seq", "5")], &[("origin", "d"), ("seq", "five")]] {
+            let headers = headers_of(said);
+            assert_eq!(headers.id, "g.up.5.7", "{said:?}");
+            let seqs: Vec<_> = headers.all.iter().filter(|(name, _)| name == "seq").collect();
+            assert_eq!(seqs, [&("seq".to_owned(), "7".to_owned())], "{said:?}");
+        }
+    }
+
+    fn headers_of(said: &[(&str, &str)]) -> Headers {
+        headers(&user(said))
     }
 }

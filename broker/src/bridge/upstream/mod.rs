@@ -168,7 +168,7 @@ pub struct Outgoing {
     pub qos: u8,
     /// The RETAIN flag.
     pub retain: bool,
-    /// Whole seconds that are left of its expiry.
+    /// Whole seconds that are left of its expiry, when it is sent.
     pub expiry_s: Option<u32>,
     /// Gateways that it came through, this one the last.
     pub via: String,
@@ -201,10 +201,32 @@ pub enum Event {
     Offline(String),
     /// The connection is gone, with all that was not settled. The supervisor connects again.
     Lost(String),
+    /// The server has ended the connection, with messages in flight that it has said nothing of: the first of them may be why.
+    /// [`Event::Lost`] follows.
+    Ended,
     /// It asks not to be sent anything, for this reason; `None`: it takes messages again.
     Blocked(Option<String>),
     /// This is what became of the message at this place.
     Settled(u64, Outcome),
+    /// A message that was [`Outcome::Stored`] before a restart will never be taken.
+    Dead(Box<LeftBehind>),
+}
+
+/// A message that no queue has any more: the upstream's module had it on disk at a start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftBehind {
+    /// Where it was to go there: where it came from is not known any more.
+    pub topic: String,
+    /// Its properties, as they are forwarded to subscribers.
+    pub properties: Vec<u8>,
+    /// Its payload.
+    pub payload: Vec<u8>,
+    /// 0 to 2.
+    pub qos: u8,
+    /// Why it is not taken, in the upstream's words.
+    pub reason: String,
+    /// The same, for the counters.
+    pub why: DropReason,
 }
 
 /// A kind of upstream.

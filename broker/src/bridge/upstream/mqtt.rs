@@ -4,6 +4,8 @@
 //! Exactly once: messages move into the client's durable outbox, each marked with its place in the same commit, and leave the
 //! queue when they are on disk there. After a kill of either side each message is in one of the two, and goes on under its
 //! packet identifier.
+//!
+//! What the upstream does not allow stays in the client's outbox, and all behind it, as `refused_topic` says ([`RefusedTopics`]).
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -11,22 +13,23 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use forebay_client::{
     Client, ConnectError, Dropped, Event as ClientEvent, InvalidOptions, Message, Options, Outbox, Properties,
-    PublishError, QoS, Reconnect, Ticket, Tls, Version,
+    PublishError, PutOff, QoS, ReasonCode, Reconnect, Restored, Ticket, Tls, Version, WhenRefused,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
+use super::marks::Marks;
+use super::refused::RefusedTopics;
+use super::remote::not_allowed;
+use super::{Event, Kind, LeftBehind, Outcome, Outgoing, Setup, Topics, Upstream};
 use crate::bridge::identity;
-use crate::bridge::inward::Inward;
+use crate::bridge::inward::{Inward, encode};
 use crate::bridge::outward::VIA;
-use crate::origins::{EPOCH, ORIGIN, SEQ};
-use crate::properties::user_property;
 use crate::store::DropReason;
 
 /// Events of the client that may wait to be looked at.
@@ -41,7 +44,7 @@ const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// See [`super::KINDS`].
 pub const KIND: Kind = Kind {
     schemes: &[("mqtt", false), ("mqtts", true), ("ws", false), ("wss", true)],
-    keys: &["username", "token", "version", "client_id", "keep_alive", "exactly-once", "in"],
+    keys: &["username", "token", "version", "client_id", "keep_alive", "exactly-once", "in", "refused_topic"],
     topics: Topics::Levels,
     check_url: |url| Options::new(url).map(drop).map_err(|error| error.to_string()),
     open: |setup| Box::new(open(setup)),
@@ -81,12 +84,13 @@ fn mqtt_options(setup: Setup<'_>) -> MqttOptions {
         subscribes: !bridge.ins.is_empty(),
         exactly_once: bridge.exactly_once,
         window: bridge.window,
-        outbox: identity::folder(data_dir).join(format!("{}.outbox", bridge.name)),
+        outbox: identity::outbox(data_dir, &bridge.name),
         origin: setup.origin().origin,
         epoch: epoch.number,
         unsettled: epoch.unsettled,
         name: bridge.name.clone(),
         data_dir: data_dir.clone(),
+        refused: Arc::new(RefusedTopics::new(bridge.refused_topic)),
     }
 }
 
@@ -128,10 +132,20 @@ pub struct MqttOptions {
     pub name: String,
     /// See `name`.
     pub data_dir: PathBuf,
+    /// Topics that the upstream does not allow.
+    pub refused: Arc<RefusedTopics>,
 }
 
 /// Is told the client when it is made: the way down is a task of its own.
 pub type OnClient = Box<dyn FnMut(&Client) + Send>;
+
+/// A message that the client has.
+struct Given {
+    place: u64,
+    /// Where it goes there, if that is to be remembered.
+    topic: Option<String>,
+    ticket: Ticket,
+}
 
 type Storing = Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send>>;
 
@@ -144,8 +158,12 @@ pub struct Mqtt {
     mark: u64,
     from_client: Option<mpsc::Receiver<ClientEvent>>,
     events: VecDeque<Event>,
+    /// What was said last of what the upstream does not allow.
+    put_off: Option<PutOff>,
     /// By QoS: acks of one QoS come in order.
-    tickets: [VecDeque<(u64, Ticket)>; 3],
+    tickets: [VecDeque<Given>; 3],
+    /// The same of an earlier run.
+    left: [VecDeque<Restored>; 3],
     /// Places that are being committed, and those that came since.
     storing: Option<(Storing, Vec<u64>)>,
     unstored: Vec<u64>,
@@ -165,7 +183,9 @@ impl Mqtt {
             mark: 0,
             from_client: None,
             events: VecDeque::new(),
+            put_off: None,
             tickets: Default::default(),
+            left: Default::default(),
             storing: None,
             unstored: Vec::new(),
             resetting: None,
@@ -191,6 +211,11 @@ impl Mqtt {
             self.resetting = Some(Box::pin(client.stored()));
         }
         self.mark = client.mark().unwrap_or(0);
+        for restored in client.restored() {
+            if let Some(left) = self.left.get_mut(restored.qos as usize) {
+                left.push_back(restored);
+            }
+        }
         let mut events = client.events();
         let (to, from_client) = mpsc::channel(EVENTS);
         tokio::spawn(async move {
@@ -209,16 +234,8 @@ impl Mqtt {
     fn message(&self, out: &Outgoing) -> Message {
         let mut properties = Properties::decode(out.message.properties());
         if self.options.version.is_v5() {
-            // What says already which publication it is stays that one, all the way.
-            if user_property(out.message.properties(), SEQ).is_none() {
-                for (name, value) in [
-                    (ORIGIN, self.options.origin.to_string()),
-                    (EPOCH, self.options.epoch.to_string()),
-                    (SEQ, out.place.to_string()),
-                ] {
-                    properties.user.push((name.to_owned(), value));
-                }
-            }
+            let marks = Marks { origin: self.options.origin.clone(), epoch: self.options.epoch };
+            marks.mark(out, &mut properties.user);
             properties.user.retain(|(name, _)| name != VIA);
             properties.user.push((VIA.to_owned(), out.via.clone()));
         }
@@ -233,15 +250,31 @@ impl Mqtt {
 
     fn poll_tickets(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         for tickets in &mut self.tickets {
-            let Some((place, ticket)) = tickets.front_mut() else { continue };
-            let Poll::Ready(outcome) = Pin::new(ticket).poll(cx) else { continue };
-            let place = *place;
-            tickets.pop_front();
+            let Some(given) = tickets.front_mut() else { continue };
+            let Poll::Ready(outcome) = Pin::new(&mut given.ticket).poll(cx) else { continue };
+            let Some(given) = tickets.pop_front() else { continue };
             if let Some(outcome) = settled(outcome.err()) {
-                return Poll::Ready(Event::Settled(place, outcome));
+                if let Some(topic) = given.topic.filter(|_| outcome == Outcome::Delivered) {
+                    self.options.refused.taken(&topic);
+                }
+                return Poll::Ready(Event::Settled(given.place, outcome));
             }
             // The client has ended, and says so by itself.
             cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// What an earlier run left behind has no place in the queue any more. What becomes of it is nobody's concern, unless it is lost.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        for left in &mut self.left {
+            while let Some(first) = left.front_mut() {
+                let Poll::Ready(outcome) = Pin::new(&mut first.ticket).poll(cx) else { break };
+                let Some(restored) = left.pop_front() else { break };
+                if let Some(Outcome::Refused(reason, why)) = settled(outcome.err()) {
+                    return Poll::Ready(Event::Dead(Box::new(left_behind(restored, reason, why))));
+                }
+            }
         }
         Poll::Pending
     }
@@ -280,10 +313,11 @@ impl Mqtt {
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         while let Some(events) = &mut self.from_client {
             let Poll::Ready(event) = events.poll_recv(cx) else { return Poll::Pending };
+            self.look_at_put_off();
             match event {
                 Some(ClientEvent::Connected(_)) => return Poll::Ready(Event::Connected),
-                Some(ClientEvent::Lost(why)) => return Poll::Ready(Event::Offline(why.to_string())),
-                Some(ClientEvent::Failed(why)) => return Poll::Ready(Event::Offline(why.to_string())),
+                Some(ClientEvent::Lost(why)) => return Poll::Ready(self.offline(&why)),
+                Some(ClientEvent::Failed(why)) => return Poll::Ready(self.offline(&why)),
                 Some(ClientEvent::Ended(why)) => return Poll::Ready(Event::Lost(why.to_string())),
                 Some(_) => {}
                 None => self.from_client = None,
@@ -291,6 +325,47 @@ impl Mqtt {
         }
         Poll::Pending
     }
+}
+
+impl Mqtt {
+    fn offline(&mut self, why: &impl ToString) -> Event {
+        // What an upstream that was away said before is no proof.
+        self.options.refused.forget();
+        Event::Offline(why.to_string())
+    }
+
+    /// Events may be missed; how it is now is not.
+    fn look_at_put_off(&mut self) {
+        let now = self.client.as_ref().and_then(Client::put_off);
+        if now != self.put_off {
+            self.events.push_back(Event::Blocked(now.as_ref().map(why_put_off)));
+            self.put_off = now;
+        }
+    }
+}
+
+fn why_put_off(put_off: &PutOff) -> String {
+    let PutOff { topic, reason, .. } = put_off;
+    format!("not taken for now: {}", not_allowed(&format!("{topic}: {} (0x{:02x})", reason.name(), *reason as u8)))
+}
+
+/// What becomes of a message that the upstream refuses.
+fn judge(refused: &RefusedTopics, topic: &str, reason: ReasonCode) -> WhenRefused {
+    if reason != ReasonCode::NotAuthorized {
+        return WhenRefused::Drop;
+    }
+    match refused.refused((topic, 0), String::new(), Instant::now()) {
+        Outcome::Retry(_) => WhenRefused::PutOff,
+        Outcome::Refused(..) | Outcome::Stored | Outcome::Delivered | Outcome::Expired => WhenRefused::Drop,
+    }
+}
+
+fn left_behind(restored: Restored, reason: String, why: DropReason) -> LeftBehind {
+    let Restored { topic, payload, qos, mut properties, .. } = restored;
+    // It would have come through this gateway twice, if it is sent again.
+    properties.user.retain(|(name, _)| name != VIA);
+    let properties = encode(&properties);
+    LeftBehind { topic: topic.to_string(), properties, payload: payload.to_vec(), qos: qos as u8, reason, why }
 }
 
 impl Upstream for Mqtt {
@@ -316,7 +391,8 @@ impl Upstream for Mqtt {
                     self.unstored.push(out.place);
                 }
                 if let Some(tickets) = self.tickets.get_mut(usize::from(out.qos)) {
-                    tickets.push_back((out.place, ticket));
+                    let topic = self.options.refused.remembers().then_some(out.topic);
+                    tickets.push_back(Given { place: out.place, topic, ticket });
                 }
                 return Ok(());
             }
@@ -343,14 +419,17 @@ impl Upstream for Mqtt {
         self.poll_stored(cx);
         match self.events.pop_front() {
             Some(event) => Poll::Ready(event),
-            None => self.poll_tickets(cx),
+            None => match self.poll_tickets(cx) {
+                Poll::Pending => self.poll_left(cx),
+                ready => ready,
+            },
         }
     }
 
     fn close(&mut self) {
         self.from_client = None;
         self.events.clear();
-        self.tickets = Default::default();
+        (self.tickets, self.left, self.put_off) = Default::default();
         (self.storing, self.unstored, self.resetting) = (None, Vec::new(), None);
         if let Some(client) = self.client.take() {
             self.closing = Some(tokio::spawn(async move { client.close().await }));
@@ -405,6 +484,10 @@ fn client_options(from: &MqttOptions) -> Result<Options, String> {
         .window(from.window)
         .outbox(Outbox { max_messages: window * 2, max_bytes: OUTBOX_BYTES, ..Outbox::default() })
         .reconnect(Reconnect { min, max, ..Reconnect::default() })
+        .when_refused({
+            let refused = from.refused.clone();
+            move |topic, reason| judge(&refused, topic, reason)
+        })
         .tls(tls(from)?);
     if from.subscribes {
         options = options.session_expiry(NEVER);
@@ -438,6 +521,17 @@ fn tls(from: &MqttOptions) -> Result<Tls, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_allowed_waits_unless_the_configuration_says_otherwise() {
+        use crate::config::RefusedTopic;
+        for policy in [RefusedTopic::Wait, RefusedTopic::DeadLetter] {
+            let refused = RefusedTopics::new(policy);
+            // A dead letter when that has lasted: see the tests of RefusedTopics.
+            assert_eq!(judge(&refused, "t", ReasonCode::NotAuthorized), WhenRefused::PutOff);
+            assert_eq!(judge(&refused, "t", ReasonCode::TopicNameInvalid), WhenRefused::Drop);
+        }
+    }
 
     #[test]
     fn what_the_client_says_is_classed() {

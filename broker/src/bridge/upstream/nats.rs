@@ -39,6 +39,9 @@ const PING: Duration = Duration::from_secs(10);
 const ACK: Duration = Duration::from_secs(20);
 /// Things that happened to the connection and were not looked at yet; a window of messages may not be allowed.
 const HAPPENINGS: usize = 1_024;
+/// Bytes of a subject: with the reply's and the lengths it is one line, and at one of more than 4,096 bytes (`max_control_line`)
+/// the server ends the connection.
+const SUBJECT_MAX: usize = 3_900;
 /// How the server begins when this side may not do something.
 const VIOLATION: &str = "Permissions Violation";
 /// The same, of a publication; its subject follows, in quotes.
@@ -82,6 +85,11 @@ async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), St
         tokio::select! {
             out = pipe.messages.recv() => {
                 let Some(out) = out else { return Ok(()) };
+                if out.topic.len() > SUBJECT_MAX {
+                    let why = format!("the subject has {} bytes, and a server takes {SUBJECT_MAX}", out.topic.len());
+                    pipe.settled(out.place, Outcome::Refused(why, DropReason::TooLarge)).await;
+                    continue;
+                }
                 if let Some(known) = remote.refused.known((&out.topic, out.place), Instant::now()) {
                     pipe.settled(out.place, known).await;
                     continue;
@@ -101,12 +109,20 @@ async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), St
                         remote.refused.taken(&flight.subject);
                         Outcome::Delivered
                     }
-                    Err(error) => judge(&context, &flight.subject, error).await?,
+                    Err(error) => {
+                        if error.kind() == PublishErrorKind::BrokenPipe {
+                            pipe.say(Event::Ended).await;
+                        }
+                        judge(&context, &flight.subject, error).await?
+                    }
                 };
                 pipe.settled(flight.place, outcome).await;
             }
             happening = happenings.recv() => {
-                let happening = happening.unwrap_or_else(|| Happened::Lost("the connection is closed".to_owned()));
+                let happening = happening.unwrap_or_else(|| Happened::Ended("the connection is closed".to_owned()));
+                if matches!(happening, Happened::Ended(_)) && !flights.is_empty() {
+                    pipe.say(Event::Ended).await;
+                }
                 let (place, outcome) = happening.settles(&remote, &mut flights)?;
                 pipe.settled(place, outcome).await;
             }
@@ -120,19 +136,24 @@ enum Happened {
     NotAllowed(String),
     /// The connection is of no more use, for this reason.
     Lost(String),
+    /// The server has ended the connection: a message may be why.
+    Ended(String),
 }
 
 impl Happened {
     fn of(event: Happening) -> Option<Self> {
         let lost = |why: &str| Some(Self::Lost(why.to_owned()));
         match event {
-            Happening::Disconnected => lost("the connection is lost"),
-            Happening::Closed => lost("the connection is closed"),
+            Happening::Disconnected => Some(Self::Ended("the connection is lost".to_owned())),
+            Happening::Closed => Some(Self::Ended("the connection is closed".to_owned())),
             Happening::LameDuckMode => lost("the server is about to end"),
             Happening::ServerError(ServerError::Other(words)) if words.starts_with(VIOLATION) => {
                 // The inbox of a connection has a name of its own each time.
                 let words = words.split_once(INBOX).map_or(words.clone(), |(before, _)| format!("{before}{INBOX}>\""));
                 Some(Self::NotAllowed(words))
+            }
+            Happening::ServerError(ServerError::Other(words)) if is_of_a_message(&words) => {
+                Some(Self::Ended(format!("the server says: {words}")))
             }
             Happening::ServerError(error) => Some(Self::Lost(format!("the server says: {error}"))),
             Happening::ClientError(error) => Some(Self::Lost(error.to_string())),
@@ -144,7 +165,7 @@ impl Happened {
     /// its subject is the one that is meant.
     fn settles(self, remote: &Remote, flights: &mut VecDeque<Flight>) -> Result<(u64, Outcome), String> {
         let words = match self {
-            Self::Lost(why) => return Err(why),
+            Self::Lost(why) | Self::Ended(why) => return Err(why),
             Self::NotAllowed(words) => words,
         };
         let subject = words.split_once(VIOLATION_OF_PUBLISH).map(|(_, subject)| subject.trim_matches('"'));
@@ -156,10 +177,18 @@ impl Happened {
 
     fn why(self) -> String {
         match self {
-            Self::Lost(why) => why,
+            Self::Lost(why) | Self::Ended(why) => why,
             Self::NotAllowed(words) => not_allowed(&words),
         }
     }
+}
+
+/// Whether the server ends the connection with these words because of what was sent on it.
+fn is_of_a_message(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    ["maximum control line", "maximum payload", "parser error", "protocol operation", "message header"]
+        .into_iter()
+        .any(|of_message| words.contains(of_message))
 }
 
 async fn connect(
@@ -368,5 +397,6 @@ mod tests {
         let other = words("Permissions Violation for Publish to \"$JS.API.STREAM.NAMES\"").unwrap();
         assert!(other.settles(&remote, &mut flights).is_err(), "it is of the connection");
         assert!(matches!(words("Stale Connection"), Some(Happened::Lost(_))));
+        assert!(matches!(words("Maximum Control Line Exceeded"), Some(Happened::Ended(_))));
     }
 }

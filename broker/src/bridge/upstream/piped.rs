@@ -73,7 +73,7 @@ impl Piped {
     }
 
     /// The same for a kind that needs to know no more than every kind does. Err of `run`: why the connection is lost.
-    pub fn to<F>(setup: Setup<'_>, run: fn(Arc<Remote>, u32, Pipe) -> F) -> Self
+    pub fn to<F>(setup: Setup<'_>, run: impl Fn(Arc<Remote>, u32, Pipe) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use self::line::Line;
 use super::marks::Marks;
 use super::piped::{Pipe, Piped};
-use super::remote::{Remote, login_refused, not_allowed};
+use super::remote::{Remote, is_ended, login_refused, not_allowed};
 use super::{Event, Kind, Outcome, Outgoing, Topics, swap_dots};
 use crate::store::DropReason;
 
@@ -51,6 +51,8 @@ async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), St
     let Err(error) = serve(&connection, &mut line, &mut pipe).await else { return Ok(()) };
     if let Some(at) = line.too_large(&error) {
         pipe.settled(at, Outcome::Refused(words(&error), DropReason::TooLarge)).await;
+    } else if is_by_the_server(&error) {
+        pipe.say(Event::Ended).await;
     }
     Err(words(&error))
 }
@@ -127,6 +129,22 @@ fn words(error: &Error) -> String {
         return error.get_message().to_string();
     }
     error.to_string()
+}
+
+/// Whether the server has ended the connection by itself, and a message may be why. What it says of itself, or of an operator, is not.
+fn is_by_the_server(error: &Error) -> bool {
+    if let ErrorKind::IOError(error) = error.kind() {
+        return is_ended(error);
+    }
+    let Some(AMQPErrorKind::Hard(hard)) = soft_or_hard(error) else { return false };
+    let is_of_itself = matches!(
+        hard,
+        AMQPHardError::CONNECTIONFORCED
+            | AMQPHardError::INTERNALERROR
+            | AMQPHardError::RESOURCEERROR
+            | AMQPHardError::NOTALLOWED
+    );
+    !is_of_itself
 }
 
 fn soft_or_hard(error: &Error) -> Option<&AMQPErrorKind> {
@@ -218,6 +236,20 @@ mod tests {
         assert_eq!(soft(&of(AMQPSoftError::ACCESSREFUSED)), Some(AMQPSoftError::ACCESSREFUSED));
         assert_eq!(soft(&of(AMQPSoftError::NOTFOUND)), Some(AMQPSoftError::NOTFOUND));
         assert_eq!(soft(&ErrorKind::MissingHeartbeatError.into()), None);
+    }
+
+    #[test]
+    fn a_message_is_not_blamed_for_what_the_server_says_of_itself() {
+        let of = |code: AMQPHardError| -> Error {
+            ErrorKind::ProtocolError(lapin::protocol::AMQPError::new(AMQPErrorKind::Hard(code), "x".into())).into()
+        };
+        let io = |kind: std::io::ErrorKind| -> Error { std::io::Error::from(kind).into() };
+        assert!(is_by_the_server(&of(AMQPHardError::FRAMEERROR)) && is_by_the_server(&of(AMQPHardError::SYNTAXERROR)));
+        assert!(is_by_the_server(&io(std::io::ErrorKind::ConnectionReset)));
+        assert!(!is_by_the_server(&of(AMQPHardError::CONNECTIONFORCED)));
+        assert!(!is_by_the_server(&of(AMQPHardError::INTERNALERROR)));
+        assert!(!is_by_the_server(&io(std::io::ErrorKind::TimedOut)));
+        assert!(!is_by_the_server(&ErrorKind::MissingHeartbeatError.into()));
     }
 
     #[test]

@@ -59,6 +59,12 @@ impl RefusedTopics {
         Self { policy, seen: Mutex::default() }
     }
 
+    /// Whether it matters what was taken.
+    #[must_use]
+    pub fn remembers(&self) -> bool {
+        self.policy == RefusedTopic::DeadLetter
+    }
+
     /// A message to this topic was taken.
     pub fn taken(&self, topic: &str) {
         let mut seen = self.seen.lock();

@@ -69,6 +69,16 @@ impl Remote {
     }
 }
 
+/// Whether the other side has ended a connection: neither a time-out, nor a network that is away.
+#[must_use]
+pub fn is_ended(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
+    )
+}
+
 /// An error and what it came from, without a colon for those who say nothing.
 #[must_use]
 pub fn because(error: &dyn std::error::Error) -> String {
@@ -125,7 +135,7 @@ pub fn login_refused(words: &str) -> String {
 }
 
 /// Why something is not taken: this side is known, and may not do that. The server says so in these words.
-#[cfg(any(feature = "rabbitmq", feature = "nats", feature = "kafka"))]
+#[cfg(any(feature = "bridge-mqtt", feature = "rabbitmq", feature = "nats", feature = "kafka"))]
 #[must_use]
 pub fn not_allowed(words: &str) -> String {
     format!("not allowed: {words}")

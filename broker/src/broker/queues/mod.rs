@@ -4,44 +4,56 @@
 //! A queue is a taker's ([`super::Taker`]); its members are sessions that subscribe to its name. One thread serves all
 //! queues ([`Broker::serve_queues`]): sessions tell it what has happened through an inbox, and never wait for it.
 
+mod dead;
 mod inbox;
 mod names;
 mod replay;
 mod serve;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+pub use crate::dead_letter::DEAD_PREFIX;
+use dead::{DeadLetters, OfQueue, dead_client_id};
 pub use inbox::QueueInbox;
 pub use names::Found;
 use names::{Named, Names};
 pub use replay::Replay;
 use serve::Work;
 
-use super::{Broker, STREAM_PREFIX, Slot, Streams, TakerFilter, TakerOptions, millis, queue_limits};
+use super::{Broker, Lane, STREAM_PREFIX, Slot, Streams, Taker, TakerFilter, TakerOptions, millis, queue_limits};
 use crate::config;
 use crate::queue::members::{Share, Terms};
-use crate::queue::{Policy, QueueLimits};
+use crate::queue::{KeyOf, Policy, QueueLimits};
 use crate::session::LentNews;
 use crate::store::StoredSubscription;
 pub(in crate::broker) use inbox::{Bell, Event};
 
 /// How the client identifier of a declared queue begins; clients are refused such a one.
 pub const QUEUE_PREFIX: &str = "$queue/";
-/// How that of its dead letters begins, and their topics.
-pub const DEAD_PREFIX: &str = "$dead/";
+
+/// Milliseconds after which a message that no member may read is a dead letter: whoever may read it has come by then.
+const NOT_ALLOWED_MS: u64 = 300_000;
 
 /// The declared queues of a broker.
 pub struct Queues {
     names: Names,
     inbox: Arc<QueueInbox>,
     work: Mutex<Vec<Work>>,
+    /// Known when they are open.
+    dead: OnceLock<DeadLetters>,
 }
 
 impl Queues {
-    pub(super) fn new(declared: &[config::Queue]) -> Self {
-        Self { names: Names::new(declared), inbox: Arc::default(), work: Mutex::new(Vec::new()) }
+    pub(super) fn new(config: &config::Config) -> Self {
+        let names = Names::new(&config.queues, &config.dead_letters);
+        Self { names, inbox: Arc::default(), work: Mutex::new(Vec::new()), dead: OnceLock::new() }
+    }
+
+    /// Whether what leaves a queue may have to be kept.
+    pub(in crate::broker) fn keeps_dead_letters(&self) -> bool {
+        self.dead.get().is_some_and(|dead| !dead.is_empty())
     }
 
     /// Whether there is none.
@@ -79,22 +91,64 @@ impl Broker {
     /// filled. A queue that the configuration names no more is filled no more, and what it has is kept.
     pub fn open_queues(self: &Arc<Self>) {
         let mut work = self.queues.work.lock();
+        let mut of_queues = Vec::new();
         for declared in &self.config.queues {
-            let filter = TakerFilter { filter: declared.filter.clone(), qos: 2, no_local: false };
-            let limits = limits(declared, &self.config.limits);
-            let bytes_max = limits.memory_bytes;
-            let options =
-                TakerOptions { filters: vec![filter], limits, window: declared.window, committed_only: false };
-            let taker = self.open_taker_as(format!("{QUEUE_PREFIX}{}", declared.name), &options);
+            let lanes = self.open_lanes(declared);
             let dead = work.len() + 1;
-            work.push(Work::new(taker, terms(declared), declared, dead, bytes_max));
-            let options = dead_options(declared, &self.config.limits);
-            let taker = self.open_taker_as(format!("{DEAD_PREFIX}{}", declared.name), &options);
-            work.push(Work::of_dead_letters(taker, dead_terms(), declared, options.limits.memory_bytes));
+            let (work_of_dead, slot) = self.open_dead(&declared.name, &dead_options(declared, &self.config.limits));
+            of_queues.extend(lanes.iter().map(|lane| OfQueue {
+                client_id: (&**lane.slot().client_id()).into(),
+                name: declared.name.as_str().into(),
+                dead: slot.clone(),
+            }));
+            let bytes_max = self.config.limits.memory_bytes;
+            work.push(Work::new(lanes, terms(declared), declared, dead, bytes_max));
+            work.push(work_of_dead);
+        }
+        let mut of_sessions = Vec::new();
+        for rule in &self.config.dead_letters {
+            let (work_of_dead, slot) = self.open_dead(&rule.name, &rule_options(rule, &self.config.limits));
+            of_sessions.push((rule.clone(), slot));
+            work.push(work_of_dead);
         }
         drop(work);
+        let _ = self.queues.dead.set(DeadLetters::new(of_queues, of_sessions));
+        self.all_slots().iter().for_each(|slot| self.keep_fallen(slot));
         self.open_streams();
         self.leave_undeclared();
+    }
+
+    /// A queue for each level of priority, the highest first. That of the lowest has the name of the declared one, so that a queue
+    /// which gets priorities keeps what it has.
+    fn open_lanes(self: &Arc<Self>, declared: &config::Queue) -> Vec<Arc<Taker>> {
+        let priorities = Arc::new(declared.priorities.clone());
+        let keys = [declared.order_by.as_ref(), declared.keep_last_by.as_ref()];
+        let names_publisher = keys.into_iter().flatten().any(|key| *key == KeyOf::Client);
+        let open = |level: u8| {
+            let filter = TakerFilter { filter: declared.filter.clone(), qos: 2, no_local: false };
+            let limits = limits(declared, &self.config.limits);
+            let options =
+                TakerOptions { filters: vec![filter], limits, window: declared.window, committed_only: false };
+            let name = &declared.name;
+            let client_id =
+                if level == 0 { format!("{QUEUE_PREFIX}{name}") } else { format!("{QUEUE_PREFIX}{name}/{level}") };
+            let taker = self.open_taker_as(client_id, &options);
+            if priorities.levels > 1 {
+                taker.slot().take_lane(Lane { priorities: priorities.clone(), level });
+            }
+            if names_publisher {
+                taker.slot().name_publisher();
+            }
+            taker
+        };
+        (0..priorities.levels).rev().map(open).collect()
+    }
+
+    /// A queue of dead letters, and its session.
+    fn open_dead(self: &Arc<Self>, name: &str, options: &TakerOptions) -> (Work, Arc<Slot>) {
+        let taker = self.open_taker_as(dead_client_id(name), options);
+        let slot = taker.slot().clone();
+        (Work::of_dead_letters(vec![taker], dead_terms(), name, options.window, options.limits.memory_bytes), slot)
     }
 
     /// Nobody serves them any more: what members had and did not acknowledge is in the queues.
@@ -118,7 +172,7 @@ impl Broker {
             });
             let of_queue = [QUEUE_PREFIX, DEAD_PREFIX].into_iter().find_map(|prefix| client_id.strip_prefix(prefix));
             let of_stream = client_id.strip_prefix(STREAM_PREFIX).filter(|name| !self.streams.declares(name));
-            let of_queue = of_queue.filter(|name| !self.queues.names.declares(name));
+            let of_queue = of_queue.filter(|_| !self.queues.names.declares(&client_id));
             let Some(name) = of_queue.or(of_stream) else { continue };
             if messages == 0 {
                 self.end_session(&slot);
@@ -171,10 +225,7 @@ impl Broker {
     /// `None`: there is no such queue.
     pub fn purge_queue(&self, client_id: &str) -> Option<u64> {
         let mut all = self.queues.work.lock();
-        let at = self.queues.names.iter().position(|named| {
-            let prefix = if named.dead { DEAD_PREFIX } else { QUEUE_PREFIX };
-            client_id.strip_prefix(prefix) == Some(&*named.name)
-        })?;
+        let at = self.queues.names.of_client(client_id)?;
         Some(all.get_mut(at)?.purge())
     }
 
@@ -205,10 +256,13 @@ pub struct DeclaredQueue {
     pub in_flight: usize,
     /// Messages that are set aside until they are given to a member again.
     pub aside: usize,
+    /// Messages that no member who is there may read: they are offered again now and then.
+    pub not_allowed: usize,
 }
 
 fn limits(declared: &config::Queue, of_broker: &config::Limits) -> QueueLimits {
     let mut limits = queue_limits(&declared.limits, of_broker);
+    limits.dead_letters = declared.dead_letters;
     if let Some(by) = &declared.keep_last_by {
         limits.policy = Policy::KeepLast;
         limits.keep_last_by = by.clone();
@@ -223,13 +277,25 @@ fn terms(declared: &config::Queue) -> Terms {
         ack_timeout_ms: declared.ack_timeout.map(millis),
         max_deliveries: declared.max_deliveries,
         backoff_ms: (millis(declared.backoff), millis(declared.backoff_max)),
+        not_allowed_ms: Some(NOT_ALLOWED_MS),
+        levels: declared.priorities.levels,
+        lower_each: declared.lower_each,
     }
 }
 
 /// Who reads dead letters decides alone what becomes of them.
 fn dead_terms() -> Terms {
     let share = Share::RoundRobin;
-    Terms { share, exclusive: false, ack_timeout_ms: None, max_deliveries: u32::MAX, backoff_ms: (1_000, 300_000) }
+    Terms {
+        share,
+        exclusive: false,
+        ack_timeout_ms: None,
+        max_deliveries: u32::MAX,
+        backoff_ms: (1_000, 300_000),
+        not_allowed_ms: None,
+        levels: 1,
+        lower_each: None,
+    }
 }
 
 /// The newest dead letters are kept: the oldest make room.
@@ -246,4 +312,18 @@ fn dead_options(declared: &config::Queue, of_broker: &config::Limits) -> TakerOp
         window: declared.window,
         committed_only: false,
     }
+}
+
+fn rule_options(rule: &config::DeadLetterRule, of_broker: &config::Limits) -> TakerOptions {
+    let queue = config::QueueLimits {
+        max_messages: rule.max_messages,
+        max_bytes: rule.max_bytes,
+        max_age: rule.max_age,
+        policy: config::QueuePolicy::DropOldest,
+        stall_limit: None,
+        queue_qos0: true,
+        ..config::QueueLimits::default()
+    };
+    let window = config::Queue::DEAD_WINDOW;
+    TakerOptions { filters: Vec::new(), limits: queue_limits(&queue, of_broker), window, committed_only: false }
 }

@@ -19,22 +19,37 @@ pub enum Found {
     Unknown,
 }
 
-/// A queue's name; that of its dead letters is behind it.
+/// A queue's name; that of its dead letters is behind it, those of sessions are at the end.
 pub(super) struct Named {
     pub(super) name: Box<str>,
     filter: Box<str>,
+    /// Levels of priority.
+    levels: u8,
     pub(super) dead: bool,
+}
+
+impl Named {
+    /// Whether it is this one's, or one of its levels: `NAME`, `NAME/1` and so on.
+    fn has_lane(&self, name: &str) -> bool {
+        let Some(rest) = name.strip_prefix(&*self.name) else { return false };
+        let level = || rest.strip_prefix('/')?.parse::<u8>().ok();
+        rest.is_empty() || !self.dead && level().is_some_and(|level| (1..self.levels).contains(&level))
+    }
 }
 
 pub(super) struct Names(Vec<Named>);
 
 impl Names {
-    pub(super) fn new(declared: &[config::Queue]) -> Self {
+    pub(super) fn new(declared: &[config::Queue], dead: &[config::DeadLetterRule]) -> Self {
         let both = |queue: &config::Queue| {
-            let named = |dead| Named { name: queue.name.as_str().into(), filter: queue.filter.as_str().into(), dead };
+            let levels = queue.priorities.levels;
+            let (name, filter) = (queue.name.as_str(), queue.filter.as_str());
+            let named = |dead| Named { name: name.into(), filter: filter.into(), levels, dead };
             [named(false), named(true)]
         };
-        Self(declared.iter().flat_map(both).collect())
+        let dead =
+            dead.iter().map(|rule| Named { name: rule.name.as_str().into(), filter: "".into(), levels: 1, dead: true });
+        Self(declared.iter().flat_map(both).chain(dead).collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -45,8 +60,23 @@ impl Names {
         self.0.iter()
     }
 
-    pub(super) fn declares(&self, name: &str) -> bool {
-        self.0.iter().any(|named| *named.name == *name)
+    /// Whether there is such a queue, or a place for dead letters, of this client identifier.
+    pub(super) fn declares(&self, client_id: &str) -> bool {
+        self.of_client(client_id).is_some()
+    }
+
+    pub(super) fn of_client(&self, client_id: &str) -> Option<usize> {
+        let name = |named: &Named| client_id.strip_prefix(if named.dead { DEAD_PREFIX } else { QUEUE_PREFIX });
+        self.0.iter().position(|named| name(named).is_some_and(|name| named.has_lane(name)))
+    }
+
+    /// The declared queue of this name.
+    pub(super) fn queue_of(&self, name: &str) -> Option<usize> {
+        self.place(|queue| *queue.name == *name)
+    }
+
+    fn dead(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|named| named.dead && *named.name == *name)
     }
 
     fn place(&self, is_it: impl Fn(&Named) -> bool) -> Option<usize> {
@@ -71,11 +101,14 @@ impl Names {
         }
         match filter.strip_prefix(DEAD_PREFIX) {
             // Bridges have dead letters that are topics.
-            Some("#") => Found::QueuesAndTopics((0..self.0.len()).filter(|at| at % 2 == 1).collect()),
-            Some(rest) => match (rest.split_once('/'), self.declares(rest.split('/').next().unwrap_or_default())) {
-                (Some((name, "#")), true) => found(self.place(|queue| *queue.name == *name).map(|at| at + 1)),
-                (_, true) => Found::Unknown,
-                (_, false) => Found::Topics,
+            Some("#") => Found::QueuesAndTopics({
+                let dead = self.0.iter().enumerate().filter(|(_, named)| named.dead);
+                dead.map(|(at, _)| at).collect()
+            }),
+            Some(rest) => match (rest.split_once('/'), self.dead(rest.split('/').next().unwrap_or_default())) {
+                (Some((_, "#")), Some(at)) => found(Some(at)),
+                (_, Some(_)) => Found::Unknown,
+                (_, None) => Found::Topics,
             },
             None => Found::Topics,
         }
@@ -89,9 +122,9 @@ mod tests {
 
     #[test]
     fn filters_name_queues() {
-        let text = "[[queues]]\nname = 'a'\nfilter = 'x/#'\n[[queues]]\nname = 'b'\nfilter = 'y'\n";
+        let text = "[[queues]]\nname = 'a'\nfilter = 'x/#'\n[[queues]]\nname = 'b'\nfilter = 'y'\n[[dead_letters]]\nname = 'c'\n";
         let config = config::parse(text, std::path::Path::new(""), &config::Overrides::default()).unwrap();
-        let names = Names::new(&config.queues);
+        let names = Names::new(&config.queues, &config.dead_letters);
         let one = |at: usize| Found::Queues(smallvec![at]);
         for (filter, is) in [
             ("$queue/a", one(0)),
@@ -104,8 +137,9 @@ mod tests {
             ("$share/b/z", Found::Topics),
             ("$dead/b/#", one(3)),
             ("$dead/b/y", Found::Unknown),
+            ("$dead/c/#", one(4)),
             ("$dead/bridge/#", Found::Topics),
-            ("$dead/#", Found::QueuesAndTopics(smallvec![1, 3])),
+            ("$dead/#", Found::QueuesAndTopics(smallvec![1, 3, 4])),
             ("x/#", Found::Topics),
             ("$SYS/#", Found::Topics),
         ] {

@@ -1,17 +1,17 @@
-//! Dead letters go back into the queue that they came from, because somebody says so: those that match a filter, at a rate.
+//! Dead letters go back to where they came from, a queue or a session, because somebody says so: those that match a filter, at a rate.
 
 use std::sync::Arc;
 
-use forebay_wire::property::{Place, Properties, Property};
 use forebay_wire::topic;
 
-use super::DEAD_PREFIX;
 use super::serve::Work;
 use crate::bridge::pace::Pace;
-use crate::broker::Broker;
-use crate::dead_letter;
-use crate::message::{Message, Parts};
-use crate::session::Taken;
+use crate::broker::fanout::{Staged, Verdict};
+use crate::broker::{Broker, Slot};
+use crate::dead_letter::Alive;
+use crate::message::{Message, Time};
+use crate::queue::Why;
+use crate::session::{Delivery, Durability, Session};
 use crate::store::DropReason;
 
 /// Dead letters that are looked at in one go.
@@ -57,7 +57,7 @@ impl Broker {
         let mut all = self.queues.work.lock();
         let named = self.queues.names.iter().position(|named| named.dead && *named.name == *name)?;
         let work = all.get_mut(named)?;
-        let figures = work.taker.figures();
+        let figures = work.taker()?.figures();
         let now_ms = self.clock.now().0;
         let pace = Pace::new(what.per_s, None, now_ms);
         work.replay = Some(Running { what, pace, end: figures.next_place, sent: 0, next_ms: now_ms });
@@ -96,9 +96,10 @@ impl Broker {
 
     fn replay_one(&self, all: &mut [Work], at: usize) -> Step {
         let now_ms = self.clock.now().0;
-        // The queue stands before its dead letters.
-        let back = at.checked_sub(1).and_then(|queue| all.get(queue)).map(|work| work.taker.slot().clone());
-        let (Some(back), Some(work)) = (back, all.get_mut(at)) else { return Step::Done };
+        let queue = all.get(at).and_then(|work| self.queues.names.queue_of(&work.name));
+        let queue = queue.and_then(|queue| all.get(queue)).map(Work::slots);
+        let Some(work) = all.get_mut(at) else { return Step::Done };
+        let messages = work.taker().map_or(0, |taker| taker.figures().messages);
         let Some(running) = &mut work.replay else { return Step::Done };
         if running.sent >= running.what.messages_max {
             return Step::Done;
@@ -107,58 +108,121 @@ impl Broker {
         if wait_ms > 0 {
             return Step::Wait(now_ms + wait_ms);
         }
-        if back.full() || self.store_failing() {
+        if self.store_failing() {
             return Step::Wait(now_ms + FULL_MS);
         }
         let Some((place, taken)) = work.members.withdraw() else {
             // What lies on disk is on its way, unless nothing is there but what readers have.
             let (in_flight, aside) = work.members.held_and_aside();
-            let rest = work.taker.figures().messages > (in_flight + aside) as u64;
+            let rest = messages > (in_flight + aside) as u64;
             return if rest { Step::Wait(now_ms + 1) } else { Step::Done };
         };
         if place >= running.end {
             work.members.put(place, None, taken);
             return Step::Done;
         }
-        let Some((was, message)) = alive_again(&taken, &work.name) else {
+        let size = taken.entry.message.size();
+        let Some(alive) = Alive::again(&taken.entry.message, &work.name, Time(now_ms)) else {
             // Nobody else writes here: the store is damaged.
-            work.taker.refuse(place, DropReason::Damaged);
+            work.end_at(place, size, |taker, place| taker.refuse(place, DropReason::Damaged));
             return Step::On;
         };
-        let matches = topic::matches(&running.what.filter, &was);
-        if matches {
-            running.sent += 1;
-            running.pace.sent(1);
-        }
-        work.bytes = work.bytes.saturating_sub(taken.entry.message.size());
         let _one_commit = self.writer.gate();
-        // What does not match goes behind the others.
-        let (to, message) = if matches { (&back, &message) } else { (work.taker.slot(), &taken.entry.message) };
-        self.put_into(&to.clone(), message);
-        work.taker.confirm(&[place]);
+        let back = match topic::matches(&running.what.filter, alive.message.topic()) {
+            true => self.put_back(queue.as_deref(), &alive),
+            false => Back::Stays,
+        };
+        match back {
+            Back::Waits => {
+                work.members.put(place, None, taken);
+                return Step::Wait(now_ms + FULL_MS);
+            }
+            Back::Done => {
+                running.sent += 1;
+                running.pace.sent(1);
+            }
+            // It goes behind the others.
+            Back::Stays => {
+                let slot = work.taker().map(|taker| taker.slot().clone());
+                // First, so that a full queue has room for what comes back into it.
+                work.end_at(place, size, |taker, place| taker.confirm(&[place]) > 0);
+                if let Some(slot) = slot {
+                    self.put_into(&slot, &taken.entry.message, Durability::Moved);
+                }
+                return Step::On;
+            }
+        }
+        work.end_at(place, size, |taker, place| taker.confirm(&[place]) > 0);
         Step::On
+    }
+
+    /// Back into its queue, into the session that gave it up, or to whoever has subscribed to it by now.
+    fn put_back(&self, queue: Option<&[Arc<Slot>]>, alive: &Alive) -> Back {
+        let message = &alive.message;
+        if let Some(lanes) = queue {
+            let Some(lane) = lanes.iter().find(|lane| lane.takes(message.topic(), message.properties())) else {
+                return Back::Stays;
+            };
+            if lane.full() {
+                return Back::Waits;
+            }
+            self.put_into(lane, message, Durability::Moved);
+            return Back::Done;
+        }
+        if alive.why == Why::Undeliverable.name() {
+            return self.publish_again(message);
+        }
+        self.put_into_session(alive)
+    }
+
+    fn put_into_session(&self, alive: &Alive) -> Back {
+        let message = &alive.message;
+        let Some(slot) = self.slot_of(&alive.from) else { return Back::Stays };
+        if slot.full() {
+            return Back::Waits;
+        }
+        let found = slot.look(|session| session.durable().then(|| terms(session, message.topic())));
+        let Some(Some((qos, subscription_ids))) = found else { return Back::Stays };
+        let delivery = Delivery {
+            topic: message.topic_bytes(),
+            properties: message.properties(),
+            payload: message.payload(),
+            qos: message.qos.min(qos),
+            retain: false,
+            shared: None,
+            subscription_ids: &subscription_ids,
+            expires_at: None,
+            durability: Durability::Moved,
+        };
+        slot.with(self, |session| session.deliver(&delivery, &mut || message.clone(), self.cx()));
+        slot.wake();
+        Back::Done
+    }
+
+    fn publish_again(&self, message: &Arc<Message>) -> Back {
+        let mut staged = Staged::of(message, false, Durability::Moved);
+        if self.router.route(message.topic()).is_nobody() {
+            return Back::Stays;
+        }
+        self.publish_if_room(&mut staged);
+        if staged.verdict == Verdict::Full { Back::Waits } else { Back::Done }
     }
 }
 
-/// The message as it was before it was dead, and its topic.
-fn alive_again(taken: &Taken, name: &str) -> Option<(String, Arc<Message>)> {
-    let dead = &taken.entry.message;
-    let topic = dead.topic().strip_prefix(DEAD_PREFIX)?.strip_prefix(name)?.strip_prefix('/')?;
-    let mut properties = Vec::with_capacity(dead.properties().len());
-    for spanned in Properties::new(dead.properties(), Place::Publish).flatten() {
-        let ours = matches!(spanned.property, Property::UserProperty(name, _) if name.starts_with(dead_letter::OWN));
-        if !ours {
-            properties.extend_from_slice(spanned.bytes);
-        }
-    }
-    let parts = Parts {
-        topic,
-        properties: &properties,
-        payload: dead.payload(),
-        qos: dead.qos,
-        retain: false,
-        expires_at: None,
-        accepted_at: dead.accepted_at,
-    };
-    Some((topic.to_owned(), Arc::new(Message::new(&parts, None))))
+/// What came of the try to put one back.
+enum Back {
+    /// It is there.
+    Done,
+    /// There is no room for it now.
+    Waits,
+    /// There is nobody for it any more.
+    Stays,
+}
+
+/// On which terms a session takes a message with this topic; `None`: no subscription of its own is for it.
+fn terms(session: &Session, topic: &str) -> Option<(u8, Vec<u32>)> {
+    let own = |filter: &str| topic::matches(topic::split_share(filter).map_or(filter, |share| share.filter), topic);
+    let fits: Vec<_> = session.subscriptions().iter().filter(|known| own(&known.filter)).collect();
+    let ids = fits.iter().map(|known| known.subscription_id).filter(|id| *id != 0).collect();
+    fits.iter().map(|known| known.qos).max().filter(|qos| *qos > 0).map(|qos| (qos, ids))
 }

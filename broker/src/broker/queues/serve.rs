@@ -9,13 +9,13 @@ use hashbrown::HashMap;
 use super::inbox::{Bell, Event};
 use super::replay::Running;
 use super::{DeclaredQueue, Named};
-use crate::broker::{Broker, Slot, Taker};
+use crate::broker::{Broker, Slot, Taker, TakerFigures};
 use crate::config;
-use crate::dead_letter::{Cause, dead_letter};
+use crate::dead_letter::Cause;
 use crate::message::Message;
-use crate::queue::KeyOf;
-use crate::queue::members::{Fate, Given, Members, Outcome, Terms, Why};
-use crate::session::{Delivery, Durability, Lending, Taken};
+use crate::queue::members::{Fate, Given, LEVEL_SHIFT, Members, Outcome, Terms};
+use crate::queue::{KeyOf, Reasons, Why};
+use crate::session::{Lending, Taken};
 use crate::store::DropReason;
 
 /// Messages that are taken at once.
@@ -27,17 +27,35 @@ struct Member {
     subscription_id: u32,
 }
 
+/// One level of a queue, and how much of it is here.
+struct InLane {
+    taker: Arc<Taker>,
+    messages: usize,
+    bytes: usize,
+}
+
+/// A place in one of several lanes, as [`Members`] know it.
+fn place_in(lane: usize, place: u64) -> u64 {
+    (lane as u64) << LEVEL_SHIFT | place
+}
+
+/// The lane, and the place in it.
+fn of_lane(place: u64) -> (usize, u64) {
+    let lane = place >> LEVEL_SHIFT;
+    (usize::try_from(lane).unwrap_or(usize::MAX), place & !(lane << LEVEL_SHIFT))
+}
+
 /// One queue at work.
 pub(super) struct Work {
-    pub(super) taker: Arc<Taker>,
+    /// Of each level of priority, the highest first.
+    lanes: Vec<InLane>,
     pub(super) members: Members<Taken>,
     slots: HashMap<u64, Member>,
     order_by: Option<KeyOf>,
     /// Where dead letters go, and which messages become such.
-    dead: Option<(usize, Vec<Why>)>,
+    dead: Option<(usize, Reasons)>,
     pub(super) name: Box<str>,
-    /// Bytes of what is here, and how many there may be.
-    pub(super) bytes: usize,
+    /// Bytes of what may be here of a level, and messages.
     bytes_max: usize,
     window: usize,
     bell: Option<(Arc<Bell>, Waker)>,
@@ -45,36 +63,44 @@ pub(super) struct Work {
     pub(super) replay: Option<Running>,
 }
 
-/// A message that leaves its queue and goes to another.
-struct DeadLetter {
-    to: usize,
+/// A message that leaves its queue, and goes to another where `to` says so.
+struct GivenUp {
+    place: u64,
     message: Arc<Message>,
+    why: Why,
+    deliveries: u32,
+    to: Option<usize>,
 }
 
 impl Work {
     pub(super) fn new(
-        taker: Arc<Taker>,
+        lanes: Vec<Arc<Taker>>,
         terms: Terms,
         declared: &config::Queue,
         dead: usize,
         bytes_max: usize,
     ) -> Self {
         let order_by = declared.order_by.clone();
-        let dead = Some((dead, declared.dead_letters.clone()));
-        Self { order_by, dead, ..Self::of_dead_letters(taker, terms, declared, bytes_max) }
+        let dead = Some((dead, declared.dead_letters));
+        Self { order_by, dead, ..Self::of_dead_letters(lanes, terms, &declared.name, declared.window, bytes_max) }
     }
 
-    pub(super) fn of_dead_letters(taker: Arc<Taker>, terms: Terms, declared: &config::Queue, bytes_max: usize) -> Self {
+    pub(super) fn of_dead_letters(
+        lanes: Vec<Arc<Taker>>,
+        terms: Terms,
+        name: &str,
+        window: u16,
+        bytes_max: usize,
+    ) -> Self {
         Self {
-            taker,
+            lanes: lanes.into_iter().map(|taker| InLane { taker, messages: 0, bytes: 0 }).collect(),
             members: Members::new(terms),
             slots: HashMap::new(),
             order_by: None,
             dead: None,
-            name: declared.name.as_str().into(),
-            bytes: 0,
+            name: name.into(),
             bytes_max,
-            window: usize::from(declared.window),
+            window: usize::from(window),
             bell: None,
             touched: true,
             replay: None,
@@ -84,38 +110,75 @@ impl Work {
     pub(super) fn figures(&self, named: &Named) -> DeclaredQueue {
         let (members, online) = self.members.count();
         let (in_flight, aside) = self.members.held_and_aside();
-        let figures = self.taker.figures();
+        let figures: Vec<TakerFigures> = self.lanes.iter().map(|lane| lane.taker.figures()).collect();
         DeclaredQueue {
             name: named.name.to_string(),
             dead_letters: named.dead,
-            messages: figures.messages,
-            bytes: figures.bytes,
+            messages: figures.iter().map(|lane| lane.messages).sum(),
+            bytes: figures.iter().map(|lane| lane.bytes).sum(),
             members,
             online,
             in_flight,
             aside,
+            not_allowed: self.members.not_allowed(),
+        }
+    }
+
+    /// The queue of the lowest level, or the only one.
+    pub(super) fn taker(&self) -> Option<&Arc<Taker>> {
+        self.lanes.last().map(|lane| &lane.taker)
+    }
+
+    /// The sessions of all levels.
+    pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.lanes.iter().map(|lane| lane.taker.slot().clone()).collect()
+    }
+
+    /// Ends what was taken at this place.
+    pub(super) fn end_at(&mut self, place: u64, size: usize, end: impl FnOnce(&Taker, u64) -> bool) {
+        let (lane, place) = of_lane(place);
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.messages = lane.messages.saturating_sub(1);
+            lane.bytes = lane.bytes.saturating_sub(size);
+            end(&lane.taker, place);
         }
     }
 
     /// Takes as much as there is room for. True: something came.
     fn fill(&mut self) -> bool {
         let mut some = false;
-        while (self.members.count().1 > 0 || self.replay.is_some()) && self.members.len() < self.window {
-            if self.bytes >= self.bytes_max && !self.members.is_empty() || !self.has_something() {
+        for lane in 0..self.lanes.len() {
+            some |= self.fill_lane(lane);
+        }
+        some
+    }
+
+    fn fill_lane(&mut self, at: usize) -> bool {
+        let mut some = false;
+        while self.members.count().1 > 0 || self.replay.is_some() {
+            let ready = self.has_something(at);
+            let Some(lane) = self.lanes.get_mut(at) else { break };
+            let full = lane.messages >= self.window || lane.bytes >= self.bytes_max && lane.messages > 0;
+            // The taker gives no more than the window either, so it is asked for all that it has.
+            if full && self.members.not_allowed() > 0 && lane.taker.figures().messages > lane.messages as u64 {
+                self.members.make_room(at, lane.messages);
+            }
+            if full || !ready {
                 break;
             }
-            let room = (self.window - self.members.len()).min(BATCH);
-            let taken = self.taker.take(room, self.bytes_max.saturating_sub(self.bytes));
+            let room = (self.window - lane.messages).min(BATCH);
+            let taken = lane.taker.take(room, self.bytes_max.saturating_sub(lane.bytes));
             if taken.is_empty() {
                 break;
             }
             some = true;
             for taken in taken {
                 let message = &taken.entry.message;
-                self.bytes += message.size();
+                lane.messages += 1;
+                lane.bytes += message.size();
                 let key = self.order_by.as_ref();
                 let key = key.and_then(|key| key.hash_of(message.topic_bytes(), message.properties()));
-                self.members.put(taken.place, key, taken);
+                self.members.put(place_in(at, taken.place), key, taken);
             }
         }
         some
@@ -123,12 +186,13 @@ impl Work {
 
     /// Drops whatever no member has.
     pub(super) fn purge(&mut self) -> u64 {
-        let places = self.members.withdraw_all();
-        for place in &places {
-            self.taker.refuse(*place, DropReason::Purged);
+        let gone = self.members.withdraw_all();
+        let mut count = gone.len() as u64;
+        for (place, taken) in gone {
+            self.end_at(place, taken.entry.message.size(), |taker, place| taker.refuse(place, DropReason::Purged));
         }
-        self.bytes = 0;
-        places.len() as u64 + self.taker.purge()
+        count += self.lanes.iter().map(|lane| lane.taker.purge()).sum::<u64>();
+        count
     }
 
     /// When there is something to do by the clock.
@@ -137,14 +201,15 @@ impl Work {
         self.members.due_ms().into_iter().chain(replay).min()
     }
 
-    fn has_something(&self) -> bool {
-        let Some((bell, waker)) = &self.bell else { return true };
+    fn has_something(&self, lane: usize) -> bool {
+        let (Some((bell, waker)), Some(lane)) = (&self.bell, self.lanes.get(lane)) else { return true };
         bell.rung.store(false, Ordering::Release);
-        self.taker.poll_ready(&mut Context::from_waker(waker)).is_ready()
+        lane.taker.poll_ready(&mut Context::from_waker(waker)).is_ready()
     }
 
     fn deal(&mut self, queue: usize, broker: &Broker) {
         let cx = broker.cx();
+        self.look_what_comes(broker);
         let slots = &self.slots;
         self.members.deal(cx.now.0, |no, number, taken: &Taken| {
             let Some(member) = slots.get(&no) else { return Given::Busy };
@@ -162,36 +227,42 @@ impl Work {
         });
     }
 
-    /// What is over leaves the queue. Returns what becomes a dead letter, with its place and why it is one.
-    fn end(&mut self, broker: &Broker) -> Vec<(u64, Why, Option<DeadLetter>)> {
-        let mut confirmed = Vec::new();
+    /// A level whose next messages are read from the disk has its turn when they are here. A disk that cannot be read holds up no
+    /// other level.
+    fn look_what_comes(&mut self, broker: &Broker) {
+        if self.lanes.len() < 2 {
+            return;
+        }
+        let readable = !broker.pager.is_failing();
+        for (level, lane) in self.lanes.iter().enumerate() {
+            let has_room = lane.messages < self.window && (lane.bytes < self.bytes_max || lane.messages == 0);
+            let coming = readable && has_room && lane.taker.slot().look(|session| session.has_more_to_take());
+            self.members.set_coming(level, coming);
+        }
+    }
+
+    /// What has arrived leaves the queue. Returns what is given up.
+    fn end(&mut self) -> Vec<GivenUp> {
+        let mut confirmed: Vec<Vec<u64>> = self.lanes.iter().map(|_| Vec::new()).collect();
         let mut over = Vec::new();
         for fate in self.members.take_fates() {
             match fate {
                 Fate::Confirmed(place, taken) => {
-                    self.bytes = self.bytes.saturating_sub(taken.entry.message.size());
-                    confirmed.push(place);
+                    let (lane, own_place) = of_lane(place);
+                    self.end_at(place, taken.entry.message.size(), |_, _| true);
+                    if let Some(of_lane) = confirmed.get_mut(lane) {
+                        of_lane.push(own_place);
+                    }
                 }
                 Fate::Over { place, item, why, deliveries } => {
-                    let message = &item.entry.message;
-                    self.bytes = self.bytes.saturating_sub(message.size());
-                    let to = self.dead.as_ref().filter(|(_, reasons)| reasons.contains(&why)).map(|(to, _)| *to);
-                    let dead = to.map(|to| {
-                        let cause = Cause {
-                            from: &self.name,
-                            why: why.name(),
-                            detail: None,
-                            count: Some(deliveries),
-                            wall_ms: broker.clock.wall_ms(),
-                        };
-                        DeadLetter { to, message: dead_letter(message, &cause, broker.clock.now()) }
-                    });
-                    over.push((place, why, dead));
+                    let message = item.entry.message;
+                    let to = self.dead.filter(|(_, reasons)| reasons.has(why)).map(|(to, _)| to);
+                    over.push(GivenUp { place, message, why, deliveries, to });
                 }
             }
         }
-        if !confirmed.is_empty() {
-            self.taker.confirm(&confirmed);
+        for (lane, places) in self.lanes.iter().zip(confirmed).filter(|(_, places)| !places.is_empty()) {
+            lane.taker.confirm(&places);
         }
         over
     }
@@ -288,47 +359,38 @@ impl Broker {
             }
             let Some(work) = all.get_mut(at) else { return };
             work.deal(at, self);
-            let over = work.end(self);
+            let over = work.end();
             if !came && over.is_empty() {
                 return;
             }
-            for (place, why, dead) in over {
-                self.give_up(all, at, place, why, dead);
+            for given_up in over {
+                self.give_up(all, at, &given_up);
             }
         }
     }
 
     /// The message leaves its queue, and is a dead letter in the same commit.
-    fn give_up(&self, all: &mut [Work], at: usize, place: u64, why: Why, dead: Option<DeadLetter>) {
+    fn give_up(&self, all: &mut [Work], at: usize, given_up: &GivenUp) {
         let _one_commit = self.writer.gate();
-        if let Some(DeadLetter { to, message }) = dead
-            && let Some(work) = all.get_mut(to)
-        {
-            self.counters.dead_letters.add(1);
+        let name = all.get(at).map_or_else(Box::default, |work| work.name.clone());
+        let GivenUp { place, message, why, deliveries, to } = given_up;
+        if let Some(work) = to.and_then(|to| all.get_mut(to)) {
             work.touched = true;
-            self.put_into(work.taker.slot(), &message);
+            let wall_ms = self.clock.wall_ms();
+            let cause =
+                Cause { name: &name, from: &name, why: why.name(), detail: None, count: Some(*deliveries), wall_ms };
+            if let Some(taker) = work.taker() {
+                self.keep_given_up(taker.slot(), message, &cause);
+            }
         }
-        let Some(work) = all.get(at) else { return };
-        match why {
-            Why::Expired => work.taker.expire(place),
-            Why::TooLarge => work.taker.refuse(place, DropReason::TooLarge),
-            Why::Refused | Why::TooOften => work.taker.refuse(place, DropReason::Refused),
-        };
-    }
-
-    pub(super) fn put_into(&self, slot: &Arc<Slot>, message: &Arc<Message>) {
-        let delivery = Delivery {
-            topic: message.topic_bytes(),
-            properties: message.properties(),
-            payload: message.payload(),
-            qos: message.qos,
-            retain: false,
-            shared: false,
-            subscription_ids: &[],
-            expires_at: None,
-            durability: Durability::Moved,
-        };
-        slot.with(self, |session| session.deliver(&delivery, &mut || message.clone(), self.cx()));
-        slot.wake();
+        let Some(work) = all.get_mut(at) else { return };
+        work.end_at(*place, message.size(), |taker, place| match why {
+            Why::Expired => taker.expire(place),
+            Why::TooLarge => taker.refuse(place, DropReason::TooLarge),
+            Why::Refused | Why::TooOften => taker.refuse(place, DropReason::Refused),
+            Why::NotAllowed => taker.refuse(place, DropReason::Revoked),
+            // What members do not say.
+            Why::Full | Why::Revoked | Why::Undeliverable => taker.refuse(place, DropReason::Revoked),
+        });
     }
 }

@@ -18,7 +18,7 @@ use crate::config;
 use crate::message::Message;
 use crate::session::Urgency;
 use crate::store::{Keyed, KeyedChange, Reader};
-use crate::streams::{Collected, Limits, Log, Start};
+use crate::streams::{Collected, Limits, Log, Now, Start, Wanted};
 use serve::Work;
 
 /// How the client identifier of a stream's queue begins, and the filters of readers.
@@ -29,6 +29,7 @@ pub(super) const FIRST: usize = 1 << 32;
 /// The streams of a broker.
 pub struct Streams {
     names: Vec<Box<str>>,
+    /// The writer takes it in its cut: nobody who has it may wait for the writer's gate, or change a session.
     logs: Mutex<Vec<Log>>,
     work: Mutex<Vec<Work>>,
     reader: OnceLock<Arc<dyn Reader>>,
@@ -64,12 +65,12 @@ impl Streams {
         self.names.iter().any(|known| **known == *name)
     }
 
-    /// What a filter is to them: `$stream/<name>` or `$stream/<name>/@<start>`.
+    /// What a filter is to them: `$stream/<name>`, `$stream/<name>/@<start>` or `$stream/<name>/@<start>..<end>`.
     pub(super) fn find(&self, filter: &str) -> Found {
         let Some(rest) = filter.strip_prefix(STREAM_PREFIX) else { return Found::Topics };
         let name = rest.split('/').next().unwrap_or_default();
         let at = self.names.iter().position(|known| **known == *name);
-        match (at, start_of(filter)) {
+        match (at, wanted_by(filter)) {
             (Some(at), Some(_)) => Found::Queues(smallvec![FIRST + at]),
             (..) => Found::Unknown,
         }
@@ -80,11 +81,31 @@ impl Streams {
     }
 }
 
-/// Where a reader begins, by its filter.
-fn start_of(filter: &str) -> Option<Start> {
+/// What a reader wants, by its filter.
+fn wanted_by(filter: &str) -> Option<Wanted> {
     match filter.strip_prefix(STREAM_PREFIX)?.split_once('/') {
-        None => Some(Start::Latest),
-        Some((_, start)) => Start::parse(start).ok(),
+        None => Some(Wanted { start: Start::Latest, until: None }),
+        Some((_, part)) => Wanted::parse(part).ok(),
+    }
+}
+
+/// The filter with the place that the user properties of its SUBSCRIBE say, if it names a stream and no place in it.
+pub(crate) fn with_place_of(filter: &str, user: &[(String, String)]) -> Option<String> {
+    let name = filter.strip_prefix(STREAM_PREFIX)?;
+    let part = Wanted::of_properties(user).filter(|_| !name.contains('/'))?;
+    Some(format!("{filter}/{part}"))
+}
+
+/// Whether both filters name the same stream: a session reads it once.
+pub(crate) fn is_same_stream(one: &str, other: &str) -> bool {
+    let name =
+        |filter: &str| filter.strip_prefix(STREAM_PREFIX).map(|rest| rest.split('/').next().unwrap_or(rest).len());
+    match (name(one), name(other)) {
+        (Some(length), Some(other_length)) => {
+            let end = STREAM_PREFIX.len() + length;
+            length == other_length && one.get(..end) == other.get(..end)
+        }
+        _ => false,
     }
 }
 
@@ -146,12 +167,16 @@ impl Broker {
         }
     }
 
+    fn stream_now(&self) -> Now {
+        Now { clock_ms: self.clock.now().0, wall_ms: self.clock.wall_ms() }
+    }
+
     /// Messages that have left the stream's queue are in the stream, in one commit.
     fn append(&self, at: usize, messages: Vec<Arc<Message>>) {
-        let now_ms = self.clock.wall_ms();
+        let now = self.stream_now();
         let mut logs = self.streams.logs.lock();
         if let Some(log) = logs.get_mut(at) {
-            messages.into_iter().for_each(|message| log.append(now_ms, message));
+            messages.into_iter().for_each(|message| log.append(now, message));
         }
         drop(logs);
         self.writer.mark_retained(Urgency::Now);

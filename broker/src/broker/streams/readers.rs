@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::broker::Slot;
 use crate::message::{Message, Parts};
 use crate::properties::put_user;
+use crate::streams::Until;
 
 /// A message as it was read: offset, time, message.
 pub(super) type Read = (u64, u64, Arc<Message>);
@@ -21,6 +22,8 @@ pub(super) struct StreamReader {
     pub(super) next: u64,
     /// What is older is not wanted.
     pub(super) since_ms: u64,
+    /// Where it ends.
+    pub(super) until: Option<Until>,
     /// Offsets that are lent and not acknowledged.
     pub(super) flights: BTreeSet<u64>,
     /// What was read from the store and is not lent.
@@ -34,6 +37,11 @@ impl StreamReader {
     /// Everything below has arrived.
     pub(super) fn place(&self) -> u64 {
         self.flights.first().copied().unwrap_or(self.next)
+    }
+
+    /// It wants this message no more, nor any behind it.
+    pub(super) fn is_over(&self, (offset, time_ms, _): &Read) -> bool {
+        self.until.is_some_and(|until| until.is_over(*offset, *time_ms))
     }
 
     /// What is lent has not arrived: it is read again.

@@ -1,20 +1,21 @@
 //! Serving the streams: what their queues bring is appended, readers are lent what is next for them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
 use hashbrown::HashMap;
 
-use super::readers::{StreamReader, with_place};
-use super::{FIRST, start_of};
+use super::readers::{Read, StreamReader, with_place};
+use super::{FIRST, Streams, wanted_by};
 use crate::broker::queues::{Bell, Event};
 use crate::broker::{Broker, Slot, Taker};
 use crate::config;
 use crate::queue::members::{Given, Outcome};
 use crate::session::{Lending, Settled, Urgency};
 use crate::store::{Keyed, Reader};
-use crate::streams::Log;
+use crate::streams::{Log, Now};
 
 /// Messages that may be on their way from the queue into the stream.
 pub(super) const WINDOW: u16 = 1_000;
@@ -64,7 +65,7 @@ impl Work {
     }
 
     /// Reads what the store has of the stream. False: it could not be read.
-    fn load(&mut self, log: &mut Log, reader: &dyn Reader) -> bool {
+    fn load(&mut self, log: &mut Log, reader: &dyn Reader, now: Now) -> bool {
         let mut from = log.first_key();
         let mut of_segments = true;
         loop {
@@ -78,7 +79,7 @@ impl Work {
             let Some((last, _)) = rows.last() else { return true };
             from = [last.as_slice(), &[0]].concat();
             for row in &rows {
-                if of_segments && log.recover(row) {
+                if of_segments && log.recover(row, now) {
                     continue;
                 }
                 if std::mem::take(&mut of_segments) {
@@ -105,10 +106,11 @@ impl Work {
             return;
         }
         let (client_id, durable) = slot.look(|session| (session.client_id().clone(), session.durable()));
+        let wanted = wanted_by(filter);
         // A session that was there before goes on where it was.
         let place = self.places.remove(&*client_id).map(|place| (place, 0));
-        let (next, since_ms) =
-            place.unwrap_or_else(|| log.begin(start_of(filter).unwrap_or(crate::streams::Start::Latest), now_ms));
+        let (next, since_ms) = place
+            .unwrap_or_else(|| log.begin(wanted.map_or(crate::streams::Start::Latest, |wanted| wanted.start), now_ms));
         if durable {
             log.keep_place(&client_id, Some(next));
         }
@@ -120,8 +122,9 @@ impl Work {
             subscription_id,
             next,
             since_ms,
+            until: wanted.and_then(|wanted| wanted.until),
             flights: std::collections::BTreeSet::new(),
-            page: std::collections::VecDeque::new(),
+            page: VecDeque::new(),
             busy: false,
             missed: 0,
         };
@@ -148,22 +151,20 @@ impl Work {
         durable
     }
 
-    /// Lends one reader what is next for it. True: there may be more.
-    fn lend(&mut self, no: u64, at: usize, log: &Log, broker: &Broker) -> bool {
+    /// Lends one reader what is next for it. True: there may be more. To be called without the lock of the logs: what changes a
+    /// session may wait for the writer's gate ([`Slot::with`]), and the writer waits for the logs while it has the gate closed.
+    fn lend(&mut self, no: u64, at: usize, broker: &Broker) -> bool {
         let Some(reader) = self.readers.get_mut(&no) else { return false };
         if reader.busy || !reader.slot.online() {
             return false;
         }
-        let (first, end) = log.range();
+        let Some((first, end)) = broker.streams.logs.lock().get(at).map(Log::range) else { return false };
         if reader.front().is_none() {
-            let Some(store) = broker.streams.reader.get() else { return false };
             if reader.next >= end {
                 return false;
             }
-            let from = log.message_key(reader.next.max(first));
-            let Ok(rows) = store.keyed(Keyed::Streams, &from, PAGE, PAGE_BYTES) else { return false };
-            let rows = rows.iter().map_while(|row| log.message_of(row));
-            reader.page = rows.filter(|(offset, ..)| *offset < end).collect();
+            let Some(page) = broker.streams.read_page(at, reader.next.max(first), end) else { return false };
+            reader.page = page;
             if reader.page.is_empty() {
                 // What should be here is gone.
                 reader.missed += end - reader.next;
@@ -171,7 +172,13 @@ impl Work {
             }
             reader.front();
         }
+        let mut over = false;
         while let Some(read) = reader.front().cloned() {
+            if reader.is_over(&read) {
+                // The page stays, so that it is not read again.
+                over = true;
+                break;
+            }
             if !reader.slot.may_receive(read.2.topic()) {
                 reader.next += 1;
                 continue;
@@ -196,7 +203,18 @@ impl Work {
             reader.next = read.0 + 1;
         }
         reader.slot.wake();
-        !reader.busy && reader.next < end
+        !reader.busy && !over && reader.next < end
+    }
+}
+
+impl Streams {
+    /// What the store has of a stream from an offset on, below `end`. `None`: it cannot be read now.
+    fn read_page(&self, at: usize, from: u64, end: u64) -> Option<VecDeque<Read>> {
+        let key = self.logs.lock().get(at)?.message_key(from);
+        let rows = self.reader.get()?.keyed(Keyed::Streams, &key, PAGE, PAGE_BYTES).ok()?;
+        let logs = self.logs.lock();
+        let log = logs.get(at)?;
+        Some(rows.iter().map_while(|row| log.message_of(row)).filter(|(offset, ..)| *offset < end).collect())
     }
 }
 
@@ -226,7 +244,7 @@ impl Broker {
         if !work.loaded {
             let (mut logs, reader) = (self.streams.logs.lock(), self.streams.reader.get());
             let (Some(log), Some(reader)) = (logs.get_mut(at), reader) else { return false };
-            work.loaded = work.load(log, &**reader);
+            work.loaded = work.load(log, &**reader, self.stream_now());
             if !work.loaded {
                 return false;
             }
@@ -244,13 +262,15 @@ impl Broker {
         }
         let mut logs = self.streams.logs.lock();
         let Some(log) = logs.get_mut(at) else { return false };
-        if work.ages && log.retire(self.clock.wall_ms()) {
+        // What one commit has no room for is looked at again when it is done.
+        if log.retire(self.clock.now().0) {
             self.writer.mark_retained(Urgency::Lazy);
         }
+        drop(logs);
         let readers: Vec<u64> = work.readers.keys().copied().collect();
         let mut more = false;
         for no in readers {
-            more |= work.lend(no, at, log, self);
+            more |= work.lend(no, at, self);
         }
         work.touched |= more;
         more
@@ -268,7 +288,7 @@ impl Broker {
                 if !work.loaded
                     && let Some(reader) = self.streams.reader.get()
                 {
-                    work.loaded = work.load(log, &**reader);
+                    work.loaded = work.load(log, &**reader, self.stream_now());
                 }
                 work.join(slot, &filter, (qos, subscription_id), log, self.clock.wall_ms());
                 self.writer.mark_retained(Urgency::Lazy);

@@ -42,9 +42,15 @@ impl Checker<'_> {
         let exactly_once = self.word(raw.delivery, "delivery", Bridge::DELIVERIES, false);
         self.only_with_tls(tls, [&raw.ca_file, &raw.certificate, &raw.key]);
         let identity = self.identity(raw.certificate, raw.key);
-        let carries = [&raw.out, &raw.ins].into_iter().flatten().any(|rules| !rules.value.is_empty());
+        let carries = raw.out.as_ref().is_some_and(|rules| !rules.value.is_empty())
+            || raw.ins.as_ref().is_some_and(|rules| !rules.value.is_empty());
         let outs = raw.out.map(|at| self.bridge_rules(at, exactly_once)).unwrap_or_default();
         let ins = raw.ins.map(|at| self.bridge_rules(at, exactly_once)).unwrap_or_default();
+        let own = format!("$dead/{name}/");
+        if let Some(rule) = outs.iter().find(|rule| rule.filter.starts_with(&own)) {
+            let why = "what this bridge gave up does not come into its own queue; let another bridge carry it";
+            self.wrong(&place, format!("has the filter \"{}\": {why}", rule.filter));
+        }
         if !carries {
             self.wrong(&place, "carries nothing: it needs [[bridges.out]], [[bridges.in]] or both");
         }
@@ -222,7 +228,7 @@ impl Checker<'_> {
         refuse(raw.refused_topic.as_ref().map(At::place), "refused_topic");
         refuse(raw.delivery.as_ref().filter(|at| at.value == "exactly-once").map(At::place), "exactly-once");
         refuse(raw.ins.as_ref().filter(|at| !at.value.is_empty()).map(At::place), "in");
-        for rule in [&raw.out, &raw.ins].into_iter().flatten().flat_map(|rules| &rules.value) {
+        for rule in raw.out.iter().flat_map(|rules| &rules.value) {
             refuse(rule.value.exchange.as_ref().map(At::place), "exchange");
             refuse(rule.value.key.as_ref().map(At::place), "message_key");
             refuse(rule.value.partition.as_ref().map(At::place), "partition");
@@ -261,11 +267,11 @@ impl Checker<'_> {
         }
     }
 
-    fn bridge_rules(&mut self, raw: At<Vec<At<RawBridgeRule>>>, exactly_once: bool) -> Vec<Rule> {
+    fn bridge_rules(&mut self, raw: At<Vec<At<impl Into<RawBridgeRule>>>>, exactly_once: bool) -> Vec<Rule> {
         let mut rules: Vec<Rule> = Vec::with_capacity(raw.value.len());
         for at in raw.value {
             let place = at.place();
-            let RawBridgeRule { filter, topic, qos, exchange, key, partition, tag, delay_s } = at.value;
+            let RawBridgeRule { filter, topic, qos, exchange, key, partition, tag, delay_s } = at.value.into();
             let Some(filter) = filter else {
                 self.wrong(&place, "needs `filter`");
                 continue;

@@ -1,20 +1,25 @@
 //! `[[listeners]]`.
 
+use std::time::Duration;
+
 use forebay_wire::types::Version;
 
-use super::{Checker, bytes, number};
-use crate::access::Network;
+use super::{Checker, bytes, expiry, number, packet_size};
 use crate::config::address::{ListenUrl, Place};
 use crate::config::checked::{AccessConfig, Limits};
 use crate::config::listener::{
-    Admission, ClientCertificates, Listener, SocketFile, Tls, TlsFiles, TlsRules, UserFrom, WebSocketRules,
+    Admission, Bounds, ClientCertificates, Listener, SocketFile, Tls, TlsFiles, TlsRules, UserFrom, WebSocketRules,
 };
 use crate::config::problem::no_such;
 use crate::config::raw::{RawListener, RawPair};
 use crate::config::table::At;
+use crate::config::units::show_duration;
+use crate::network::Network;
 
 /// What is written for the certificate that the program makes itself.
 const DEVELOPMENT: &str = "development";
+/// Bytes of a mount point.
+const MOUNT_POINT_MAX: usize = 1024;
 
 impl Checker<'_> {
     pub(super) fn listeners(
@@ -59,6 +64,9 @@ impl Checker<'_> {
             other => number(other, limits.max_connections),
         };
         let rate = rate.and_then(|at| self.rate(at));
+        let rate_out = raw.rate_out.take().and_then(|at| self.rate(at));
+        let mount_point = raw.mount_point.take().map(|at| self.mount_point(at));
+        let bounds = self.bounds(&mut raw, limits);
         let Some(url) = url else {
             self.wrong(&place, "needs `url`, such as \"mqtt://127.0.0.1:1883\"");
             return None;
@@ -108,6 +116,9 @@ impl Checker<'_> {
             durability,
             max_fragment_size,
             rate,
+            rate_out,
+            mount_point,
+            bounds,
             ..Listener::new(&parsed.url, parsed.place, max_connections)
         })
     }
@@ -145,6 +156,52 @@ impl Checker<'_> {
             client_ids: client_ids.into_iter().map(|at| at.value).collect(),
             connects_per_s: raw.connects_per_s.take().map(|at| number(Some(at), 1)),
         }
+    }
+
+    fn mount_point(&mut self, at: At<String>) -> String {
+        if let Some(why) = why_no_mount_point(&at.value) {
+            self.wrong(&at, format!("\"{}\" {why}", at.value));
+        }
+        at.value
+    }
+
+    fn bounds(&mut self, raw: &mut RawListener, limits: &Limits) -> Bounds {
+        self.no_more_than(raw.max_handshakes_per_address.as_ref(), raw.max_handshakes.as_ref());
+        let times = |at: &Option<At<Duration>>| at.as_ref().map(|at| at.place().map(|()| at.value));
+        let (min, max) = (times(&raw.min_keep_alive), times(&raw.max_keep_alive));
+        self.no_longer_than(min.as_ref(), max.as_ref());
+        let expiries = raw.max_session_expiry.as_ref().map(|at| at.place().map(|()| at.value.0));
+        // 0 leaves it to the client: whatever a listener says is less.
+        let keep_alive = Some(limits.max_keep_alive).filter(|time| !time.is_zero());
+        for (at, most, key) in [
+            (min, keep_alive, "limits.max_keep_alive"),
+            (max, keep_alive, "limits.max_keep_alive"),
+            (expiries, Some(limits.max_session_expiry), "limits.max_session_expiry"),
+        ] {
+            if let (Some(at), Some(most)) = (at, most)
+                && at.value > most
+            {
+                self.wrong(&at, format!("must be at most {key} ({})", show_duration(most)));
+            }
+        }
+        let bounds = Bounds {
+            connections_per_address: raw.max_connections_per_address.take().map(|at| number(Some(at), 1)),
+            handshakes: raw.max_handshakes.take().map(|at| number(Some(at), 1)),
+            handshakes_per_address: raw.max_handshakes_per_address.take().map(|at| number(Some(at), 1)),
+            keep_alive_min: raw.min_keep_alive.take().map(|at| at.value),
+            keep_alive_max: raw.max_keep_alive.take().map(|at| at.value),
+            packet_size: raw
+                .max_packet_size
+                .as_ref()
+                .map(|at| packet_size(u32::try_from(at.value.0).unwrap_or(u32::MAX))),
+            session_expiry: raw.max_session_expiry.take().map(|at| expiry(Some(at), limits.max_session_expiry)),
+        };
+        if let (Some(at), Some(size)) = (raw.max_packet_size.take(), bounds.packet_size)
+            && size > limits.max_packet_size
+        {
+            self.wrong(&at, format!("must be at most limits.max_packet_size ({} bytes)", limits.max_packet_size));
+        }
+        bounds
     }
 
     fn websocket(
@@ -286,6 +343,18 @@ impl Checker<'_> {
         }
         Some(Tls::Development)
     }
+}
+
+/// What is wrong with a mount point.
+pub(crate) fn why_no_mount_point(is: &str) -> Option<&'static str> {
+    if !is.ends_with('/') {
+        return Some("must end with /, so that it is whole levels of a topic");
+    }
+    if is.starts_with('$') {
+        return Some("must not begin with $: those topics are the broker's own");
+    }
+    let fits = forebay_wire::topic::check_name(is, usize::MAX).is_ok() && is.len() <= MOUNT_POINT_MAX;
+    (!fits).then_some("must be the beginning of a topic, without wildcards, of at most 1024 bytes")
 }
 
 fn not_encrypted(url: &At<String>) -> String {

@@ -1,11 +1,11 @@
-//! `[[queues]]` and `[[streams]]`.
+//! `[[queues]]`, `[[dead_letters]]` and `[[streams]]`.
 
-use super::super::checked::{Bridge, Queue, QueueLimits, Stream};
-use super::super::raw::{RawQueue, RawQueues, RawStream};
+use super::super::checked::{Bridge, DeadLetterRule, Queue, QueueLimits, Stream};
+use super::super::raw::{RawDeadLetters, RawPriority, RawQueue, RawQueues, RawStream};
 use super::super::table::At;
 use super::{Checker, bytes, defaults, duration, number, or_never, topic_filter};
-use crate::queue::KeyOf;
-use crate::queue::members::{Share, Why};
+use crate::queue::members::Share;
+use crate::queue::{KeyOf, Priorities, Reasons, Why};
 
 /// Declared queues of one broker.
 const QUEUES_MAX: usize = 1_000;
@@ -26,6 +26,52 @@ impl Checker<'_> {
             queues.push(queue);
         }
         queues
+    }
+
+    pub(super) fn dead_letters(
+        &mut self,
+        raw: Vec<At<RawDeadLetters>>,
+        queues: &[Queue],
+        bridges: &[Bridge],
+    ) -> Vec<DeadLetterRule> {
+        let mut all: Vec<DeadLetterRule> = Vec::with_capacity(raw.len());
+        for at in raw {
+            let place = at.place();
+            let named = at.value.name.as_ref().map_or_else(|| place.clone(), At::place);
+            let Some(rule) = self.dead_letter_rule(at) else { continue };
+            let others = queues.iter().map(|queue| ("queue", &queue.name));
+            let others = others.chain(bridges.iter().map(|bridge| ("bridge", &bridge.name)));
+            if all.iter().any(|other| other.name == rule.name) {
+                self.wrong(&named, format!("there are dead letters \"{}\" already", rule.name));
+            } else if let Some((what, name)) = others.into_iter().find(|(_, name)| **name == rule.name) {
+                self.wrong(&named, format!("there is a {what} \"{name}\": both would have $dead/{name}/..."));
+            } else if all.len() >= QUEUES_MAX {
+                self.wrong(&place, format!("there may be {QUEUES_MAX} of them at most"));
+            }
+            all.push(rule);
+        }
+        all
+    }
+
+    fn dead_letter_rule(&mut self, at: At<RawDeadLetters>) -> Option<DeadLetterRule> {
+        let place = at.place();
+        let RawDeadLetters { name, filter, clients, reasons, max_messages, max_bytes, max_age } = at.value;
+        let name = self.name(&place, name)?;
+        let filter = filter.unwrap_or_else(|| place.map(|()| "#".to_owned()));
+        let words = Why::OF_SESSIONS;
+        let reasons: Reasons = match reasons {
+            Some(at) => at.value.into_iter().map(|at| self.reason(at, &words)).collect(),
+            None => words.into_iter().filter(|why| *why != Why::Undeliverable).collect(),
+        };
+        Some(DeadLetterRule {
+            name,
+            filter: self.queue_filter(&filter.place(), Some(filter))?,
+            clients: clients.map_or_else(|| "*".to_owned(), |at| at.value),
+            reasons,
+            max_messages: number(max_messages, defaults::QUEUE_DEAD_LETTERS),
+            max_bytes: bytes(max_bytes, defaults::DEAD_LETTER_BYTES),
+            max_age: or_never(max_age, None),
+        })
     }
 
     pub(super) fn streams(&mut self, raw: Vec<At<RawStream>>) -> Vec<Stream> {
@@ -82,7 +128,15 @@ impl Checker<'_> {
             backoff: first,
             backoff_max: duration(raw.backoff_max, defaults::QUEUE_BACKOFF_MAX).max(first),
             window: number(raw.window, defaults::QUEUE_WINDOW),
-            dead_letters: raw.dead_letters.map_or_else(default_reasons, |at| self.reasons(at.value)),
+            priorities: Priorities {
+                levels: number(raw.priority_levels, 1),
+                by_filter: raw.priorities.map(|at| self.priorities(at.value)).unwrap_or_default(),
+            },
+            lower_each: 100_u64.checked_div(number(raw.priority_share, defaults::QUEUE_PRIORITY_SHARE)),
+            dead_letters: match raw.dead_letters {
+                Some(at) => at.value.into_iter().map(|at| self.reason(at, &Why::OF_QUEUES)).collect(),
+                None => default_reasons(),
+            },
             max_dead_letters: number(raw.max_dead_letters, defaults::QUEUE_DEAD_LETTERS),
         };
         Some((queue, named))
@@ -101,28 +155,48 @@ impl Checker<'_> {
         Some(filter.value)
     }
 
-    /// `topic`, `key`, or `property:NAME`.
+    /// `topic`, `client`, `key`, or `property:NAME`.
     fn key_of(&mut self, at: At<String>) -> Option<KeyOf> {
         match (at.value.as_str(), at.value.strip_prefix("property:")) {
             ("topic", _) => Some(KeyOf::Topic),
+            ("client", _) => Some(KeyOf::Client),
             ("key", _) => Some(KeyOf::Property("key".into())),
             (_, Some(name)) if !name.is_empty() => Some(KeyOf::Property(name.into())),
             _ => {
-                let what = "is not \"topic\", \"key\" or \"property:\" and the name of a user property";
+                let what = "is not \"topic\", \"client\", \"key\" or \"property:\" and the name of a user property";
                 self.wrong(&at, format!("\"{}\" {what}", at.value));
                 None
             }
         }
     }
 
-    fn reasons(&mut self, raw: Vec<At<String>>) -> Vec<Why> {
-        raw.into_iter()
-            .map(|at| self.word(Some(at), "reason", &Why::ALL.map(|why| (why.name(), why)), Why::Refused))
-            .collect()
+    fn priorities(&mut self, raw: Vec<At<RawPriority>>) -> Vec<(String, u8)> {
+        let mut all = Vec::with_capacity(raw.len());
+        for at in raw {
+            let place = at.place();
+            let RawPriority { filter, priority } = at.value;
+            if priority.is_none() {
+                self.wrong(&place, "needs `priority`, 0 to 31");
+            }
+            let Some(filter) = filter else {
+                self.wrong(&place, "needs `filter`");
+                continue;
+            };
+            if let Err(why) = topic_filter(&filter.value) {
+                self.wrong(&filter, format!("\"{}\" {why}", filter.value));
+            }
+            all.push((filter.value, number(priority, 0)));
+        }
+        all
+    }
+
+    fn reason(&mut self, at: At<String>, all: &[Why]) -> Why {
+        let words: Vec<(&str, Why)> = all.iter().map(|why| (why.name(), *why)).collect();
+        self.word(Some(at), "reason", &words, Why::Refused)
     }
 }
 
 /// What nobody has wanted is worth a look; what was too old is not.
-fn default_reasons() -> Vec<Why> {
-    vec![Why::Refused, Why::TooOften, Why::TooLarge]
+fn default_reasons() -> Reasons {
+    [Why::Refused, Why::TooOften, Why::TooLarge, Why::NotAllowed].into_iter().collect()
 }

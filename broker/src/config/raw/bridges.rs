@@ -56,18 +56,18 @@ table!(
         queue: RawQueue = about().optional(),
         /// Messages that the upstream will never take: so many are kept in $dead/NAME/...; then the oldest make room.
         dead_letters: u64 = about().within(1..=1_000_000).is(defaults::BRIDGE_DEAD_LETTERS),
-        /// Kafka, RocketMQ, RabbitMQ, NATS, AMQP 1.0: what becomes of a message whose topic there is missing, or not allowed. "wait": until
-        /// it is taken; the bridge is `blocked`. "dead-letter": dead letter, when that has lasted for 30 s.
+        /// MQTT 5, Kafka, RocketMQ, RabbitMQ, NATS, AMQP 1.0: what becomes of a message whose topic there is missing, or not allowed. "wait":
+        /// until it is taken; the bridge is `blocked`. "dead-letter": dead letter, when that has lasted for 30 s.
         refused_topic: String = about().words(RefusedTopic::WORDS).is("wait"),
         /// What goes up: [[bridges.out]]. The first filter that matches holds.
         out: Vec<At<RawBridgeRule>>,
         /// What comes down, by a subscription there: [[bridges.in]].
-        ins as "in": Vec<At<RawBridgeRule>>,
+        ins as "in": Vec<At<RawInwardRule>>,
     }
 );
 
 table!(
-    /// `[[bridges.out]]` and `[[bridges.in]]`
+    /// `[[bridges.out]]`
     RawBridgeRule {
         /// What goes up. The first filter that matches holds.
         filter: String = about().needed(),
@@ -89,3 +89,21 @@ table!(
         delay_s: String,
     }
 );
+
+table!(
+    /// `[[bridges.in]]`
+    RawInwardRule {
+        /// What comes down: the topic filter of a subscription there.
+        filter: String = about().needed(),
+        /// Its topic here, as in [[bridges.out]]: {topic}, {topic/1}, {topic/2..}, {user.NAME}, {json.FIELD}, {bridge}. Default: the same.
+        topic: String = about().is("{topic}"),
+        /// Highest QoS, 0 to 2. Default: 1; 2 where the delivery is exactly-once.
+        qos: u64 = about().within(0..=2).otherwise("1; 2 where the delivery is exactly-once"),
+    }
+);
+
+impl From<RawInwardRule> for RawBridgeRule {
+    fn from(RawInwardRule { filter, topic, qos }: RawInwardRule) -> Self {
+        Self { filter, topic, qos, ..Self::default() }
+    }
+}

@@ -32,7 +32,7 @@ table!(
         /// From accept until the first byte, TLS included; 100ms to 1h. A socket that says nothing is not kept for longer.
         first_byte_timeout: Duration = about().within(100..=3_600 * SECOND).is(defaults::FIRST_BYTE_TIMEOUT),
         /// From the first byte of a packet until its last, 1s to 1d: bytes that trickle in keep no connection open. While the broker
-        /// itself does not read (a rate, no room) the time does not run.
+        /// itself does not read (a rate, no room) the time does not run, and no more does that of a keep alive.
         packet_timeout: Duration = about().within(SECOND..=DAY).is(defaults::PACKET_TIMEOUT),
         /// Levels of one session's filters from their first "+" on, counted together (a/+/c/d has 3): what its subscriptions can
         /// cost each publication.
@@ -90,7 +90,7 @@ table!(
         /// Their size together.
         memory_bytes: Bytes = about().within(1 << 10..=MUCH).is(defaults::MEMORY_BYTES),
         /// Lines of the log in one second, errors apart: what is more is left out, and how much is said. A stranger who connects
-        /// as fast as it goes does not fill the disk with the log.
+        /// as fast as it goes does not fill the disk with the log. Refused log-ins have as many of their own, for fail2ban.
         log_lines_per_s: u64 = about().within(1..=MANY).is(defaults::LOG_LINES_PER_S),
         /// What the whole program may take, at least 16MiB: queues in memory, buffers, sessions, subscriptions, retained messages,
         /// everything. From 80 % of it on the pressure is "high"; from 95 % on what would add to it is refused (new clients 0x89,

@@ -1,14 +1,17 @@
 //! `[[listeners]]`
 
+use std::time::Duration;
+
 use toml::Spanned;
 use toml::de::DeValue;
 
 use super::RawRate;
 use crate::config::checked::Source;
-use crate::config::key::{Key, about};
+use crate::config::key::{Key, NEVER_MS, SECOND, about};
 use crate::config::listener::{Admission, TlsRules, UserFrom};
 use crate::config::table::{At, Reader, Shown, Table, Value, below, key_about, key_name, show_key, table};
 use crate::config::units::Bytes;
+use crate::config::value::Expiry;
 
 table!(
     /// `[[listeners]]`
@@ -85,6 +88,27 @@ table!(
         client_ids: Vec<At<String>>,
         /// New connections a second; what is more waits. A second's worth may come at once. Default: no limit.
         connects_per_s: u64 = about().within(1..=1_000_000),
+        /// What stands before every topic, filter and will of its clients, and is taken away from what they get: they see nothing
+        /// else, and nothing that begins with $. Ends with "/". Default: none.
+        mount_point: String,
+        /// Connections at once with one address (a /64 of IPv6). Default: no limit.
+        max_connections_per_address: u64 = about().within(1..=10_000_000),
+        /// As in [limits], for this listener. Default: limits.max_handshakes.
+        max_handshakes: u64 = about().within(1..=10_000_000).otherwise("limits.max_handshakes"),
+        /// As in [limits], for this listener; at most its max_handshakes. Default: limits.max_handshakes_per_address.
+        max_handshakes_per_address: u64 = about().within(1..=10_000_000).otherwise("limits.max_handshakes_per_address"),
+        /// What one connection is sent; past it the socket is written later, and what is for it waits in its queue. One of the two or
+        /// both. Default: no limit.
+        rate_out: RawRate = about().optional(),
+        /// The shortest keep alive of an MQTT 5 client; one that asks for less is told to use this. In whole seconds, at most
+        /// max_keep_alive. Default: any.
+        min_keep_alive: Duration = about().within(SECOND..=65_535 * SECOND).whole_seconds().otherwise("any"),
+        /// As in [limits], for this listener; at most that. Default: limits.max_keep_alive.
+        max_keep_alive: Duration = about().within(SECOND..=65_535 * SECOND).whole_seconds().otherwise("limits.max_keep_alive"),
+        /// As in [limits], for this listener; at most that. Default: limits.max_packet_size.
+        max_packet_size: Bytes = about().within(128..=268_435_460).otherwise("limits.max_packet_size"),
+        /// As in [limits], for this listener, and for MQTT 3.1 and 3.1.1 as well; at most that. Default: limits.max_session_expiry.
+        max_session_expiry: Expiry = about().within(0..=NEVER_MS).whole_seconds().otherwise("limits.max_session_expiry"),
     }
 );
 

@@ -16,7 +16,7 @@ pub(super) use access::{RawAccess, RawHttp, RawJwt};
 pub(super) use bridges::{RawBridge, RawBridgeRule};
 pub(super) use limits::RawLimits;
 pub(super) use listener::{RawListener, RawPair};
-pub(super) use queues::{RawQueue, RawQueues, RawStream};
+pub(super) use queues::{RawDeadLetters, RawPriority, RawQueue, RawQueues, RawStream};
 
 use super::checked::{LogFormat, LogLevel};
 use super::defaults;
@@ -67,6 +67,9 @@ table!(
         store: RawStore,
         /// Declared queues: each [[queues]] exists without consumers and survives restarts (docs/queues.md). Default: none.
         queues: Vec<At<RawQueues>>,
+        /// Dead letters of sessions: each [[dead_letters]] keeps what queues of sessions give up; the first that fits a message has it
+        /// (docs/queues.md). Default: none.
+        dead_letters: Vec<At<RawDeadLetters>>,
         /// Streams: each [[streams]] keeps the messages of a filter, to be read again from any place (docs/queues.md). Default: none.
         streams: Vec<At<RawStream>>,
         /// Ways upstream: each [[bridges]] is one, with a queue of its own on disk (docs/bridges.md). Default: none.
@@ -129,7 +132,7 @@ table!(
         http: String,
         /// The same API for `forebay ctl`, on a Unix socket that only the broker's user and root can open. Default: none.
         socket: String,
-        /// A file with the token that HTTP asks for (Authorization: Bearer TOKEN), at least 16 characters. Default: none.
+        /// A file with the token that HTTP asks for (Authorization: Bearer TOKEN), at least 16 characters. It is read for each request. Default: none.
         token_file: String,
     }
 );

@@ -9,6 +9,9 @@
 //!                                 (more than `max_deliveries`: dead)
 //! ```
 //!
+//! What no member that is there may have is set aside as well, offered again now and then, and given up after a time, or when it
+//! takes half of the room or more.
+//!
 //! With an order a key has one message with a member at most: the oldest. So a key changes its member only after its
 //! messages are acknowledged.
 
@@ -18,6 +21,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
+
+use super::Why;
+
+/// The level of a place is in its bits from here on: 0 is dealt first.
+pub const LEVEL_SHIFT: u32 = 56;
+
+/// Milliseconds until a message that no member may have is offered again: members come, and rights change.
+const NOT_ALLOWED_AGAIN_MS: u64 = 1_000;
 
 /// Names a member: its session's number.
 pub type MemberNo = u64;
@@ -44,6 +55,12 @@ pub struct Terms {
     pub max_deliveries: u32,
     /// Milliseconds until a message that was refused is dealt again: doubled each time, from the first to the second.
     pub backoff_ms: (u64, u64),
+    /// Milliseconds after which a message that no member may have is given up; `None`: never.
+    pub not_allowed_ms: Option<u64>,
+    /// Levels of places, 1 at least, see [`LEVEL_SHIFT`].
+    pub levels: u8,
+    /// Each so-manieth message that is dealt is of a lower level, if there is one; `None`: only when no higher one can be.
+    pub lower_each: Option<u64>,
 }
 
 /// What a member made of a message that it was offered.
@@ -73,35 +90,6 @@ pub enum Outcome {
     },
     /// The member is gone.
     Returned,
-}
-
-/// Why a message is dealt no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Members refused it, as often as they may.
-    Refused,
-    /// Members had it and did not confirm it, as often as they may.
-    TooOften,
-    /// No member takes packets as large.
-    TooLarge,
-    /// Its time is over.
-    Expired,
-}
-
-impl Why {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Refused, Self::TooOften, Self::TooLarge, Self::Expired];
-
-    /// As it is called in the configuration and in dead letters.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::TooOften => "too-often",
-            Self::TooLarge => "too-large",
-            Self::Expired => "expired",
-        }
-    }
 }
 
 /// What is to be done with a message in its queue.
@@ -137,6 +125,8 @@ struct Entry<T> {
     item: T,
     key: Option<u64>,
     deliveries: u32,
+    /// Since when no member may have it.
+    not_allowed_ms: Option<u64>,
     state: State,
 }
 
@@ -157,6 +147,8 @@ pub struct Members<T> {
     ready: BTreeSet<u64>,
     /// Those set aside, by the time at which they are dealt again.
     aside: BTreeSet<(u64, u64)>,
+    /// Of each level, places that no member may have.
+    not_allowed: Vec<BTreeSet<u64>>,
     /// Places of each key that are not over, in order.
     keys: HashMap<u64, VecDeque<u64>>,
     /// By its number: the place of what a member holds.
@@ -166,6 +158,10 @@ pub struct Members<T> {
     members: Vec<Member>,
     next_lending: u64,
     turn: usize,
+    /// Messages dealt.
+    dealt: u64,
+    /// Of each level, whether more of it is on its way here.
+    coming: Vec<bool>,
     fates: Vec<Fate<T>>,
 }
 
@@ -173,8 +169,11 @@ impl<T> Members<T> {
     /// Nobody, and nothing to deal.
     #[must_use]
     pub fn new(terms: Terms) -> Self {
+        let levels = usize::from(terms.levels);
+        let (not_allowed, coming) = (vec![BTreeSet::new(); levels], vec![false; levels]);
         Self {
             terms,
+            not_allowed,
             entries: BTreeMap::new(),
             ready: BTreeSet::new(),
             aside: BTreeSet::new(),
@@ -184,6 +183,8 @@ impl<T> Members<T> {
             members: Vec::new(),
             next_lending: 0,
             turn: 0,
+            dealt: 0,
+            coming,
             fates: Vec::new(),
         }
     }
@@ -210,6 +211,28 @@ impl<T> Members<T> {
     #[must_use]
     pub fn held_and_aside(&self) -> (usize, usize) {
         (self.lendings.len(), self.aside.len())
+    }
+
+    /// Messages that no member may have: set aside, or about to be offered again.
+    #[must_use]
+    pub fn not_allowed(&self) -> usize {
+        self.not_allowed.iter().map(BTreeSet::len).sum()
+    }
+
+    /// A level is full, with so many messages. Of what no member may have the older half is given up, if it, and what waits behind
+    /// it with the same key, is half of them or more: the others must not stand still for it.
+    pub fn make_room(&mut self, level: usize, messages: usize) {
+        let Some(places) = self.not_allowed.get(level).filter(|places| !places.is_empty()) else { return };
+        let with_those_behind = |place: &u64| {
+            let key = self.entries.get(place).and_then(|entry| entry.key);
+            key.and_then(|key| self.keys.get(&key)).map_or(1, VecDeque::len)
+        };
+        let stand_still: usize = places.iter().map(with_those_behind).sum();
+        if self.terms.not_allowed_ms.is_none() || stand_still * 2 < messages {
+            return;
+        }
+        let older: Vec<u64> = places.iter().take(places.len().div_ceil(2)).copied().collect();
+        older.into_iter().for_each(|place| self.end(place, Why::NotAllowed));
     }
 
     /// One more member, or one that is known.
@@ -252,41 +275,69 @@ impl<T> Members<T> {
         if first {
             self.ready.insert(place);
         }
-        self.entries.insert(place, Entry { item, key, deliveries: 0, state: State::Waiting });
+        self.entries.insert(place, Entry { item, key, deliveries: 0, not_allowed_ms: None, state: State::Waiting });
     }
 
     /// Gives up the oldest message that no member has and that waits for nothing.
     pub fn withdraw(&mut self) -> Option<(u64, T)> {
-        let place = self.ready.first().copied()?;
+        let place = self.ready.first().or_else(|| self.not_allowed.iter().find_map(BTreeSet::first)).copied()?;
         self.remove(place).map(|entry| (place, entry.item))
     }
 
-    /// Gives up whatever no member has; returns the places.
-    pub fn withdraw_all(&mut self) -> Vec<u64> {
+    /// Gives up whatever no member has; returns it with the places.
+    pub fn withdraw_all(&mut self) -> Vec<(u64, T)> {
         let nobody_has = |(place, entry): (&u64, &Entry<T>)| {
             let held = matches!(entry.state, State::Held { .. });
             (!held).then_some(*place)
         };
         let places: Vec<u64> = self.entries.iter().filter_map(nobody_has).collect();
-        for place in &places {
-            self.remove(*place);
+        places.into_iter().filter_map(|place| self.remove(place).map(|entry| (place, entry.item))).collect()
+    }
+
+    /// Whether more of a level is on its way here: if it has nothing else, lower ones wait for it.
+    pub fn set_coming(&mut self, level: usize, coming: bool) {
+        if let Some(known) = self.coming.get_mut(level) {
+            *known = coming;
         }
-        self.aside.clear();
-        places
     }
 
     /// Deals what can be dealt: `give` offers a message to a member, under the number that [`Members::settle`] takes.
     pub fn deal(&mut self, now_ms: u64, mut give: impl FnMut(MemberNo, u64, &T) -> Given) {
         self.end_waits(now_ms);
-        let mut from = 0;
-        while let Some(place) = self.ready.range(from..).next().copied() {
-            from = place + 1;
+        let mut from: Vec<u64> = (0..self.terms.levels).map(|level| u64::from(level) << LEVEL_SHIFT).collect();
+        while let Some(place) = self.next_ready(&mut from) {
             let candidates = self.candidates();
             if candidates.is_empty() {
                 return;
             }
             self.offer(place, &candidates, now_ms, &mut give);
         }
+    }
+
+    /// The next place to be offered: the oldest of the highest level, or, when it is their turn, of a lower one. `from`: of each
+    /// level, what was not offered yet. `None`: there is none, or what is next is on its way.
+    fn next_ready(&self, from: &mut [u64]) -> Option<u64> {
+        let first = |at: &u64| {
+            let level = *at >> LEVEL_SHIFT;
+            self.ready.range(*at..).next().copied().filter(|place| place >> LEVEL_SHIFT == level)
+        };
+        let levels = from.iter().zip(&self.coming).enumerate();
+        let mut levels = levels
+            .map(|(level, (at, coming))| (level, first(at), *coming))
+            .filter(|(_, ready, coming)| ready.is_some() || *coming);
+        let mut next = levels.next()?;
+        if let Some(each) = self.terms.lower_each
+            && self.dealt % each == each - 1
+        {
+            // Each of them in turn, so that none waits for ever.
+            let lower: Vec<_> = levels.collect();
+            let turn = usize::try_from(self.dealt / each).unwrap_or(0).checked_rem(lower.len());
+            next = turn.and_then(|turn| lower.get(turn).copied()).unwrap_or(next);
+        }
+        let (level, place, _) = next;
+        let place = place?;
+        *from.get_mut(level)? = place + 1;
+        Some(place)
     }
 
     fn offer(
@@ -296,7 +347,7 @@ impl<T> Members<T> {
         now_ms: u64,
         give: &mut impl FnMut(MemberNo, u64, &T) -> Given,
     ) {
-        let mut too_large = 0;
+        let (mut too_large, mut not_allowed) = (0, 0);
         for no in candidates {
             let Some(entry) = self.entries.get(&place) else { return };
             match give(*no, self.next_lending, &entry.item) {
@@ -306,14 +357,38 @@ impl<T> Members<T> {
                         member.busy = true;
                     }
                 }
-                Given::NotAllowed => {}
+                Given::NotAllowed => not_allowed += 1,
                 Given::TooLarge => too_large += 1,
                 Given::Expired => return self.end(place, Why::Expired),
             }
         }
-        if too_large == self.members.iter().filter(|member| member.online).count() {
+        // Of an exclusive queue one is asked for all. Of others who is busy may take it later.
+        let all = if self.terms.exclusive { candidates.len() } else { self.count().1 };
+        if too_large == all {
             self.end(place, Why::TooLarge);
+        } else if too_large + not_allowed == all {
+            self.set_not_allowed_aside(place, now_ms);
         }
+    }
+
+    fn set_not_allowed_aside(&mut self, place: u64, now_ms: u64) {
+        let Some(entry) = self.entries.get_mut(&place) else { return };
+        let since_ms = *entry.not_allowed_ms.get_or_insert(now_ms);
+        if self.terms.not_allowed_ms.is_some_and(|most| now_ms.saturating_sub(since_ms) >= most) {
+            return self.end(place, Why::NotAllowed);
+        }
+        let at = now_ms.saturating_add(NOT_ALLOWED_AGAIN_MS);
+        entry.state = State::Aside(at);
+        self.ready.remove(&place);
+        self.aside.insert((at, place));
+        if let Some(places) = self.not_allowed_of(place) {
+            places.insert(place);
+        }
+    }
+
+    /// Those of the level that this place is in.
+    fn not_allowed_of(&mut self, place: u64) -> Option<&mut BTreeSet<u64>> {
+        self.not_allowed.get_mut(usize::try_from(place >> LEVEL_SHIFT).ok()?)
     }
 
     /// Whom to ask, in this order.
@@ -341,10 +416,15 @@ impl<T> Members<T> {
     fn lend(&mut self, place: u64, no: MemberNo, now_ms: u64) {
         let lending = self.next_lending;
         self.next_lending += 1;
+        self.dealt += 1;
         let until = self.terms.ack_timeout_ms.map(|ms| now_ms.saturating_add(ms));
         let Some(entry) = self.entries.get_mut(&place) else { return };
         entry.deliveries += 1;
         entry.state = State::Held { member: no, lending, until };
+        let was_not_allowed = entry.not_allowed_ms.take().is_some();
+        if was_not_allowed && let Some(places) = self.not_allowed_of(place) {
+            places.remove(&place);
+        }
         self.ready.remove(&place);
         self.lendings.insert(lending, place);
         self.timeouts.extend(until.map(|at| (at, lending)));
@@ -410,6 +490,12 @@ impl<T> Members<T> {
     fn remove(&mut self, place: u64) -> Option<Entry<T>> {
         let entry = self.entries.remove(&place)?;
         self.ready.remove(&place);
+        if let State::Aside(at) = entry.state {
+            self.aside.remove(&(at, place));
+        }
+        if let Some(places) = self.not_allowed_of(place) {
+            places.remove(&place);
+        }
         if let Some(key) = entry.key
             && let Some(places) = self.keys.get_mut(&key)
         {
@@ -460,6 +546,9 @@ impl<T> Members<T> {
         let in_state = |wanted: fn(&State) -> bool| self.entries.values().filter(|entry| wanted(&entry.state)).count();
         assert_eq!(in_state(|state| matches!(state, State::Held { .. })), self.lendings.len());
         assert_eq!(in_state(|state| matches!(state, State::Aside(_))), self.aside.len());
+        let not_allowed =
+            self.entries.iter().filter(|(_, entry)| entry.not_allowed_ms.is_some()).map(|(place, _)| place);
+        assert!(not_allowed.eq(self.not_allowed.iter().flatten()));
         assert!(self.ready.iter().all(|place| self.entries[place].state == State::Waiting));
         for (place, entry) in &self.entries {
             let first = entry.key.is_none_or(|key| self.keys[&key].front() == Some(place));

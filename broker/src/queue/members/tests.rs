@@ -7,6 +7,9 @@ const TERMS: Terms = Terms {
     ack_timeout_ms: None,
     max_deliveries: 3,
     backoff_ms: (100, 1_000),
+    not_allowed_ms: Some(300_000),
+    levels: 1,
+    lower_each: None,
 };
 
 fn with(members: u64, terms: Terms) -> Members<u64> {
@@ -124,6 +127,21 @@ fn what_is_held_for_too_long_is_taken_back_and_a_late_word_of_it_is_nothing() {
 }
 
 #[test]
+fn lower_levels_wait_for_what_comes_of_a_higher_one_but_for_their_share() {
+    let terms = Terms { levels: 2, lower_each: Some(3), ..TERMS };
+    let mut members = with(1, terms);
+    let low = |n: u64| 1 << LEVEL_SHIFT | n;
+    (0..4).for_each(|n| members.put(low(n), None, low(n)));
+    let places = |dealt: Vec<(u64, u64, u64)>| dealt.into_iter().map(|(.., place)| place).collect::<Vec<_>>();
+    members.set_coming(0, true);
+    assert_eq!(places(deal(&mut members, 0)), [0u64; 0]);
+    (0..3).for_each(|n| members.put(n, None, n));
+    assert_eq!(places(deal(&mut members, 0)), [0, 1, low(0), 2]);
+    members.set_coming(0, false);
+    assert_eq!(places(deal(&mut members, 0)), [low(1), low(2), low(3)]);
+}
+
+#[test]
 fn too_large_for_every_member_is_over_and_not_allowed_waits() {
     let mut members = with(2, TERMS);
     members.put(0, None, 0);
@@ -220,4 +238,115 @@ fn every_message_ends_once_and_in_order() {
         ended.sort_unstable();
         assert_eq!(ended, (0..put).collect::<Vec<_>>(), "seed {number}");
     }
+}
+
+/// A place of a level.
+fn of(level: u64, place: u64) -> u64 {
+    level << LEVEL_SHIFT | place
+}
+
+#[test]
+fn a_higher_level_goes_first_and_lower_ones_have_a_share() {
+    let mut members = with(1, Terms { levels: 3, lower_each: Some(4), ..TERMS });
+    for place in 0..6 {
+        for level in [2, 0, 1] {
+            members.put(of(level, place), None, of(level, place));
+        }
+    }
+    let levels: Vec<u64> = deal(&mut members, 0).iter().map(|(.., item)| item >> LEVEL_SHIFT).collect();
+    assert_eq!(levels, [0, 0, 0, 1, 0, 0, 0, 2, 1, 1, 1, 2, 1, 1, 2, 2, 2, 2], "each fourth, in turn");
+    let mut strict = with(1, Terms { levels: 2, lower_each: None, ..TERMS });
+    for place in 0..3 {
+        strict.put(of(1, place), None, of(1, place));
+        strict.put(of(0, place), None, of(0, place));
+    }
+    let order: Vec<u64> = deal(&mut strict, 0).iter().map(|(.., item)| *item).collect();
+    assert_eq!(order, [of(0, 0), of(0, 1), of(0, 2), of(1, 0), of(1, 1), of(1, 2)]);
+}
+
+/// A member that may have odd messages only.
+fn deal_odd(members: &mut Members<u64>, now_ms: u64) -> Vec<u64> {
+    let mut dealt = Vec::new();
+    members.deal(now_ms, |_, _, item| {
+        if item % 2 == 0 {
+            return Given::NotAllowed;
+        }
+        dealt.push(*item);
+        Given::Taken
+    });
+    members.check();
+    dealt
+}
+
+fn given_up(members: &mut Members<u64>) -> Vec<(u64, Why)> {
+    let over = |fate| match fate {
+        Fate::Over { place, why, .. } => Some((place, why)),
+        Fate::Confirmed(..) => None,
+    };
+    let over = members.take_fates().into_iter().filter_map(over).collect();
+    members.check();
+    over
+}
+
+#[test]
+fn what_nobody_may_have_is_offered_again_and_given_up_after_a_time() {
+    let mut members = with(2, TERMS);
+    (0..3).for_each(|place| members.put(place, None, place));
+    assert_eq!(deal_odd(&mut members, 0), [1]);
+    assert_eq!((members.not_allowed(), members.due_ms()), (2, Some(1_000)));
+    // Rights change, or somebody else comes.
+    members.deal(1_000, |_, _, item| if *item == 0 { Given::Taken } else { Given::NotAllowed });
+    members.check();
+    assert_eq!(members.not_allowed(), 1);
+    assert!(deal_odd(&mut members, 299_999).is_empty());
+    assert!(given_up(&mut members).is_empty());
+    assert!(deal_odd(&mut members, 301_000).is_empty());
+    assert_eq!(given_up(&mut members), [(2, Why::NotAllowed)]);
+    assert_eq!(members.not_allowed(), 0);
+    // Who is busy may have it later.
+    members.put(4, None, 4);
+    members.deal(301_000, |no, _, _| if no == 0 { Given::Busy } else { Given::NotAllowed });
+    members.check();
+    assert_eq!((members.not_allowed(), members.due_ms()), (0, None));
+}
+
+#[test]
+fn what_nobody_may_have_makes_room_when_it_is_half_of_what_is_here() {
+    let mut members = with(1, TERMS);
+    (0..5).for_each(|place| members.put(place, None, place));
+    deal_odd(&mut members, 0);
+    members.make_room(0, 7);
+    assert!(given_up(&mut members).is_empty(), "less than half");
+    members.make_room(0, 6);
+    assert_eq!(given_up(&mut members), [(0, Why::NotAllowed), (2, Why::NotAllowed)], "the older half");
+    // What waits behind it with its key stands still with it.
+    (6..20).for_each(|place| members.put(place, Some(1), place));
+    deal_odd(&mut members, 0);
+    members.make_room(0, 16);
+    assert_eq!(given_up(&mut members), [(4, Why::NotAllowed)]);
+    members.make_room(0, 15);
+    assert_eq!(given_up(&mut members), [(6, Why::NotAllowed)]);
+    assert_eq!(deal_odd(&mut members, 0), [7]);
+    // Of dead letters nothing is given up.
+    let mut members = with(1, Terms { not_allowed_ms: None, ..TERMS });
+    members.put(0, None, 0);
+    deal_odd(&mut members, 0);
+    members.make_room(0, 1);
+    assert!(deal_odd(&mut members, 10_000_000).is_empty());
+    assert!(given_up(&mut members).is_empty());
+    // But they can be withdrawn.
+    assert_eq!(members.withdraw(), Some((0, 0)));
+    members.check();
+}
+
+#[test]
+fn what_is_too_large_for_the_one_member_of_an_exclusive_queue_is_over() {
+    let mut members = with(2, Terms { exclusive: true, ..TERMS });
+    members.put(0, None, 0);
+    members.deal(0, |_, _, _| Given::TooLarge);
+    assert_eq!(given_up(&mut members), [(0, Why::TooLarge)]);
+    members.put(1, None, 1);
+    members.deal(0, |_, _, _| Given::NotAllowed);
+    members.check();
+    assert_eq!(members.not_allowed(), 1);
 }

@@ -65,7 +65,7 @@ fn what_is_given_back_comes_again_first_and_in_order() {
         seq,
         qos: 1,
         retain: false,
-        shared: false,
+        shared: None,
         subscription_ids: smallvec::SmallVec::new(),
         message: message(0, 1),
     };
@@ -185,4 +185,29 @@ fn a_purge_takes_what_lies_on_disk() {
     let delta = session.collect(Time(u64::MAX)).0.unwrap().delta;
     let state = delta.state.unwrap();
     assert_eq!((state.floor, delta.done, state.next_seq, state.queued), (0, vec![(2, 9)], 9, 2));
+}
+
+/// A bridge whose upstream is away for a day does not send what was of use for a minute.
+#[test]
+fn what_expires_while_it_is_given_back_is_not_taken_again() {
+    let mut settings = settings(Policy::Reject, 100);
+    settings.queue.max_age_ms = Some(60_000);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = opened(&settings, &settings.queue, 10);
+    for payload in 0..3 {
+        deliver(&mut session, payload, 1, cx);
+    }
+    assert_eq!(session.take(ALL, ALL, cx).len(), 3);
+    assert!(session.confirm(1));
+    session.give_back(cx);
+    let later = Cx { now: NOW.plus_ms(30_000), ..cx };
+    assert_eq!(places(&session.take(ALL, ALL, later)), [(0, true), (2, true)]);
+    assert!(!session.outlived(&message(0, 1), later));
+    session.give_back(later);
+    let later = Cx { now: NOW.plus_ms(60_000), ..cx };
+    deliver(&mut session, 3, 1, later);
+    commit(&mut session, later);
+    assert!(session.take(1, ALL, later).is_empty() || session.in_flight() == 1);
+    assert_eq!((session.ledger().0.expired, session.ledger().0.delivered), (2, 1));
+    assert!(session.outlived(&message(0, 1), later));
 }

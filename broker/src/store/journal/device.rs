@@ -2,13 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use ::redb::StorageBackend;
 use ::redb::backends::FileBackend;
 
 use super::super::medium::Backend;
 use super::file::BLOCK;
+use crate::beside;
 
 /// What is written at once when a file is made.
 const PIECE: usize = 1024 * 1024;
@@ -20,20 +22,16 @@ const PIECE: usize = 1024 * 1024;
 /// Those of the device; nothing is left then.
 pub fn make(path: &Path, size: u64, head: &[u8]) -> io::Result<()> {
     let partial = path.with_extension("partial");
-    let made = fill(&partial, size, head).and_then(|()| std::fs::rename(&partial, path));
+    // What devices have sent is nobody else's to read.
+    let file = beside::create(&partial, 0o600)?;
+    let made = fill(file, size, head).and_then(|()| std::fs::rename(&partial, path));
     if made.is_err() {
         let _ = std::fs::remove_file(&partial);
     }
     made
 }
 
-fn fill(path: &Path, size: u64, head: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    // What devices have sent is nobody else's to read.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+fn fill(mut file: File, size: u64, head: &[u8]) -> io::Result<()> {
     file.write_all(head)?;
     let zeros = vec![0; PIECE];
     let mut left = size.saturating_sub(head.len() as u64);
@@ -45,19 +43,37 @@ fn fill(path: &Path, size: u64, head: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Opens the file. One that cannot be written is opened to be read, and each write fails.
+/// Opens the file. One that cannot be written is opened to be read, and each write tries anew whether it can be.
 ///
 /// # Errors
 /// It cannot be read.
 pub fn open(path: &Path) -> io::Result<Backend> {
-    let direct = open_direct(path);
-    let (write, how) = match direct {
-        Ok(file) => (Some(file), "past the system's cache"),
-        Err(_) => (OpenOptions::new().write(true).open(path).ok(), "through the system's cache"),
+    let file = JournalFile::to_read(path)?;
+    if let Err(error) = file.writable() {
+        tracing::debug!("the journal {} cannot be written for now: {error}", path.display());
+    }
+    Ok(Backend::new(file))
+}
+
+fn open_to_write(path: &Path) -> io::Result<File> {
+    let (file, how) = match open_direct(path) {
+        Ok(file) => (file, "past the system's cache"),
+        Err(_) => (OpenOptions::new().write(true).open(path)?, "through the system's cache"),
     };
     tracing::debug!("the journal {} is written {how}", path.display());
-    let read = FileBackend::new(File::open(path)?).map_err(io::Error::other)?;
-    Ok(Backend::new(JournalFile { read, write }))
+    Ok(file)
+}
+
+#[cfg(unix)]
+fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &File, _: &File) -> io::Result<bool> {
+    Ok(true)
 }
 
 #[cfg(target_os = "linux")]
@@ -83,7 +99,32 @@ fn open_direct(_: &Path) -> io::Result<File> {
 struct JournalFile {
     /// Reading happens at the start: the cache may help.
     read: FileBackend,
-    write: Option<File>,
+    /// The same, to be compared.
+    file: File,
+    /// Not there until it can be opened: the file system may become writable later.
+    write: OnceLock<File>,
+    path: PathBuf,
+}
+
+impl JournalFile {
+    fn to_read(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let read = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
+        Ok(Self { read, file, write: OnceLock::new(), path: path.to_owned() })
+    }
+
+    fn writable(&self) -> io::Result<&File> {
+        match self.write.get() {
+            Some(file) => Ok(file),
+            None => {
+                let file = open_to_write(&self.path)?;
+                if !is_same(&self.file, &file)? {
+                    return Err(io::Error::other("another file has its name now"));
+                }
+                Ok(self.write.get_or_init(|| file))
+            }
+        }
+    }
 }
 
 impl StorageBackend for JournalFile {
@@ -100,20 +141,49 @@ impl StorageBackend for JournalFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.write.as_ref().ok_or(ErrorKind::ReadOnlyFilesystem)?.sync_data()
+        self.writable()?.sync_data()
     }
 
     #[cfg(unix)]
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         use std::os::unix::fs::FileExt;
-        self.write.as_ref().ok_or(ErrorKind::ReadOnlyFilesystem)?.write_all_at(data, offset)
+        self.writable()?.write_all_at(data, offset)
     }
 
     #[cfg(not(unix))]
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         use std::io::{Seek, SeekFrom};
-        let mut file = self.write.as_ref().ok_or(ErrorKind::ReadOnlyFilesystem)?;
+        let mut file = self.writable()?;
         file.seek(SeekFrom::Start(offset))?;
         file.write_all(data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// As after a start on a file system that was read-only then.
+    #[test]
+    fn a_file_that_could_not_be_written_is_written_when_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        make(&path, 4 * BLOCK as u64, &[]).unwrap();
+        let file = JournalFile::to_read(&path).unwrap();
+        let away = dir.path().join("away");
+        std::fs::rename(&path, &away).unwrap();
+        let memory = vec![7; 2 * BLOCK];
+        let from = memory.as_ptr().align_offset(BLOCK);
+        let block = memory.get(from..from + BLOCK).unwrap();
+        assert!(file.write(0, block).is_err());
+        std::fs::copy(&away, &path).unwrap();
+        assert!(file.write(0, block).is_err(), "it is another file");
+        std::fs::rename(&away, &path).unwrap();
+        file.write(0, block).unwrap();
+        file.sync_data().unwrap();
+        let mut read = vec![0; BLOCK];
+        file.read(0, &mut read).unwrap();
+        assert_eq!(read, block);
     }
 }

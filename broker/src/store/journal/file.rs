@@ -6,7 +6,7 @@ use std::io;
 
 use ::redb::StorageBackend;
 
-use super::super::medium::Backend;
+use super::super::medium::{Backend, is_unreadable};
 use super::{AppendError, Journal, Replay};
 
 /// What a device writes whole, or a multiple of it: 512 bytes on some, 4 KiB on most.
@@ -27,13 +27,37 @@ pub const SIZE_MAX: u64 = 256 * 1024 * 1024;
 /// The first block.
 #[must_use]
 pub fn head(id: u64, size: u64) -> Vec<u8> {
+    head_of(VERSION, id, size)
+}
+
+/// The first block of any version has its checksum in the same place.
+fn head_of(version: u32, id: u64, size: u64) -> Vec<u8> {
     let mut head = MAGIC.to_vec();
-    head.extend(VERSION.to_le_bytes());
+    head.extend(version.to_le_bytes());
     head.extend(id.to_le_bytes());
     head.extend(size.to_le_bytes());
     head.extend(crc32fast::hash(&head).to_le_bytes());
     head.resize(BLOCK, 0);
     head
+}
+
+/// The number of the journal and its size, as the first block has them.
+fn read_head(device: &Backend, len: u64) -> Result<(u64, u64), HeadError> {
+    let mut block = vec![0; BLOCK];
+    if len < BLOCK_64 {
+        return Err(HeadError::Damaged);
+    }
+    match device.read(0, &mut block) {
+        Err(error) if is_unreadable(&error) => return Err(HeadError::Damaged),
+        read => read?,
+    }
+    let number = |at: usize| block.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let version = u32::try_from(number(16) & u64::from(u32::MAX)).unwrap_or_default();
+    let (id, size) = (number(20), number(28));
+    if block != head_of(version, id, size) {
+        return Err(HeadError::Damaged);
+    }
+    if version == VERSION { Ok((id, size)) } else { Err(HeadError::Newer(version)) }
 }
 
 /// Why a file is no journal that can be used.
@@ -64,6 +88,7 @@ struct Span {
 pub struct FileJournal {
     device: Backend,
     id: u64,
+    wrong: Option<String>,
     /// Blocks of the file, the first one included.
     blocks: u64,
     /// Records that are needed, oldest first.
@@ -75,37 +100,41 @@ pub struct FileJournal {
 }
 
 impl FileJournal {
-    /// The journal of a file that [`head`] and zeros were written to.
+    /// The journal of a file that [`head`] and zeros were written to. `known` is its number as the store has it, 0 for none: each
+    /// record's checksum covers that number, so that the records can be told without the first block. [`FileJournal::wrong`]
+    /// says what was found.
     ///
     /// # Errors
     /// [`HeadError`].
-    pub fn open(device: Backend) -> Result<Self, HeadError> {
-        let mut block = vec![0; BLOCK];
-        if device.len()? < BLOCK_64 {
-            return Err(HeadError::Damaged);
-        }
-        device.read(0, &mut block)?;
-        let number = |at: usize| block.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
-        let version = number(16) & u64::from(u32::MAX);
-        let (id, size) = (number(20), number(28));
-        if !block.starts_with(MAGIC) {
-            return Err(HeadError::Damaged);
-        }
-        if version != u64::from(VERSION) {
-            return Err(HeadError::Newer(u32::try_from(version).unwrap_or_default()));
-        }
-        if block != head(id, size) || size > device.len()? {
-            return Err(HeadError::Damaged);
-        }
+    pub fn open(device: Backend, known: u64) -> Result<Self, HeadError> {
+        let len = device.len()?;
+        // What is called damaged was read twice.
+        let read = match read_head(&device, len) {
+            Err(HeadError::Damaged) => read_head(&device, len),
+            read => read,
+        };
+        let (id, size, wrong) = match read {
+            Ok((id, size)) if size > len => (id, len, Some(format!("it was cut: it has {len} bytes of {size}"))),
+            Ok((id, size)) => (id, size, None),
+            Err(error @ HeadError::Damaged) if known != 0 => (known, len.min(SIZE_MAX), Some(error.to_string())),
+            Err(error) => return Err(error),
+        };
         Ok(Self {
             device,
             id,
-            blocks: size / BLOCK_64,
+            wrong,
+            blocks: (size / BLOCK_64).max(1),
             live: VecDeque::new(),
             next: 1,
             written: 0,
             buffer: Aligned::default(),
         })
+    }
+
+    /// What is wrong with the file, though what can be read of it is read.
+    #[must_use]
+    pub fn wrong(&self) -> Option<&str> {
+        self.wrong.as_deref()
     }
 
     /// Whose it is: the number in its first block.
@@ -195,7 +224,7 @@ impl Journal for FileJournal {
     fn after(&mut self, number: u64) -> io::Result<Replay> {
         let mut found = Vec::new();
         let mut window = Window::default();
-        let mut lost = Vec::new();
+        let mut unreadable = Vec::new();
         let mut at = 1;
         while at < self.blocks {
             match self.record_at(&mut window, at) {
@@ -204,10 +233,11 @@ impl Journal for FileJournal {
                     found.push((span, body));
                 }
                 Ok(None) => at += 1,
-                Err(error) => {
-                    lost.push(format!("block {at} of the journal cannot be read: {error}"));
+                Err(error) if is_unreadable(&error) => {
+                    unreadable.push((at, error));
                     at += 1;
                 }
+                Err(error) => return Err(error),
             }
         }
         found.sort_unstable_by_key(|(span, _)| span.number);
@@ -216,7 +246,8 @@ impl Journal for FileJournal {
         }
         found.retain(|(span, _)| span.number > number);
         self.live = found.iter().map(|(span, _)| *span).collect();
-        Ok(Replay { records: found.into_iter().map(|(span, body)| (span.number, body)).collect(), lost })
+        let records = found.into_iter().map(|(span, body)| (span.number, body)).collect();
+        Ok(Replay { records, lost: unreadable_lines(&unreadable) })
     }
 
     fn forget(&mut self, number: u64) {
@@ -247,11 +278,27 @@ impl Journal for FileJournal {
     }
 }
 
+/// Neighbours are one line.
+fn unreadable_lines(blocks: &[(u64, io::Error)]) -> Vec<String> {
+    blocks
+        .chunk_by(|(one, _), (other, _)| one + 1 == *other)
+        .filter_map(|run| {
+            let ((first, error), (last, _)) = (run.first()?, run.last()?);
+            Some(match first == last {
+                true => format!("block {first} of the journal cannot be read: {error}"),
+                false => format!("blocks {first} to {last} of the journal cannot be read: {error}"),
+            })
+        })
+        .collect()
+}
+
 /// A piece of the file, so that not every block is a read of its own.
 #[derive(Default)]
 struct Window {
     start: u64,
     bytes: Vec<u8>,
+    /// Up to here blocks are read one by one: one of them cannot be read, and hides no other.
+    single_to: u64,
 }
 
 impl Window {
@@ -261,17 +308,25 @@ impl Window {
             (at + len <= window.bytes.len()).then_some(at)
         };
         if inside(self).is_none() {
-            let left = device.len()?.saturating_sub(offset);
-            self.bytes.clear();
-            self.bytes.resize(WINDOW.min(usize::try_from(left).unwrap_or(WINDOW)), 0);
-            self.start = offset;
-            if let Err(error) = device.read(offset, &mut self.bytes) {
-                self.bytes.clear();
-                return Err(error);
+            let left = usize::try_from(device.len()?.saturating_sub(offset)).unwrap_or(WINDOW);
+            let whole = if offset < self.single_to { BLOCK } else { WINDOW };
+            match self.fill(device, offset, whole.min(left)) {
+                Err(error) if is_unreadable(&error) && offset >= self.single_to => {
+                    self.single_to = offset + WINDOW as u64;
+                    self.fill(device, offset, BLOCK.min(left))?;
+                }
+                filled => filled?,
             }
         }
         let at = inside(self).ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(self.bytes.get(at..at + len).unwrap_or_default())
+    }
+
+    fn fill(&mut self, device: &Backend, offset: u64, len: usize) -> io::Result<()> {
+        self.start = offset;
+        self.bytes.clear();
+        self.bytes.resize(len, 0);
+        device.read(offset, &mut self.bytes).inspect_err(|_| self.bytes.clear())
     }
 }
 
@@ -337,7 +392,7 @@ mod tests {
     }
 
     fn open(disk: &Arc<InMemoryBackend>) -> FileJournal {
-        FileJournal::open(Backend::new(SharedMemory(Arc::clone(disk)))).unwrap()
+        FileJournal::open(Backend::new(SharedMemory(Arc::clone(disk))), 0).unwrap()
     }
 
     fn body(number: u64, len: usize) -> Vec<u8> {
@@ -389,6 +444,60 @@ mod tests {
         assert_eq!(journal.used_percent(), 80);
     }
 
+    /// Blocks that the device cannot read, at any time.
+    #[derive(Debug)]
+    struct BadBlocks(Arc<InMemoryBackend>, Vec<u64>);
+
+    impl StorageBackend for BadBlocks {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let blocks = offset / BLOCK_64..(offset + out.len() as u64).div_ceil(BLOCK_64);
+            if self.1.iter().any(|bad| blocks.contains(bad)) {
+                // As a `Backend` says it of a sector that it has tried again and again.
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_read_hides_no_other() {
+        let disk = disk(7);
+        let mut journal = open(&disk);
+        for number in 1..=9 {
+            journal.append(number, b"x").unwrap();
+        }
+        // Of two blocks, and one.
+        journal.append(10, &body(10, BLOCK)).unwrap();
+        journal.append(11, b"x").unwrap();
+        for (bad, wanted, lines) in [
+            (vec![7], vec![1, 2, 3, 4, 5, 6, 8, 9, 10, 11], 1),
+            (vec![1, 2, 9], vec![3, 4, 5, 6, 7, 8, 10, 11], 2),
+            (vec![11], vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 11], 1),
+        ] {
+            let device = Backend::new(BadBlocks(Arc::clone(&disk), bad.clone()));
+            let found = FileJournal::open(device, 0).unwrap().after(0).unwrap();
+            let numbers: Vec<u64> = found.records.iter().map(|(number, _)| *number).collect();
+            assert_eq!(numbers, wanted, "blocks {bad:?} cannot be read");
+            assert_eq!(found.lost.len(), lines, "{:?}", found.lost);
+        }
+    }
+
     /// Another store's journal, or an earlier round's record under another number, is nothing.
     #[test]
     fn only_its_own_records_are_found() {
@@ -412,12 +521,37 @@ mod tests {
     fn a_head_that_is_wrong_is_said() {
         let disk = disk(7);
         disk.write(20, &[9]).unwrap();
-        let open = || FileJournal::open(Backend::new(SharedMemory(Arc::clone(&disk)))).map(|_| ());
+        let open = || FileJournal::open(Backend::new(SharedMemory(Arc::clone(&disk))), 0).map(|_| ());
         assert!(matches!(open(), Err(HeadError::Damaged)));
         disk.write(0, &head(7, SIZE)).unwrap();
         disk.write(16, &[2]).unwrap();
+        assert!(matches!(open(), Err(HeadError::Damaged)), "a bit of its version has flipped");
+        disk.write(0, &head_of(2, 7, SIZE)).unwrap();
         assert!(matches!(open(), Err(HeadError::Newer(2))));
-        disk.write(0, &head(7, SIZE * 2)).unwrap();
-        assert!(matches!(open(), Err(HeadError::Damaged)), "it was cut");
+    }
+
+    /// Whose the journal is, the store knows as well, and how large it is, the file does.
+    #[test]
+    fn records_are_found_without_the_first_block() {
+        let disk = disk(7);
+        let mut journal = open(&disk);
+        for number in 1..=15 {
+            journal.append(number, &body(number, 100)).unwrap();
+        }
+        let found = |device: Backend, wanted: u64| {
+            let mut journal = FileJournal::open(device, 7).unwrap();
+            let found = journal.after(0).unwrap();
+            assert_eq!(found.records.len() as u64, wanted);
+            assert!(found.records.iter().all(|(number, bytes)| *bytes == body(*number, 100)));
+            journal.wrong().unwrap().to_owned()
+        };
+        let memory = || Backend::new(SharedMemory(Arc::clone(&disk)));
+        disk.write(0, &[0; BLOCK]).unwrap();
+        assert_eq!(found(memory(), 15), "its first block is damaged");
+        assert!(FileJournal::open(memory(), 8).unwrap().after(0).unwrap().records.is_empty(), "of another store");
+        disk.write(0, &head(7, SIZE)).unwrap();
+        assert_eq!(found(Backend::new(BadBlocks(Arc::clone(&disk), vec![0])), 15), "its first block is damaged");
+        disk.set_len(9 * BLOCK_64 + 20).unwrap();
+        assert!(found(memory(), 8).contains("it was cut"));
     }
 }

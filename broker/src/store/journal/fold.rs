@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::super::redb::{Gauge, Inner, RedbStore, room_for};
+use super::super::redb::{Inner, RedbStore, room_for};
 use super::super::upkeep::{Compacted, Folded, JournalState, Upkeep, UpkeepError};
-use super::super::{Batch, Reader, Store, StoreError};
+use super::super::{Batch, Gauge, Reader, Store, StoreError};
 use super::file::FileJournal;
 use super::pending::Pending;
 use super::source::Missing;

@@ -13,7 +13,7 @@ mod record;
 mod source;
 pub mod store;
 
-pub(super) use source::{Source, read_pending};
+pub(super) use source::{Source, read_patiently, read_pending};
 
 use super::Batch;
 use super::medium::Medium;
@@ -23,10 +23,13 @@ use std::io;
 
 /// What the journal of a store with this mark holds that the store does not, as one batch, and the number of its last record;
 /// and what is wrong with the journal.
-pub(super) fn pending_batch(medium: &dyn Medium, mark: &Mark) -> (Option<Batch>, u64, Vec<String>) {
-    let source = read_pending(medium, mark);
+///
+/// # Errors
+/// It cannot be read for now.
+pub(super) fn pending_batch(medium: &dyn Medium, mark: &Mark) -> io::Result<(Option<Batch>, u64, Vec<String>)> {
+    let source = read_pending(medium, mark)?;
     let batch = (!source.pending.is_empty()).then(|| source.pending.batch());
-    (batch, source.last, source.lost)
+    Ok((batch, source.last, source.lost))
 }
 
 /// Why a record was not appended.

@@ -52,12 +52,16 @@ impl Pending {
         self.last == 0
     }
 
+    /// About what a batch takes in memory whose record's content has so many bytes.
+    pub(super) fn bytes_of(batch: &Batch, bytes: usize) -> usize {
+        bytes + batch.sessions.iter().map(|delta| delta.enqueued.len() * ENTRY_BYTES).sum::<usize>()
+    }
+
     /// Puts the batch of record `number`, whose content has so many bytes, over those before it.
     pub(super) fn merge(&mut self, number: u64, batch: &Batch, bytes: usize) {
         self.last = number;
-        self.bytes += bytes;
+        self.bytes += Self::bytes_of(batch, bytes);
         for delta in &batch.sessions {
-            self.bytes += delta.enqueued.len() * ENTRY_BYTES;
             self.sessions.entry(delta.no.0).or_default().merge(delta);
         }
         for RetainedChange { topic, message } in &batch.retained {

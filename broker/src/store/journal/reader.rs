@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::{BackupError, Keyed, KeyedRow, QueueEntry, Reader, SessionNo, StoreError};
+use super::super::{BackupError, Copied, Keyed, KeyedRow, QueueEntry, Reader, SessionNo, StoreError};
 use super::fold::Core;
 
 /// Sees redb with what is pending over it.
@@ -81,7 +81,7 @@ impl Reader for JournaledReader {
         }
     }
 
-    fn backup(&self, to: &Path) -> Result<u64, BackupError> {
+    fn backup(&self, to: &Path) -> Result<Copied, BackupError> {
         // A copy is redb's alone: what is pending goes there first.
         self.0.fold_all().map_err(|error| BackupError::Store { path: to.to_owned(), detail: error.to_string() })?;
         self.0.reader.backup(to)

@@ -220,7 +220,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::message::Parts;
-    use crate::store::{Ledger, QueueState, SessionRecord, StoredSubscription};
+    use crate::store::{GroupId, Ledger, QueueState, SessionRecord, Share, StoredSubscription};
 
     fn message(payload: &[u8]) -> Arc<Message> {
         let parts = Parts {
@@ -237,7 +237,8 @@ mod tests {
 
     fn entry(seq: u64, message: &Arc<Message>) -> QueueEntry {
         let subscription_ids = [7].into_iter().collect();
-        QueueEntry { seq, qos: 1, retain: false, shared: true, subscription_ids, message: Arc::clone(message) }
+        let shared = Some(Share::Group(GroupId::of("g", "a/+")));
+        QueueEntry { seq, qos: 1, retain: false, shared, subscription_ids, message: Arc::clone(message) }
     }
 
     fn batch() -> Batch {
@@ -259,7 +260,13 @@ mod tests {
             unsubscribed: vec!["x/#".to_owned()],
             enqueued: vec![entry(1000, &message(b"alone")), entry(1002, &both)],
             done: vec![(990, 995), (997, 998)],
-            state: Some(QueueState { next_seq: 1003, floor: 988, inbound: vec![4], ..QueueState::default() }),
+            state: Some(QueueState {
+                next_seq: 1003,
+                floor: 988,
+                promised: 1001,
+                inbound: vec![4],
+                ..QueueState::default()
+            }),
             ..SessionDelta::default()
         };
         let second = SessionDelta { no: SessionNo(4), enqueued: vec![entry(0, &both)], ..SessionDelta::default() };

@@ -2,11 +2,14 @@
 
 use super::super::medium::Medium;
 use super::super::recover::stamp;
-use super::super::redb::RedbStore;
+use super::super::redb::{OPEN_AGAIN, RedbStore, may_pass};
 use super::super::rows::Mark;
+use super::super::{Batch, Recovered};
 use super::file::{BLOCK, FileJournal, HeadError, SIZE_MAX, SIZE_MIN, head};
 use super::pending::Pending;
 use super::{Journal, record};
+
+use std::io;
 
 /// The journal as it was found.
 #[derive(Default)]
@@ -17,62 +20,110 @@ pub(in crate::store) struct Source {
     pub(super) pending: Pending,
     /// The last number that was given to a record.
     pub(super) last: u64,
+    /// The last record that redb contains, or once did: those up to it are not for a store that has lost its mark.
+    pub(super) folded: u64,
+    /// The highest number of a session that any record has.
+    pub(super) last_session: u64,
     /// What is wrong with it.
     pub(super) lost: Vec<String>,
-    /// It must be set aside before another is made.
+    /// It must be set aside before another is made: at once, or when what could be read of it is in redb.
     pub(super) aside: bool,
 }
 
-/// Opens the journal that belongs to a store with this mark, and reads what the store has not. Changes nothing.
-pub(in crate::store) fn read_pending(medium: &dyn Medium, mark: &Mark) -> Source {
-    let mut source = Source { last: mark.folded, ..Source::default() };
+impl Source {
+    /// What a start finds: what redb has, with this over it. A number that any record has is not given to another session.
+    pub(super) fn apply_to(&mut self, recovered: &mut Recovered) {
+        self.pending.apply_to(recovered);
+        recovered.last_session = recovered.last_session.max(self.last_session);
+        recovered.lost.append(&mut self.lost);
+    }
+
+    /// There is a journal that cannot be used, and that will not be another at the next try.
+    fn without(mut self, error: HeadError) -> io::Result<Self> {
+        let what = match error {
+            HeadError::Newer(_) => "use a newer forebay to have what it holds",
+            HeadError::Damaged => "what it held is missing",
+            HeadError::Io(ref error) if error.kind() == io::ErrorKind::IsADirectory => "it is a folder",
+            // Nothing was read and found wrong.
+            HeadError::Io(error) => return Err(error),
+        };
+        self.lost.push(format!("the journal cannot be used: {error}; {what}"));
+        self.aside = true;
+        Ok(self)
+    }
+}
+
+/// Opens the journal that belongs to a store with this mark, and reads what the store has not; again when the device fails for a
+/// moment only. Changes nothing.
+///
+/// # Errors
+/// It cannot be read for now: what it holds is not known, and may be all right.
+pub(in crate::store) fn read_patiently(medium: &dyn Medium, mark: &Mark) -> io::Result<Source> {
+    for pause in OPEN_AGAIN {
+        match read_pending(medium, mark) {
+            Err(error) if may_pass(&error) => {
+                tracing::error!("the journal could not be read: {error}; it is tried again");
+                std::thread::sleep(pause);
+            }
+            read => return read,
+        }
+    }
+    read_pending(medium, mark)
+}
+
+/// The same, once.
+///
+/// # Errors
+/// As [`read_patiently`].
+pub(in crate::store) fn read_pending(medium: &dyn Medium, mark: &Mark) -> io::Result<Source> {
+    let mut source = Source { last: mark.folded, folded: mark.folded, ..Source::default() };
     let device = match medium.open_journal() {
         Ok(Some(device)) => device,
-        Ok(None) => return source,
-        Err(error) => {
-            source.lost.push(format!("the journal cannot be read: {error}; what it held is missing"));
-            source.aside = true;
-            return source;
-        }
+        Ok(None) => return Ok(source),
+        Err(error) => return source.without(error.into()),
     };
-    let mut journal = match FileJournal::open(device) {
+    let mut journal = match FileJournal::open(device, mark.journal) {
         Ok(journal) => journal,
-        Err(error) => {
-            let what = match &error {
-                HeadError::Newer(_) => "use a newer forebay to have what it holds",
-                HeadError::Io(_) | HeadError::Damaged => "what it held is missing",
-            };
-            source.lost.push(format!("the journal cannot be used: {error}; {what}"));
-            source.aside = true;
-            return source;
-        }
+        Err(error) => return source.without(error),
     };
     if mark.journal != 0 && mark.journal != journal.id() {
         source.lost.push("the journal is of another store: nothing of it was taken".to_owned());
         source.aside = true;
-        return source;
+        return Ok(source);
     }
-    replay(&mut journal, mark, &mut source);
+    replay(&mut journal, mark, &mut source)?;
+    if let Some(wrong) = journal.wrong() {
+        source.lost.insert(
+            0,
+            format!("something is wrong with the journal: {wrong}; its records are taken as they are found"),
+        );
+        source.aside = true;
+    }
     source.journal = Some(journal);
-    source
+    Ok(source)
 }
 
 /// Reads the records that the store does not contain, one over the other.
-pub(super) fn replay(journal: &mut dyn Journal, mark: &Mark, source: &mut Source) {
-    let found = match journal.after(mark.folded) {
-        Ok(found) => found,
-        Err(error) => {
-            source.lost.push(format!("the journal cannot be read: {error}; what it held is missing"));
-            return;
-        }
-    };
+///
+/// # Errors
+/// As [`read_patiently`].
+pub(super) fn replay(journal: &mut dyn Journal, mark: &Mark, source: &mut Source) -> io::Result<()> {
+    let found = journal.after(mark.folded)?;
+    source.aside = !found.lost.is_empty();
     source.lost.extend(found.lost);
     source.last = source.last.max(found.records.last().map_or(0, |(number, _)| *number));
     let mut read = Vec::with_capacity(found.records.len());
     for (number, bytes) in found.records {
         match record::decode(&bytes) {
-            Ok((before, batch)) => read.push((number, before, batch, bytes.len())),
-            Err(damage) => source.lost.push(format!("record {number} of the journal means nothing: {damage}")),
+            Ok((before, batch)) => {
+                let numbers = batch.sessions.iter().map(|delta| delta.no.0);
+                source.last_session = numbers.fold(source.last_session, u64::max);
+                read.push((number, before, batch, bytes.len()));
+            }
+            Err(damage) => {
+                source.aside = true;
+                source.lost.push(format!("record {number} of the journal means nothing: {damage}"));
+            }
         }
     }
     // A store that has lost its mark has at least what it had when the last record was appended.
@@ -80,10 +131,12 @@ pub(super) fn replay(journal: &mut dyn Journal, mark: &Mark, source: &mut Source
         (0, Some((_, before, ..))) => before.folded,
         _ => mark.folded,
     };
+    source.folded = folded;
     let mut seen = folded;
     for (number, before, batch, bytes) in read.into_iter().filter(|(number, ..)| *number > folded) {
         if before.previous > seen {
             let (from, to) = (seen + 1, before.previous);
+            source.aside = true;
             source.lost.push(format!(
                 "records {from} to {to} of the journal are missing: what came behind them was taken, and what was in them is lost"
             ));
@@ -91,6 +144,7 @@ pub(super) fn replay(journal: &mut dyn Journal, mark: &Mark, source: &mut Source
         source.pending.merge(number, &batch, bytes);
         seen = number;
     }
+    Ok(())
 }
 
 /// With what a store begins.
@@ -103,6 +157,16 @@ pub(super) struct Begin {
     pub(super) id: u64,
     /// The last number that was given to a record.
     pub(super) last: u64,
+    /// See [`Source::folded`].
+    pub(super) folded: u64,
+}
+
+impl Begin {
+    /// The journal is there and cannot be read: nothing is appended to it, and none is made in its place.
+    pub(super) fn without_reading(mark: &Mark) -> Self {
+        let Mark { journal: id, folded, .. } = *mark;
+        Self { journal: None, missing: None, pending: Pending::default(), id, last: folded, folded }
+    }
 }
 
 /// A journal that is to be made.
@@ -129,7 +193,7 @@ impl Missing {
             Ok(None) => return Err("there is no place for it".to_owned()),
             Err(error) => return Err(error.to_string()),
         };
-        FileJournal::open(device).map_err(|error| error.to_string())
+        FileJournal::open(device, id).map_err(|error| error.to_string())
     }
 }
 
@@ -140,19 +204,36 @@ fn set_aside(medium: &dyn Medium, wall_ms: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Brings the journal into the shape that is asked for: as large, or away. What it holds is folded before.
+/// Brings the journal into the shape that is asked for, and tells redb whose it is.
 pub(super) fn prepare(redb: &mut RedbStore, source: Source, wanted: u64, wall_ms: u64) -> Begin {
+    let begin = shaped(redb, source, wanted, wall_ms);
+    // Records are told by the journal's number: it stands in the journal's first block only until redb has it.
+    if begin.journal.is_some() && redb.mark().journal != begin.id && !redb.is_held() {
+        let nothing = Batch { clock: redb.clock(), ..Batch::default() };
+        if let Err(error) = redb.fold(&nothing, (begin.id, begin.folded), false) {
+            tracing::warn!("{error}; the store is told of its journal later");
+        }
+    }
+    begin
+}
+
+/// As large as is asked for, or away. What it holds is folded before, and one that is damaged is set aside then.
+fn shaped(redb: &mut RedbStore, source: Source, wanted: u64, wall_ms: u64) -> Begin {
     let id = source.journal.as_ref().map_or(redb.mark().journal, FileJournal::id);
     let id = if id == 0 { fresh_id() } else { id };
     let block = BLOCK as u64;
     let wanted = if wanted == 0 { 0 } else { wanted.clamp(SIZE_MIN, SIZE_MAX) / block * block };
-    let Source { journal, pending, last, aside, .. } = source;
-    let mut begin = Begin { journal: None, missing: None, pending, id, last };
-    if let Some(journal) = journal
-        && (journal.size() == wanted || !removed(redb, &mut begin))
-    {
-        begin.journal = Some(Box::new(journal));
-        return begin;
+    let Source { journal, pending, last, folded: folded_to, aside, .. } = source;
+    let mut begin = Begin { journal: None, missing: None, pending, id, last, folded: folded_to };
+    if let Some(journal) = journal {
+        let stays = journal.size() == wanted && !aside;
+        if stays || !folded(redb, &mut begin) {
+            begin.journal = Some(Box::new(journal));
+            return begin;
+        }
+        if !aside && let Err(error) = redb.medium().remove_journal() {
+            tracing::error!("the old journal cannot be removed: {error}");
+        }
     }
     if wanted == 0 {
         if aside && let Err(why) = set_aside(redb.medium(), wall_ms) {
@@ -175,8 +256,8 @@ pub(super) fn prepare(redb: &mut RedbStore, source: Source, wanted: u64, wall_ms
     begin
 }
 
-/// Folds what the journal holds, and removes its file. False: that failed, and it stays as it is.
-fn removed(redb: &mut RedbStore, begin: &mut Begin) -> bool {
+/// Folds what the journal holds, so that it is not needed any more. False: that failed, and it stays as it is.
+fn folded(redb: &mut RedbStore, begin: &mut Begin) -> bool {
     if !begin.pending.is_empty()
         && let Err(error) = redb.fold(&begin.pending.batch(), (begin.id, begin.last), false)
     {
@@ -184,9 +265,6 @@ fn removed(redb: &mut RedbStore, begin: &mut Begin) -> bool {
         return false;
     }
     begin.pending = Pending::default();
-    if let Err(error) = redb.medium().remove_journal() {
-        tracing::error!("the old journal cannot be removed: {error}");
-    }
     true
 }
 

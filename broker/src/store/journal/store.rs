@@ -8,14 +8,15 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::super::medium::{Folder, Medium};
-use super::super::redb::{Commits, Gauge, RedbStore, StoreOptions, room_for};
+use super::super::redb::{Commits, RedbStore, StoreOptions, room_for};
 use super::super::upkeep::Upkeep;
-use super::super::{Batch, Committed, Known, Reader, Recovered, Store, StoreError};
+use super::super::{Batch, Committed, Gauge, Known, Reader, Recovered, Store, StoreError};
 use super::fold::{Core, View};
+use super::pending::Pending;
 use super::reader::JournaledReader;
 use super::record::{self, Before};
 use super::source::{self, Begin};
-use super::{AppendError, Journal, Source, read_pending};
+use super::{AppendError, Journal, Source, read_patiently};
 use crate::message::Time;
 
 /// A batch whose record would take more than this part of the journal goes to redb directly, with all that is pending: the
@@ -25,6 +26,9 @@ const DIRECT_PART: u64 = 32;
 const FOLD_PERCENT: u64 = 50;
 /// … or when what waits for it takes so much memory.
 const FOLD_BYTES: usize = 4 * 1024 * 1024;
+/// What waits takes no more memory than this, delivered messages included: the commit that would make it more waits for the fold that
+/// is under way, and takes all of it to redb. With a journal of 8 MiB its room is used up before.
+const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Commits ask so often, by their clock, how much room the disk has.
 const SPACE_CHECK_MS: u64 = 1000;
 
@@ -112,9 +116,14 @@ impl JournaledStore {
         folding: Folding,
     ) -> (Self, Recovered) {
         let mark = redb.mark();
-        let mut source = read_pending(redb.medium(), &mark);
-        source.pending.apply_to(&mut recovered);
-        recovered.lost.append(&mut source.lost);
+        let mut source = match read_patiently(redb.medium(), &mark) {
+            Ok(source) => source,
+            Err(error) => {
+                let nothing = redb.hold_for_journal(&error, wall_ms);
+                return (Self::assemble(redb, Begin::without_reading(&mark), options, folding), nothing);
+            }
+        };
+        source.apply_to(&mut recovered);
         let begin = source::prepare(&mut redb, source, options.journal_bytes, wall_ms);
         (Self::assemble(redb, begin, options, folding), recovered)
     }
@@ -132,17 +141,17 @@ impl JournaledStore {
     ) -> Result<(Self, Recovered), StoreError> {
         let (redb, mut recovered) = RedbStore::open_on(medium, options, 0)?;
         let mark = redb.mark();
-        let mut source = Source { last: mark.folded, ..Source::default() };
-        source::replay(&mut *journal, &mark, &mut source);
-        source.pending.apply_to(&mut recovered);
-        recovered.lost.append(&mut source.lost);
-        let Source { pending, last, .. } = source;
-        let begin = Begin { journal: Some(journal), missing: None, pending, id, last };
+        let mut source = Source { last: mark.folded, folded: mark.folded, ..Source::default() };
+        let failed = |error: std::io::Error| StoreError::Io { path: redb.medium().name(), source: error.into() };
+        source::replay(&mut *journal, &mark, &mut source).map_err(failed)?;
+        source.apply_to(&mut recovered);
+        let Source { pending, last, folded, .. } = source;
+        let begin = Begin { journal: Some(journal), missing: None, pending, id, last, folded };
         Ok((Self::assemble(redb, begin, options, folding), recovered))
     }
 
     fn assemble(mut redb: RedbStore, begin: Begin, options: &StoreOptions, folding: Folding) -> Self {
-        let Begin { journal, missing, pending, id, last } = begin;
+        let Begin { journal, missing, pending, id, last, folded } = begin;
         redb.look(Time(0));
         redb.set_uncertain();
         let has_journal = journal.is_some() || missing.is_some();
@@ -153,7 +162,7 @@ impl JournaledStore {
             place: redb.place(),
             reader: redb.reader(),
             gauge: redb.gauge(),
-            folded: AtomicU64::new(redb.mark().folded),
+            folded: AtomicU64::new(folded.max(redb.mark().folded)),
             last: AtomicU64::new(last),
             journal_bytes: AtomicU64::new(journal.as_ref().map_or(0, |journal| journal.size())),
             name: redb.medium().name(),
@@ -402,7 +411,8 @@ impl Store for JournaledStore {
             return Err(refusal);
         }
         self.forget();
-        if !self.journal.as_ref().is_some_and(|journal| journal.has_room(body.len())) {
+        let waiting = self.core.view.read().bytes() + Pending::bytes_of(batch, body.len());
+        if waiting > WAITING_BYTES_MAX || !self.journal.as_ref().is_some_and(|journal| journal.has_room(body.len())) {
             return self.commit_directly(batch);
         }
         match self.append(&body) {
@@ -473,5 +483,62 @@ impl Drop for JournaledStore {
         if let Err(error) = self.fold() {
             tracing::warn!("{error}; what is in the journal is read from there at the next start");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::message::{Message, Parts};
+    use crate::store::{ClockMark, QueueEntry, QueueState, SessionDelta, SessionNo};
+
+    /// Entries of a few bytes: they take little of the journal and much memory.
+    fn small(first: u64, count: u64) -> Batch {
+        let parts = Parts {
+            topic: "t",
+            properties: b"",
+            payload: b"",
+            qos: 1,
+            retain: false,
+            expires_at: None,
+            accepted_at: Time(0),
+        };
+        let entry = |seq| QueueEntry {
+            seq,
+            qos: 1,
+            retain: false,
+            shared: None,
+            subscription_ids: [].into_iter().collect(),
+            message: Arc::new(Message::new(&parts, None)),
+        };
+        let delta = SessionDelta {
+            no: SessionNo(1),
+            enqueued: (first..first + count).map(entry).collect(),
+            state: Some(QueueState { next_seq: first + count, ..QueueState::default() }),
+            ..SessionDelta::default()
+        };
+        Batch { sessions: vec![delta], clock: ClockMark { time: Time(1), wall_ms: 1 }, ..Batch::default() }
+    }
+
+    #[test]
+    fn what_waits_for_a_fold_that_never_ends_is_bounded() {
+        const COUNT: u64 = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { min_free_bytes: 0, ..StoreOptions::default() };
+        let folder = Folder::open(dir.path()).unwrap();
+        let (mut store, _) = JournaledStore::open_on(folder, &options, 0, Folding::Within).unwrap();
+        // Nobody does what it asks for.
+        store.folding = Folding::Beside;
+        let mut most = 0;
+        for first in (0..200).map(|n| n * COUNT) {
+            store.commit(&small(first, COUNT)).unwrap();
+            most = most.max(store.core.view.read().bytes());
+            assert!(most <= WAITING_BYTES_MAX, "{most} bytes wait");
+        }
+        assert!(most > WAITING_BYTES_MAX / 2, "{most} bytes at most: there was room for more");
+        let page = store.reader().page(SessionNo(1), 0, usize::MAX, usize::MAX).unwrap();
+        assert_eq!(page.len() as u64, 200 * COUNT);
+        store.folding = Folding::Within;
     }
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::{Message, Parts, Time};
 use crate::store::{
-    ClockMark, DropReason, KEY_MAX, Keyed, KeyedChange, KeyedRow, Ledger, QueueEntry, QueueState, SessionNo,
-    SessionRecord, StoredSubscription, StoredWill,
+    ClockMark, DropReason, GroupId, KEY_MAX, Keyed, KeyedChange, KeyedRow, Ledger, QueueEntry, QueueState, SessionNo,
+    SessionRecord, Share, StoredSubscription, StoredWill,
 };
 
 /// The version of the lines.
@@ -324,6 +324,9 @@ pub(super) struct StateLine {
     #[serde(default, skip_serializing)]
     done: Vec<(u64, u64)>,
     sent: u64,
+    /// `None`: as `sent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    promised: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     released: Vec<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -341,6 +344,7 @@ impl StateLine {
             floor: state.floor,
             done: Vec::new(),
             sent: state.sent,
+            promised: Some(state.promised).filter(|promised| *promised != state.sent),
             released: state.released.clone(),
             inbound: state.inbound.clone(),
             queued: state.queued,
@@ -365,6 +369,7 @@ impl StateLine {
             floor: self.floor,
             done: self.done.clone(),
             sent: self.sent,
+            promised: self.promised.unwrap_or(self.sent),
             released: self.released.clone(),
             inbound: self.inbound.clone(),
             queued: self.queued,
@@ -384,6 +389,9 @@ pub(super) struct QueuedLine {
     retain: bool,
     #[serde(default, skip_serializing_if = "no")]
     shared: bool,
+    /// Of the shared subscription, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     subscription_ids: Vec<u32>,
     message: MessageLine,
@@ -396,10 +404,16 @@ impl QueuedLine {
             seq: entry.seq,
             qos: entry.qos,
             retain: entry.retain,
-            shared: entry.shared,
+            shared: entry.shared.is_some(),
+            group: group_of(entry),
             subscription_ids: entry.subscription_ids.to_vec(),
             message: MessageLine::new(&entry.message),
         }
+    }
+
+    fn share(&self) -> Option<Share> {
+        let group = self.group.map(|id| Share::Group(GroupId(id)));
+        group.or(self.shared.then_some(Share::Unknown))
     }
 
     pub(super) fn entry(&self) -> Result<QueueEntry, String> {
@@ -407,10 +421,17 @@ impl QueuedLine {
             seq: self.seq,
             qos: check_qos(self.qos)?,
             retain: self.retain,
-            shared: self.shared,
+            shared: self.share(),
             subscription_ids: self.subscription_ids.iter().copied().collect(),
             message: self.message.message()?,
         })
+    }
+}
+
+fn group_of(entry: &QueueEntry) -> Option<u32> {
+    match entry.shared {
+        Some(Share::Group(GroupId(id))) => Some(id),
+        Some(Share::Unknown) | None => None,
     }
 }
 

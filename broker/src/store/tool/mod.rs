@@ -146,7 +146,7 @@ fn open_untouched(inner: &Inner) -> Result<Looked, Fault> {
 /// Brings what the journal has into the store.
 fn fold_journal(inner: &Inner, database: &Database) -> Result<Vec<String>, Fault> {
     let mark = recover::read_mark(database)?;
-    let (batch, last, wrong) = journal::pending_batch(inner.medium.as_ref(), &mark);
+    let (batch, last, wrong) = journal::pending_batch(inner.medium.as_ref(), &mark)?;
     if let Some(batch) = batch {
         // What is done of states of an older format must be known before a later state takes their place.
         recover::migrate(database)?;

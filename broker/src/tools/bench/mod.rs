@@ -31,7 +31,7 @@ use progress::Progress;
 
 use super::exit::{self, Exit, Failure};
 use super::rest::Rest;
-use super::stop;
+use super::{say, stop};
 
 /// Does what the command line says.
 #[must_use]
@@ -66,7 +66,7 @@ fn one(args: &RunArgs) -> Result<Exit, Failure> {
             json.map_or(Ok(()), |json| json.write(&report))?;
         }
         Some(Json::Out) => {
-            eprint!("{}", report.text());
+            say::put(report.text());
             Json::Out.write(&report)?;
         }
     }
@@ -86,7 +86,7 @@ fn all(args: &CompareArgs) -> Result<Exit, Failure> {
     let comparison = compare::compare(args)?;
     let text = compare::table::text(&comparison);
     if matches!(json, Some(Json::Out)) {
-        eprint!("{text}");
+        say::put(text);
     } else {
         print(&text);
     }

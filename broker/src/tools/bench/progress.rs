@@ -1,11 +1,11 @@
 //! One line on a terminal, written again and again while a load runs; nothing where there is none.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use super::latency::Percentiles;
 use super::words;
-use crate::tools::columns;
+use crate::tools::{columns, say};
 
 /// It is written again after this.
 const EVERY: Duration = Duration::from_millis(250);
@@ -79,17 +79,18 @@ impl Progress {
     fn write(&mut self, text: &str) {
         self.dirty = true;
         let line = format!("{}: {text}", self.what);
-        let mut out = std::io::stderr().lock();
         // The last column stays free: a cursor behind it may be on the next line.
-        let line = columns::cut(&line, columns::of(&out).saturating_sub(1));
-        let _ = write!(out, "\r{line}\x1b[K").and_then(|()| out.flush());
+        let line = columns::cut(&line, columns::of(&std::io::stderr()).saturating_sub(1));
+        say::put(format!("\r{line}\x1b[K"));
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.dirty {
-            eprint!("\r\x1b[K");
+            say::put("\r\x1b[K".to_owned());
+            // What comes to standard output next must not be wiped with it.
+            say::flush();
         }
     }
 }

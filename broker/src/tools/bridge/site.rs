@@ -6,7 +6,7 @@ use std::sync::Arc;
 use forebay_client::{Client, Options, Version};
 
 use super::failed;
-use crate::auth::Mechanisms;
+use crate::access::auth::Mechanisms;
 use crate::bridge::outward::State;
 use crate::bridge::{Bridges, Open};
 use crate::broker::Taker;

@@ -55,8 +55,13 @@ impl Upstream for Watched {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let event = self.upstream.poll_event(cx);
-        if let Poll::Ready(Event::Settled(_, outcome)) = &event {
-            let _ = self.heard.send(Heard::Became(outcome.clone()));
+        let became = match &event {
+            Poll::Ready(Event::Settled(_, outcome)) => Some(outcome.clone()),
+            Poll::Ready(Event::Blocked(Some(why))) => Some(Outcome::Retry(why.clone())),
+            Poll::Ready(_) | Poll::Pending => None,
+        };
+        if let Some(outcome) = became {
+            let _ = self.heard.send(Heard::Became(outcome));
         }
         event
     }

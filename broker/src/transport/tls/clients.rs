@@ -11,7 +11,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::{TlsError, files};
-use crate::access::Certificate;
+use crate::certificate::Certificate;
 use crate::config::ClientCertificates;
 
 thread_local! {

@@ -7,7 +7,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use super::TlsError;
-use crate::transport::certificate::{Dates, next_update};
+use crate::certificate::{Dates, next_update};
 
 /// A revocation list that is due within this time is said to be.
 const CRL_SOON: time::Duration = time::Duration::days(7);

@@ -12,8 +12,8 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{Error, ServerConfig};
 
 use super::{TlsError, build};
-use crate::access::{FileStamp, file_stamp};
 use crate::config::Listener;
+use crate::file_stamp::{ReadFrom, Stamps, file_stamp};
 
 /// What one reading of the files gave.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Current {
 }
 
 /// What was read anew, and is not in force yet.
-pub(crate) struct Prepared(Current);
+pub(crate) struct Prepared(Current, Stamps);
 
 /// The TLS of one listener.
 #[derive(Debug)]
@@ -42,18 +42,16 @@ pub struct LiveTls {
     /// Grows with each configuration that is put in force.
     version: AtomicU64,
     ends_s: AtomicI64,
-    stamps: Mutex<Stamps>,
+    seen: Mutex<Seen>,
 }
 
 /// The files as they were.
-type Seen = Vec<Option<FileStamp>>;
-
 #[derive(Debug)]
-struct Stamps {
+struct Seen {
     /// When they were read.
-    read: Seen,
+    read_from: ReadFrom,
     /// When they were looked at last.
-    looked: Seen,
+    looked: Stamps,
 }
 
 impl LiveTls {
@@ -62,7 +60,7 @@ impl LiveTls {
     /// # Errors
     /// See [`TlsError`].
     pub fn load(listener: &Listener, data_dir: &Path) -> Result<Arc<Self>, TlsError> {
-        let seen = stamps(listener);
+        let stamps = stamps(listener);
         let current = build(listener, data_dir)?;
         Ok(Arc::new(Self {
             listener: listener.clone(),
@@ -70,7 +68,7 @@ impl LiveTls {
             version: AtomicU64::new(1),
             ends_s: AtomicI64::new(current.ends_s),
             current: RwLock::new(Arc::new(current)),
-            stamps: Mutex::new(Stamps { read: seen.clone(), looked: seen }),
+            seen: Mutex::new(Seen { read_from: ReadFrom::new(stamps.clone()), looked: stamps }),
         }))
     }
 
@@ -114,10 +112,10 @@ impl LiveTls {
     /// Whether a file has changed since it was read, and has stopped changing.
     pub(crate) fn has_changed(&self) -> bool {
         let now = stamps(&self.listener);
-        let mut stamps = self.stamps.lock();
-        let settled = stamps.looked == now;
-        let changed = stamps.read != now;
-        stamps.looked = now;
+        let mut seen = self.seen.lock();
+        let settled = seen.looked == now;
+        let changed = seen.read_from.is_not(&now);
+        seen.looked = now;
         settled && changed
     }
 
@@ -135,18 +133,24 @@ impl LiveTls {
     /// # Errors
     /// See [`TlsError`].
     pub(crate) fn read_again(&self) -> Result<Prepared, TlsError> {
-        // A file that is wrong is complained of once, not at each look.
-        self.stamps.lock().read = stamps(&self.listener);
-        build(&self.listener, &self.data_dir).map(Prepared)
+        let stamps = stamps(&self.listener);
+        match build(&self.listener, &self.data_dir) {
+            Ok(current) => Ok(Prepared(current, stamps)),
+            Err(error) => {
+                self.seen.lock().read_from.refuse(stamps);
+                Err(error)
+            }
+        }
     }
 
-    pub(crate) fn put_in_force(&self, Prepared(current): Prepared) {
+    pub(crate) fn put_in_force(&self, Prepared(current, stamps): Prepared) {
+        self.seen.lock().read_from = ReadFrom::new(stamps);
         self.ends_s.store(current.ends_s, Ordering::Relaxed);
         *self.current.write() = Arc::new(current);
         self.version.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-fn stamps(listener: &Listener) -> Seen {
+fn stamps(listener: &Listener) -> Stamps {
     listener.tls_files().iter().map(|path| file_stamp(path)).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::access::Certificate;
+use crate::certificate::Certificate;
 
 /// Certificates with the names that they are for.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::WebSocket;
+use crate::network;
 use crate::transport::Stream;
 
 /// The longest request. Browsers send their cookies with it.
@@ -129,7 +130,7 @@ fn forwarded_for(headers: &HeaderMap) -> Vec<String> {
 }
 
 /// A page of another site in somebody's browser reaches what that browser reaches: without a list, only pages of the host
-/// that was asked may connect.
+/// that was asked may connect, and only where no page elsewhere can have its name.
 fn allowed(origin: &HeaderValue, headers: &HeaderMap, origins: Option<&[String]>) -> bool {
     let Ok(origin) = origin.to_str() else { return false };
     match origins {
@@ -137,7 +138,7 @@ fn allowed(origin: &HeaderValue, headers: &HeaderMap, origins: Option<&[String]>
         None => {
             let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
             let page = origin.split_once("://").map_or("", |(_, page)| page);
-            !page.is_empty() && host_of(page).eq_ignore_ascii_case(host_of(host))
+            network::is_own_name(host) && host_of(page).eq_ignore_ascii_case(host_of(host))
         }
     }
 }
@@ -227,21 +228,26 @@ mod tests {
     #[test]
     fn pages_may_connect_by_their_origin() {
         let mut headers = HeaderMap::new();
-        headers.insert("host", HeaderValue::from_static("broker.site:8083"));
+        headers.insert("host", HeaderValue::from_static("broker.local:8083"));
         let list = ["https://panel.example".to_owned()];
         let every = ["*".to_owned()];
         for (origin, origins, fine) in [
-            ("http://broker.site", None, true),
-            ("http://Broker.site:3000", None, true),
-            ("http://broker.site.evil.example", None, false),
+            ("http://broker.local", None, true),
+            ("http://Broker.local:3000", None, true),
+            ("http://broker.local.evil.example", None, false),
             ("null", None, false),
             ("https://panel.example", Some(&list[..]), true),
             ("https://panel.example:444", Some(&list[..]), false),
-            ("http://broker.site", Some(&list[..]), false),
+            ("http://broker.local", Some(&list[..]), false),
             ("http://anywhere", Some(&every[..]), true),
         ] {
             assert_eq!(allowed(&HeaderValue::from_static(origin), &headers, origins), fine, "{origin}");
         }
+        // A page of a name that somebody has pointed to this machine.
+        headers.insert("host", HeaderValue::from_static("evil.example:8083"));
+        let rebound = HeaderValue::from_static("http://evil.example:8083");
+        assert!(!allowed(&rebound, &headers, None));
+        assert!(allowed(&rebound, &headers, Some(&["http://evil.example:8083".to_owned()])));
     }
 
     #[test]

@@ -504,7 +504,7 @@ impl Play {
         self.advance(3000);
         self.world.broker().expire_retained();
         self.calm();
-        let stored = self.world.disk.crash().retained;
+        let stored = self.world.disk.found().0.retained;
         let stored = stored.iter().map(|message| (message.topic().to_owned(), number_of(message.payload()))).collect();
         assert_eq!(self.now.alive(self.now_ms()), stored, "what is retained in the store");
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fe2o3_amqp::Sender;
 use fe2o3_amqp::link::delivery::DeliveryFut;
-use fe2o3_amqp::link::{SendError, SenderAttachError};
+use fe2o3_amqp::link::{ErrorRecovery, SendError, SenderAttachError};
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp::types::definitions::SenderSettleMode;
 use fe2o3_amqp::types::messaging::{Outcome as Disposition, Target};
@@ -129,6 +129,7 @@ impl Link {
                 out = messages.recv(), if is_fed => {
                     let Some(out) = out else { is_fed = false; continue };
                     let Err(outcome) = self.send(&mut sender, &out).await else { continue };
+                    let Some(outcome) = outcome else { break None };
                     let ends = if let Outcome::Retry(why) = &outcome { Some(why.clone()) } else { None };
                     self.settle(out.place, outcome).await;
                     if ends.is_some() {
@@ -136,7 +137,9 @@ impl Link {
                     }
                 }
                 (place, answer) = first(&mut self.flights), if !self.flights.is_empty() => {
-                    if let Some(why) = self.answered(place, answer).await { break Some(why) }
+                    let is_of_link = answer.as_ref().err().map(|error| (!is_of_session(error)).then(|| error.to_string()));
+                    self.answered(place, answer).await;
+                    if let Some(why) = is_of_link { break why }
                 }
                 else => break None,
             }
@@ -155,8 +158,8 @@ impl Link {
         }
     }
 
-    /// Sends a message as soon as there is credit; what was sent before is settled meanwhile.
-    async fn send(&mut self, sender: &mut Sender, out: &Outgoing) -> Result<(), Outcome> {
+    /// Sends a message as soon as there is credit; what was sent before is settled meanwhile. Err: what becomes of it, as [`judge`] says.
+    async fn send(&mut self, sender: &mut Sender, out: &Outgoing) -> Result<(), Option<Outcome>> {
         let mut sending = pin!(timeout(CREDIT, sender.send_batchable(message(&self.marks, out))));
         let sent = loop {
             tokio::select! {
@@ -164,11 +167,13 @@ impl Link {
                 (place, answer) = first(&mut self.flights) => {
                     let (flights, settled) = (&mut self.flights, &self.settled);
                     flights.pop_front();
-                    let _ = settled.send((place, judge(answer))).await;
+                    if let Some(outcome) = judge(answer) {
+                        let _ = settled.send((place, outcome)).await;
+                    }
                 }
             }
         };
-        let no_credit = |_| Outcome::Retry(format!("{} gives no credit for {} s", out.topic, CREDIT.as_secs()));
+        let no_credit = |_| Some(Outcome::Retry(format!("{} gives no credit for {} s", out.topic, CREDIT.as_secs())));
         match sent.map_err(no_credit)? {
             Ok(flight) => {
                 self.flights.push_back((out.place, flight));
@@ -178,12 +183,12 @@ impl Link {
         }
     }
 
-    /// Says what became of the message that was sent first; Some: the link has ended, for this reason.
-    async fn answered(&mut self, place: u64, answer: Answer) -> Option<String> {
+    /// Says what became of the message that was sent first.
+    async fn answered(&mut self, place: u64, answer: Answer) {
         self.flights.pop_front();
-        let why = answer.as_ref().err().map(ToString::to_string);
-        self.settle(place, judge(answer)).await;
-        why
+        if let Some(outcome) = judge(answer) {
+            self.settle(place, outcome).await;
+        }
     }
 
     async fn settle(&self, place: u64, outcome: Outcome) {
@@ -200,12 +205,19 @@ async fn first(flights: &mut VecDeque<(u64, DeliveryFut<Answer>)>) -> (u64, Answ
     .await
 }
 
-fn judge(answer: Answer) -> Outcome {
-    match answer {
+/// `None`: nobody knows. The session has ended, and whoever waits for that gives up the connection, with all that is in flight.
+fn judge(answer: Answer) -> Option<Outcome> {
+    let outcome = match answer {
         Ok(disposition) => outcome(disposition),
         Err(error @ SendError::MessageSizeExceeded(_)) => Outcome::Refused(error.to_string(), DropReason::TooLarge),
         Err(error @ SendError::MessageEncodeError) => Outcome::Refused(error.to_string(), DropReason::Refused),
+        Err(error) if is_of_session(&error) => return None,
         // It may have arrived. What is repeated has the same marks.
         Err(error) => Outcome::Retry(error.to_string()),
-    }
+    };
+    Some(outcome)
+}
+
+fn is_of_session(error: &SendError) -> bool {
+    matches!(error.recovery(), ErrorRecovery::ReconnectSession | ErrorRecovery::ReconnectConnection)
 }

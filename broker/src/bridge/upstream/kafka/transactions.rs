@@ -9,7 +9,7 @@ use krafka::consumer::{AutoOffsetReset, Consumer, ConsumerGroupMetadata};
 use krafka::error::KrafkaError;
 use krafka::producer::{DeliveryHandle, TopicPartitionOffset, TransactionalProducer};
 use krafka::{Kafka, Record};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Options, group, in_flight, producer, reason, record, refusal};
 use crate::bridge::upstream::piped::Pipe;
@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(200);
 const TRANSACTION: Duration = Duration::from_secs(90);
 /// How long the group keeps a member that is silent: a bridge that is back earlier has its place at once.
 const SESSION: Duration = Duration::from_secs(30);
+
+/// What was refused is on disk here by then, as a dead letter. The next transaction says that it is not to be sent again.
+const ON_DISK: Duration = Duration::from_secs(1);
 
 /// What was said of a record before its transaction failed is known by then.
 const SAID: Duration = Duration::from_millis(10);
@@ -53,18 +56,24 @@ pub(super) async fn run(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Res
     pipe.say(Event::Connected).await;
     let mut batch = Vec::new();
     while pipe.messages.recv_many(&mut batch, options.remote.window.min(BATCH)).await > 0 {
-        let settled = transaction(options, &consumer, &producer, &batch).await;
-        let (settled, failed) = match settled {
-            Ok(Committed { settled, waits }) => (settled, waits),
-            Err(Failed { why, refused }) => (refused, Some(text(why))),
-        };
-        for (place, outcome) in settled {
-            pipe.settled(place, outcome).await;
+        while !batch.is_empty() {
+            let settled = transaction(options, &consumer, &producer, &batch).await;
+            let (settled, done, failed) = match settled {
+                Ok(Committed { settled, done, waits }) => (settled, done, waits),
+                Err(Failed { why, refused }) => (refused, batch.len(), Some(text(why))),
+            };
+            let some_refused = settled.iter().any(|(_, outcome)| *outcome != Outcome::Delivered);
+            for (place, outcome) in settled {
+                pipe.settled(place, outcome).await;
+            }
+            if let Some(why) = failed {
+                return Err(why);
+            }
+            batch.drain(..done.min(batch.len()));
+            if some_refused && !batch.is_empty() {
+                sleep(ON_DISK).await;
+            }
         }
-        if let Some(why) = failed {
-            return Err(why);
-        }
-        batch.clear();
     }
     let _ = consumer.close().await;
     Ok(())
@@ -104,12 +113,14 @@ impl From<KrafkaError> for Failed {
 /// What is settled is there.
 struct Committed {
     settled: Vec<(u64, Outcome)>,
+    /// How many of the batch were dealt with. The rest is for another transaction.
+    done: usize,
     /// Why the rest of the batch is not in it, and has to be sent again.
     waits: Option<String>,
 }
 
 /// Sends a batch, and commits it with the place behind it. A message that waits ends the transaction before it: what is below the
-/// place is never sent again.
+/// place is never sent again. So does one that is refused, since nobody knows of that yet: those at the beginning are refused alone.
 async fn transaction(
     options: &Options,
     consumer: &Consumer,
@@ -119,9 +130,14 @@ async fn transaction(
     producer.begin()?;
     let mut settled = Vec::with_capacity(batch.len());
     let mut handles = Vec::with_capacity(batch.len());
-    let (mut end, mut waits) = (batch.last().map_or(0, |out| out.place + 1), None);
-    for out in batch {
-        match prepare(options, producer, out).await? {
+    let (mut end, mut done, mut waits) = (batch.last().map_or(0, |out| out.place + 1), batch.len(), None);
+    for (at, out) in batch.iter().enumerate() {
+        let prepared = prepare(options, producer, out).await?;
+        if is_for_another(prepared.as_ref().err(), handles.len(), settled.len()) {
+            (end, done) = (out.place, at);
+            break;
+        }
+        match prepared {
             Ok(record) => {
                 let handle = producer.enqueue(record).await.map_err(|error| {
                     let refused = in_flight(&options.remote, (&out.topic, out.place), &error).ok();
@@ -132,7 +148,7 @@ async fn transaction(
                 settled.push((out.place, Outcome::Delivered));
             }
             Err(Outcome::Retry(why)) => {
-                (end, waits) = (out.place, Some(why));
+                (end, done, waits) = (out.place, at, Some(why));
                 break;
             }
             Err(refused) => settled.push((out.place, refused)),
@@ -140,14 +156,24 @@ async fn transaction(
     }
     if handles.is_empty() {
         producer.abort().await?;
-        return Ok(Committed { settled, waits });
+        return Ok(Committed { settled, done, waits });
     }
     match commit(options, consumer, producer, end).await {
         Ok(()) => {
             handles.iter().for_each(|(out, _)| options.remote.refused.taken(&out.topic));
-            Ok(Committed { settled, waits })
+            Ok(Committed { settled, done, waits })
         }
         Err(why) => Err(Failed { why, refused: refused(options, handles).await }),
+    }
+}
+
+/// Whether a message goes into another transaction: it is refused and others are sent, or it is sent and others are refused.
+/// `settled` counts both.
+fn is_for_another(becomes: Option<&Outcome>, sent: usize, settled: usize) -> bool {
+    match becomes {
+        None => settled > sent,
+        Some(Outcome::Retry(_)) => false,
+        Some(_) => sent > 0,
     }
 }
 
@@ -196,4 +222,19 @@ async fn refused(options: &Options, handles: Vec<(&Outgoing, DeliveryHandle)>) -
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_transaction_has_what_is_sent_and_what_is_refused() {
+        let refused = Outcome::Refused("no".to_owned(), DropReason::Refused);
+        assert!(!is_for_another(None, 0, 0) && !is_for_another(None, 3, 3));
+        assert!(!is_for_another(Some(&refused), 0, 0) && !is_for_another(Some(&refused), 0, 2));
+        assert!(is_for_another(Some(&refused), 1, 1), "its refusal is known to nobody when the transaction ends");
+        assert!(is_for_another(None, 0, 1), "the same, from the other side");
+        assert!(!is_for_another(Some(&Outcome::Retry("full".to_owned())), 1, 1), "it ends the transaction by itself");
+    }
 }

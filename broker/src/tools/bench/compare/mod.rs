@@ -14,7 +14,7 @@ use super::progress::Progress;
 use super::report::Report;
 use super::run;
 use crate::tools::exit::Failure;
-use crate::tools::stop;
+use crate::tools::{say, stop};
 use brokers::Program;
 use footprint::Footprint;
 use loads::Load;
@@ -88,7 +88,7 @@ pub fn compare(args: &CompareArgs) -> Result<Comparison, Failure> {
     // The brokers inherit the limit that is raised here.
     plan::allow_files(if footprint { footprint::IDLE } else { 1000 })?;
     if !missing.is_empty() {
-        eprintln!("not on PATH, left out: {}", missing.join(", "));
+        say::line(format!("not on PATH, left out: {}", missing.join(", ")));
     }
     let mut footprints = Vec::new();
     for program in programs.iter().filter(|program| footprint && program.kind != brokers::Kind::Floor) {

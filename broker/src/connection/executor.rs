@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use super::{Connection, Stream};
+use super::{Connection, Stream, worker};
 use crate::broker::{Slot, Woken};
 
 /// Rounds over the woken before the runtime looks at the sockets again.
@@ -34,22 +34,22 @@ impl<S: Stream> Member for Connection<S> {
 }
 
 #[derive(Default)]
-struct Crew {
+struct Executor {
     /// `None` while the connection is being polled.
     members: Slab<Option<Box<dyn Member>>>,
     woken: Arc<Woken>,
 }
 
 thread_local! {
-    static CREW: RefCell<Crew> = RefCell::new(Crew::default());
+    static EXECUTOR: RefCell<Executor> = RefCell::new(Executor::default());
 }
 
 /// Serves a connection on this thread, whose [`drive`] polls it.
 pub(super) fn add<S: Stream>(connection: Connection<S>) {
-    CREW.with_borrow_mut(|crew| {
-        let entry = crew.members.vacant_entry();
+    EXECUTOR.with_borrow_mut(|executor| {
+        let entry = executor.members.vacant_entry();
         let place = u32::try_from(entry.key()).unwrap_or(u32::MAX);
-        connection.slot.serve(crew.woken.clone(), place);
+        connection.slot.serve(executor.woken.clone(), place);
         entry.insert(Some(Box::new(connection)));
     });
 }
@@ -69,7 +69,7 @@ impl Future for Driver {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let woken = CREW.with_borrow(|crew| crew.woken.clone());
+        let woken = EXECUTOR.with_borrow(|executor| executor.woken.clone());
         woken.driven_by(cx.waker());
         for _ in 0..ROUNDS {
             let mut list = woken.take(std::mem::take(&mut self.spare));
@@ -80,6 +80,10 @@ impl Future for Driver {
             list.drain(..).for_each(poll_one);
             list.shrink_to(LIST_KEPT);
             self.spare = list;
+            // Whoever has just sent something must not wait for four rounds of those who flood.
+            if worker::round_was_long() {
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -88,27 +92,27 @@ impl Future for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Each tells its session; none of them may find the crew borrowed.
-        let crew = CREW.try_with(|crew| std::mem::take(&mut *crew.borrow_mut()));
-        drop(crew);
+        // Each tells its session; none of them may find it borrowed.
+        let executor = EXECUTOR.try_with(|executor| std::mem::take(&mut *executor.borrow_mut()));
+        drop(executor);
     }
 }
 
 fn poll_one(place: u32) {
     let place = place as usize;
-    let member = CREW.with_borrow_mut(|crew| crew.members.get_mut(place).and_then(Option::take));
+    let member = EXECUTOR.with_borrow_mut(|executor| executor.members.get_mut(place).and_then(Option::take));
     let Some(mut member) = member else { return };
     let waker = Waker::from(member.slot().clone());
     member.slot().polled();
     let over = member.poll(&mut Context::from_waker(&waker)).is_ready();
-    CREW.with_borrow_mut(|crew| {
+    EXECUTOR.with_borrow_mut(|executor| {
         if over {
-            crew.members.try_remove(place);
+            executor.members.try_remove(place);
             // A storm of clients must not keep its table for ever.
-            if crew.members.is_empty() {
-                crew.members.shrink_to_fit();
+            if executor.members.is_empty() {
+                executor.members.shrink_to_fit();
             }
-        } else if let Some(entry) = crew.members.get_mut(place) {
+        } else if let Some(entry) = executor.members.get_mut(place) {
             *entry = Some(member);
         }
     });

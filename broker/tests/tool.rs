@@ -83,7 +83,7 @@ fn an_import_of_an_export_is_the_same_store() {
     }
     for seed in 0..variable("FOREBAY_SEEDS").unwrap_or(40) {
         if std::panic::catch_unwind(|| round(seed)).is_err() {
-            panic!("again: FOREBAY_SEED={seed} cargo test -p forebay --test store_tool");
+            panic!("again: FOREBAY_SEED={seed} cargo test -p forebay --test tool");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay_wire::reason::ReasonCode;
 
-use crate::access::Identity;
+use super::Identity;
 
 /// What one step of an exchange says [MQTT5-4.12].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub trait Mechanism: Send + Sync {
 /// A connection's method, and the exchange that is under way, if one is.
 pub type Authentication = (String, Option<Box<dyn Exchange>>);
 
-/// Mechanisms that the broker offers beside those of [`crate::access`]. None as it comes.
+/// Mechanisms that the broker offers beside its own. None as it comes.
 #[derive(Clone, Default)]
 pub struct Mechanisms(Vec<Arc<dyn Mechanism>>);
 

@@ -2,23 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::topic;
-use parking_lot::{Condvar, Mutex, RwLock};
-use ring::rand::{SecureRandom, SystemRandom};
+use parking_lot::{Condvar, Mutex};
 use serde_json::{Map, Value, json};
 
-use super::State;
-use super::commands::Work;
-use crate::access::AccessError;
-use crate::access::reload::text_of;
+use crate::access::Access;
+use crate::access::dynamic::{State, Work, first_user, imported};
 use crate::broker::{Broker, Slot};
 use crate::message::{Message, Parts};
 use crate::session::{Delivery, Durability, Urgency};
@@ -38,13 +32,10 @@ const COMMANDS_MAX: usize = 1_000;
 const COMMIT: Duration = Duration::from_secs(60);
 /// Rows that are read at once at the start, and bytes of them.
 const PAGE: (usize, usize) = (1024, 1024 * 1024);
-/// The file with the first user's password, in the data directory.
-const FIRST_PASSWORD: &str = "dynamic-security.pw";
 
-/// Dynamic security of one broker.
+/// The requests of dynamic security, and what of them is not written.
 #[derive(Default)]
-pub(in crate::access) struct Dynamic {
-    state: RwLock<Arc<State>>,
+pub(crate) struct DynamicSecurity {
     queue: Mutex<Queue>,
     wake: Condvar,
     /// One request after the other: each works on a copy of the state.
@@ -85,20 +76,15 @@ pub(crate) struct DynamicWork {
     waiting: Vec<SyncSender<bool>>,
 }
 
-impl Dynamic {
-    pub(in crate::access) fn state(&self) -> Arc<State> {
-        self.state.read().clone()
-    }
-}
-
 impl Broker {
     /// Whether requests need a thread.
     pub(crate) fn has_dynamic(&self) -> bool {
         self.dynamic().is_some()
     }
 
-    fn dynamic(&self) -> Option<&Dynamic> {
-        self.access().and_then(|access| access.dynamic.as_ref())
+    /// Who has the state, and what is asked of it; `None`: it is not configured.
+    fn dynamic(&self) -> Option<(&Arc<Access>, &DynamicSecurity)> {
+        self.access().filter(|access| access.has_dynamic()).map(|access| (access, &self.dynamic))
     }
 
     /// Reads what the store has, before anybody can connect. Where it has nothing, what the configuration names is taken over, or a
@@ -107,7 +93,7 @@ impl Broker {
     /// # Errors
     /// The store cannot be read, or what is to be taken over is wrong.
     pub(crate) fn load_dynamic(&self, reader: &dyn Reader) -> io::Result<()> {
-        let (Some(dynamic), Some(access)) = (self.dynamic(), self.access()) else { return Ok(()) };
+        let Some((access, dynamic)) = self.dynamic() else { return Ok(()) };
         dynamic.queue.lock().stopped = false;
         let (mut state, mut from, mut some) = (State::default(), Vec::new(), false);
         loop {
@@ -126,7 +112,7 @@ impl Broker {
         }
         state.gather();
         if !some {
-            let work = match &access.config.dynamic_security_import {
+            let work = match &access.config().dynamic_security_import {
                 Some(path) => imported(path).map_err(io::Error::other)?,
                 None => first_user(&self.config.data_dir)?,
             };
@@ -135,13 +121,13 @@ impl Broker {
             self.writer.mark_retained(Urgency::Now);
             state = work.state;
         }
-        *dynamic.state.write() = Arc::new(state);
+        access.set_dynamic_state(state);
         Ok(())
     }
 
     /// A PUBLISH to a topic below `$CONTROL/`, if such topics are requests here: what is answered to it.
     pub(crate) fn control(&self, from: &Arc<Slot>, topic: &str, payload: &[u8]) -> Option<ReasonCode> {
-        let dynamic = self.dynamic().filter(|_| topic.starts_with(PREFIX))?;
+        let (_, dynamic) = self.dynamic().filter(|_| topic.starts_with(PREFIX))?;
         if topic != REQUEST {
             return Some(ReasonCode::NotAuthorized);
         }
@@ -156,7 +142,7 @@ impl Broker {
 
     /// The thread.
     pub(crate) fn serve_dynamic(self: &Arc<Self>) {
-        let Some(dynamic) = self.dynamic() else { return };
+        let Some((access, dynamic)) = self.dynamic() else { return };
         loop {
             let mut queue = dynamic.queue.lock();
             while queue.requests.is_empty() && !queue.stopped {
@@ -167,14 +153,14 @@ impl Broker {
             let client = request.from.look(|session| session.client_id().clone());
             let authority = request.from.authority();
             let by = By { client: &client, user: authority.as_ref().and_then(|authority| authority.user()) };
-            let answer = self.do_request(dynamic, &request.payload, by);
+            let answer = self.do_request(access, dynamic, &request.payload, by);
             self.answer_request(&request.from, &answer);
         }
     }
 
     /// Ends the thread.
     pub(crate) fn stop_dynamic(&self) {
-        if let Some(dynamic) = self.dynamic() {
+        if let Some((_, dynamic)) = self.dynamic() {
             dynamic.queue.lock().stopped = true;
             dynamic.wake.notify_all();
         }
@@ -182,11 +168,11 @@ impl Broker {
 
     /// A request of an operator. `None`: dynamic security is not configured.
     pub(crate) fn dynamic_request(self: &Arc<Self>, payload: &[u8]) -> Option<Value> {
-        let dynamic = self.dynamic()?;
-        Some(self.do_request(dynamic, payload, By { client: "", user: Some("operator") }))
+        let (access, dynamic) = self.dynamic()?;
+        Some(self.do_request(access, dynamic, payload, By { client: "", user: Some("operator") }))
     }
 
-    fn do_request(self: &Arc<Self>, dynamic: &Dynamic, payload: &[u8], by: By<'_>) -> Value {
+    fn do_request(self: &Arc<Self>, access: &Access, dynamic: &DynamicSecurity, payload: &[u8], by: By<'_>) -> Value {
         let _alone = dynamic.working.lock();
         let whole: Option<Value> = serde_json::from_slice(payload).ok();
         let commands = whole.as_ref().and_then(|whole| whole.get("commands")).and_then(Value::as_array);
@@ -194,7 +180,7 @@ impl Broker {
             let error = format!("The payload is not JSON with a list \"commands\" of at most {COMMANDS_MAX}");
             return json!({"responses": [{"command": "Unknown command", "error": error}]});
         };
-        let mut work = Work::new((*dynamic.state()).clone());
+        let mut work = Work::new(State::clone(&access.dynamic_state().unwrap_or_default()));
         let mut responses: Vec<Value> = Vec::with_capacity(commands.len());
         let By { client, user } = by;
         for command in commands {
@@ -207,7 +193,7 @@ impl Broker {
             }
             responses.push(response(name, command, done));
         }
-        if !work.changed.is_empty() && !self.commit_dynamic(dynamic, work) {
+        if !work.changed.is_empty() && !self.commit_dynamic(access, dynamic, work) {
             for (response, command) in responses.iter_mut().zip(commands) {
                 let name = command.get("command").and_then(Value::as_str).unwrap_or_default();
                 *response = self::response(name, command, Err("The change cannot be written to the store".to_owned()));
@@ -217,7 +203,7 @@ impl Broker {
     }
 
     /// Writes the changes; they hold when they are on the disk. False: they are not, and do not.
-    fn commit_dynamic(self: &Arc<Self>, dynamic: &Dynamic, work: Work) -> bool {
+    fn commit_dynamic(self: &Arc<Self>, access: &Access, dynamic: &DynamicSecurity, work: Work) -> bool {
         let (send, receive) = sync_channel(1);
         {
             let mut unwritten = dynamic.unwritten.lock();
@@ -228,7 +214,7 @@ impl Broker {
         if receive.recv_timeout(COMMIT) != Ok(true) {
             return false;
         }
-        *dynamic.state.write() = Arc::new(work.state);
+        access.set_dynamic_state(work.state);
         self.policy_changed();
         true
     }
@@ -260,7 +246,7 @@ impl Broker {
                 payload: payload.as_bytes(),
                 qos: 0,
                 retain: false,
-                shared: false,
+                shared: None,
                 subscription_ids: &[],
                 expires_at: None,
                 durability: Durability::Memory,
@@ -271,8 +257,7 @@ impl Broker {
     }
 
     pub(crate) fn collect_dynamic(&self, changes: &mut Vec<KeyedChange>) -> DynamicWork {
-        let unwritten =
-            self.dynamic().map(|dynamic| std::mem::take(&mut *dynamic.unwritten.lock())).unwrap_or_default();
+        let unwritten = std::mem::take(&mut *self.dynamic.unwritten.lock());
         changes.extend(unwritten.first.iter().cloned().chain(unwritten.changes));
         DynamicWork { first: unwritten.first, waiting: unwritten.waiting }
     }
@@ -285,8 +270,8 @@ impl Broker {
 
     /// Who waits is told; what the first start made is tried again.
     pub(crate) fn dynamic_not_committed(&self, work: DynamicWork) {
-        if let Some(dynamic) = self.dynamic().filter(|_| !work.first.is_empty()) {
-            dynamic.unwritten.lock().first = work.first;
+        if !work.first.is_empty() {
+            self.dynamic.unwritten.lock().first = work.first;
         }
         for waiting in work.waiting {
             let _ = waiting.send(false);
@@ -311,61 +296,4 @@ fn response(name: &str, command: &Value, done: Result<Option<Value>, String>) ->
         object.insert("correlationData".to_owned(), correlation.clone());
     }
     Value::Object(object)
-}
-
-/// The user `admin`, who may do all of this and see everything. Its password is in a file that only the broker's user can read.
-fn first_user(folder: &Path) -> io::Result<Work> {
-    let mut random = [0; 18];
-    SystemRandom::new().fill(&mut random).map_err(|_| io::Error::other(AccessError::NoRandom))?;
-    let password = URL_SAFE_NO_PAD.encode(random);
-    let mut work = Work::new(State::default());
-    let acl = |kind: &str, topic: &str| json!({"acltype": kind, "topic": topic, "allow": true});
-    let control = "$CONTROL/dynamic-security/#";
-    let acls = [
-        acl("publishClientSend", control),
-        acl("publishClientReceive", control),
-        acl("subscribePattern", control),
-        acl("publishClientReceive", "$SYS/#"),
-        acl("subscribePattern", "$SYS/#"),
-        acl("publishClientReceive", "#"),
-        acl("subscribePattern", "#"),
-        acl("unsubscribePattern", "#"),
-    ];
-    let commands = [
-        json!({"command": "createRole", "rolename": "admin", "acls": acls}),
-        json!({"command": "createClient", "username": "admin", "password": password, "roles": [{"rolename": "admin"}]}),
-        json!({"command": "setDefaultACLAccess", "acls": []}),
-    ];
-    for command in commands {
-        work.run(&command).map_err(io::Error::other)?;
-    }
-    let path = folder.join(FIRST_PASSWORD);
-    write_private(&path, &format!("admin {password}\n"))?;
-    tracing::info!("dynamic security: the first user is admin; its password is in {}", path.display());
-    Ok(work)
-}
-
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    use std::io::Write;
-    let _ = std::fs::remove_file(path);
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
-/// What mosquitto's plug-in has in its file, or `mosquitto_ctrl dynsec init` has made.
-fn imported(path: &Path) -> Result<Work, AccessError> {
-    let unusable = |why: String| AccessError::Unusable { path: path.to_owned(), why };
-    let text = text_of(path).map_err(|source| AccessError::Unreadable { path: path.to_owned(), source })?;
-    let whole: Value =
-        serde_json::from_str(&text).map_err(|error| unusable(format!("is not JSON: line {}", error.line())))?;
-    let work = super::import::work(&whole).map_err(unusable)?;
-    let State { clients, groups, roles, .. } = &work.state;
-    let (clients, groups, roles) = (clients.len(), groups.len(), roles.len());
-    tracing::info!("dynamic security: {} taken over: {clients} users, {groups} groups, {roles} roles", path.display());
-    Ok(work)
 }

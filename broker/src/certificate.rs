@@ -6,8 +6,6 @@ use ring::digest;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
-use crate::access::Certificate;
-
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
@@ -17,16 +15,16 @@ const VERSION: u8 = 0xa0;
 
 /// Version and validity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Dates {
+pub(crate) struct Dates {
     /// 1 to 3.
-    pub(super) version: u8,
+    pub(crate) version: u8,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
 }
 
 /// Why clients refuse it now, or will soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Validity {
+pub(crate) enum Validity {
     NotYet(OffsetDateTime),
     Expired(OffsetDateTime),
     Soon(OffsetDateTime),
@@ -53,7 +51,7 @@ const SOON: time::Duration = time::Duration::days(30);
 
 impl Dates {
     /// Reads the beginning of a certificate; `None` when it is not one.
-    pub(super) fn read(der: &[u8]) -> Option<Self> {
+    pub(crate) fn read(der: &[u8]) -> Option<Self> {
         let (body, _) = value(der, SEQUENCE)?;
         let (mut fields, _) = value(body, SEQUENCE)?;
         let mut version = 1;
@@ -72,12 +70,12 @@ impl Dates {
     }
 
     /// When it ends.
-    pub(super) fn not_after(&self) -> OffsetDateTime {
+    pub(crate) fn not_after(&self) -> OffsetDateTime {
         self.not_after
     }
 
     /// What is wrong with its validity at this time.
-    pub(super) fn validity(&self, now: OffsetDateTime) -> Option<Validity> {
+    pub(crate) fn validity(&self, now: OffsetDateTime) -> Option<Validity> {
         if now < self.not_before {
             Some(Validity::NotYet(self.not_before))
         } else if now > self.not_after {
@@ -90,7 +88,44 @@ impl Dates {
     }
 }
 
+/// What a client certificate says of its owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Certificate {
+    /// The subject's common name.
+    pub cn: Option<String>,
+    /// The whole subject, as RFC 4514 writes it.
+    pub subject: String,
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// URIs.
+    pub uris: Vec<String>,
+    /// E-mail addresses.
+    pub emails: Vec<String>,
+    /// The serial number: hexadecimal, lower case.
+    pub serial: String,
+    /// SHA-256 of the whole certificate: hexadecimal, lower case.
+    pub fingerprint: String,
+}
+
 impl Certificate {
+    /// The field of this name; of several values the first.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&str> {
+        match name {
+            "cn" => self.cn.as_deref(),
+            "subject" => Some(&self.subject),
+            "dns" => self.dns.first().map(String::as_str),
+            "uri" => self.uris.first().map(String::as_str),
+            "email" => self.emails.first().map(String::as_str),
+            "serial" => Some(&self.serial),
+            "fingerprint" => Some(&self.fingerprint),
+            _ => None,
+        }
+    }
+
+    /// The names that [`Certificate::field`] knows.
+    pub const FIELDS: [&'static str; 7] = ["cn", "subject", "dns", "uri", "email", "serial", "fingerprint"];
+
     /// Reads a certificate (DER); `None` when it is not one.
     pub fn read(der: &[u8]) -> Option<Self> {
         let (body, _) = value(der, SEQUENCE)?;
@@ -164,7 +199,7 @@ impl Certificate {
 }
 
 /// When the next list is due that replaces this revocation list; `None` inside when it does not say.
-pub(super) fn next_update(crl: &[u8]) -> Option<Option<OffsetDateTime>> {
+pub(crate) fn next_update(crl: &[u8]) -> Option<Option<OffsetDateTime>> {
     let (body, _) = value(crl, SEQUENCE)?;
     let (fields, _) = value(body, SEQUENCE)?;
     let fields = value(fields, INTEGER).map_or(fields, |(_, rest)| rest);
