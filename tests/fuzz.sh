@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the broker (guard, session, filters, websocket, proxy), the client library (client) and the firmware client (receive, core, import)
+# Fuzzes the broker (guard, session, filters, websocket, proxy, acl, jwt, scram), the client library (client) and the firmware client (receive, core, import)
 # for FOREBAY_FUZZ_SECONDS each (default 10), from the corpus beside the targets; what is found lands in a scratch folder
 # and is shown. Ends with a line of counts in cargo's form.
 #   tests/fuzz.sh [TARGET...]     all of them without an argument

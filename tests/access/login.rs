@@ -14,6 +14,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("a_user_who_goes_is_disconnected", a_user_who_goes_is_disconnected),
     ("a_file_that_is_wrong_changes_nothing", a_file_that_is_wrong_changes_nothing),
     ("a_will_that_may_not_be_published_is_refused", a_will_that_may_not_be_published_is_refused),
+    ("wills_of_those_who_cannot_log_in_take_no_room", wills_of_those_who_cannot_log_in_take_no_room),
 ];
 
 fn login(version: Version, client: &str, user: &str, password: &str) -> Connect {
@@ -161,4 +162,15 @@ pub fn fail2ban_finds_who_guesses() {
     let output = Command::new("fail2ban-regex").args(["--out", "ip"]).arg(&file).arg(filter).output().unwrap();
     let found = String::from_utf8(output.stdout).unwrap();
     assert_eq!(found.lines().collect::<Vec<_>>(), ["127.0.0.1", "127.0.0.1"], "{found}");
+}
+
+/// Refused once as often as wills would fit: who comes then has all of the room.
+fn wills_of_those_who_cannot_log_in_take_no_room() {
+    let users = [("pump", "one")];
+    let site = Site::start(&users, None, "max_failures = 1000\n[limits]\nmax_will_bytes = \"4KiB\"\n");
+    let will = |password| login(Version::V5, "c", "pump", password).will(Will::new("w", &[0; 3000]));
+    for _ in 0..4 {
+        Raw::begin(site.port(), &will("wrong")).expect_refused(0x86);
+    }
+    Raw::open(site.port(), &will("one"));
 }

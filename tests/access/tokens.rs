@@ -17,6 +17,8 @@ pub const TESTS: &[(&str, fn())] = &[
     ("a_token_is_a_password", a_token_is_a_password),
     ("a_token_that_ends_ends_the_connection", a_token_that_ends_ends_the_connection),
     ("auth_renews_a_token", auth_renews_a_token),
+    ("a_client_identifier_is_the_user_who_was_proved", a_client_identifier_is_the_user_who_was_proved),
+    ("a_token_within_its_leeway_stays", a_token_within_its_leeway_stays),
     ("a_key_that_goes_disconnects", a_key_that_goes_disconnects),
     ("keys_of_all_algorithms_count", keys_of_all_algorithms_count),
     ("sources_are_asked_in_their_order", sources_are_asked_in_their_order),
@@ -135,6 +137,26 @@ fn auth_renews_a_token() {
     renewed.send(&auth(&token(SECRET, json!({"sub": "valve"}))));
     renewed.expect_disconnect(0x87);
     Raw::begin(site.port(), &auth_connect("bad", &token(OTHER, json!({"sub": "pump"})))).expect_refused(0x87);
+}
+
+/// What CONNECT says of the user proves nothing.
+fn a_client_identifier_is_the_user_who_was_proved() {
+    let access = "[access]\n[access.jwt]\nsecret_file = \"DIR/secret\"\n";
+    let site = Site::of_files(&[("secret", SECRET)], access, "client_id_is_user = true");
+    let of_pump = token(SECRET, json!({"sub": "pump"}));
+    Raw::open(site.port(), &auth_connect("pump", &of_pump).user("pump"));
+    Raw::begin(site.port(), &auth_connect("valve", &of_pump).user("valve")).expect_refused(0x87);
+    Raw::open(site.port(), &with(Version::V5, "pump", "pump", &of_pump));
+}
+
+/// It is let in for as long as it may be late, and not sent away at once for what it was let in with.
+fn a_token_within_its_leeway_stays() {
+    let access = "[access]\n[access.jwt]\nsecret_file = \"DIR/secret\"\nleeway = \"5min\"\n";
+    let site = Site::of_files(&[("secret", SECRET)], access, "");
+    let late = token(SECRET, json!({"sub": "pump", "exp": now() - 10}));
+    let (mut raw, ..) = Raw::open(site.port(), &with(Version::V5, "c", "", &late));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    publishes(&mut raw, "a", 0x10);
 }
 
 fn a_key_that_goes_disconnects() {

@@ -6,10 +6,11 @@ use std::process::Command;
 use forebay_tests::broker::program;
 use forebay_tests::scratch::Scratch;
 
-use crate::passwd;
+use crate::{Site, passwd};
 
 pub const TESTS: &[(&str, fn())] = &[
     ("acl_test_says_the_line", acl_test_says_the_line),
+    ("acl_test_asks_the_running_broker", acl_test_asks_the_running_broker),
     ("passwd_makes_changes_and_lists", passwd_makes_changes_and_lists),
     ("an_open_address_beyond_this_machine_is_refused", an_open_address_beyond_this_machine_is_refused),
 ];
@@ -37,6 +38,50 @@ fn acl_test_says_the_line() {
     ] {
         assert_eq!(ask(words), (code, said), "{words}");
     }
+}
+
+/// What is in force counts, not what the file says: a broken file changes nothing there, and roles made meanwhile are asked first.
+fn acl_test_asks_the_running_broker() {
+    let acl = "user u\ntopic read a/#\ntopic deny a/b\n";
+    let files = [("acl", acl), ("passwords", "# users\n")];
+    let access = "[access]\nacl_file = \"DIR/acl\"\npassword_file = \"DIR/passwords\"\ndynamic_security = true\n\
+                  [admin]\nsocket = \"DIR/admin.sock\"";
+    let site = Site::of_files(&files, access, "anonymous = true");
+    let socket = site.folder.path().join("admin.sock");
+    let run = |words: &str| {
+        let output = Command::new(program()).args(words.split(' ')).arg("--socket").arg(&socket).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    };
+    let ask = |words: &str| run(&format!("acl test --running {words}"));
+    let file = site.folder.path().join("acl").display().to_string();
+    let says = |words: &str, code: i32, by: &str| {
+        let (came, said) = ask(words);
+        assert!(came == code && said.contains(by), "{words}: {came} {said}");
+    };
+    says("--user u --client c subscribe a/c", 0, &format!("allowed: {file}:2 (version "));
+    says("--user u --client c subscribe a/b", 1, &format!("denied: {file}:3 (version "));
+    says("--user u --client c publish a/c", 1, &format!("denied: no line of {file} allows it"));
+    says("--user u --client c connect", 0, "allowed");
+    says("--client d publish a/#", 1, "wildcard");
+
+    site.change("acl", "nonsense\n");
+    site.until_logged("access not changed");
+    says("--user u --client c subscribe a/c", 0, &format!("allowed: {file}:2 "));
+    site.change_acl("user u\ntopic write a/c\n");
+    says("--user u --client c publish a/c", 0, &format!("allowed: {file}:2 "));
+    // What mosquitto's plug-in allows by default.
+    says("--user u --client c receive a/c", 0, "allowed: dynamic security");
+
+    says("--user u --client c publish made/x", 1, &format!("denied: no line of {file} allows it"));
+    for command in [
+        r#"{"command":"createRole","rolename":"r","acls":[{"acltype":"publishClientSend","topic":"made/#","allow":true}]}"#,
+        r#"{"command":"createClient","username":"u","password":"p","roles":[{"rolename":"r"}]}"#,
+    ] {
+        let (code, said) = run(&format!("ctl users run {command}"));
+        assert_eq!(code, 0, "{command}: {said}");
+    }
+    says("--user u --client c publish made/x", 0, "allowed: dynamic security");
 }
 
 fn passwd_makes_changes_and_lists() {

@@ -90,6 +90,32 @@ fn a_bridge_that_is_paused_stays_so_over_a_restart() {
 }
 
 #[test]
+fn what_the_configuration_names_is_not_ended() {
+    let declared = "[[queues]]\nname = 'jobs'\nfilter = 'jobs/#'\n[[streams]]\nname = 'log'\nfilter = 'log/#'\n\
+                    [[dead_letters]]\nname = 'lost'\n[[bridges]]\nname = 'up'\nurl = 'mqtt://127.0.0.1:1'\n\
+                    [[bridges.out]]\nfilter = 't/#'\n";
+    let mut site = Site::start(declared, "");
+    for own in ["$queue/jobs", "$dead/jobs", "$dead/lost", "$stream/log", "$bridge/up", "$bridge/up/dead"] {
+        let socket = site.socket_path();
+        let ended = run(&["ctl", "--socket", socket.to_str().unwrap(), "end", own]);
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(1) && said.contains("purge"), "{own}: {said}");
+        assert!(ctl(&site, &["show", own]).contains(own), "{own} is there still");
+    }
+    site.publisher().publish(1, "jobs/1", b"x");
+    site.publisher().publish(1, "t/1", b"x");
+    // What it does not name any more may go.
+    site.broker.kill();
+    let file = site.broker.data().with_file_name("forebay.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(declared, "")).unwrap();
+    site.broker.run();
+    for own in ["$queue/jobs", "$bridge/up"] {
+        ctl(&site, &["end", own]);
+    }
+}
+
+#[test]
 fn retained_messages_from_the_command_line() {
     let site = Site::start("", "");
     ctl(&site, &["retained", "set", "a/b c", "21.5"]);
@@ -199,7 +225,7 @@ fn the_packets_of_one_client_are_in_the_log_for_a_while() {
 
 #[test]
 fn dead_letters_are_listed_go_back_and_are_dropped() {
-    let queue = "[[queues]]\nname = \"jobs\"\nfilter = \"job/#\"\nmax_deliveries = 1";
+    let queue = "[[queues]]\nname = \"jobs\"\nfilter = \"job/#\"\nmax_deliveries = 1\nmax_dead_letters = 3";
     let site = Site::start(queue, "");
     let mut publisher = site.publisher();
     let mut consumer = site.subscriber("consumer", "$queue/jobs");
@@ -214,7 +240,11 @@ fn dead_letters_are_listed_go_back_and_are_dropped() {
     assert!(ctl(&site, &["declared"]).contains("jobs"));
     let list = ctl(&site, &["dead", "list", "jobs"]);
     assert_eq!(list.matches("$dead/jobs/job/a").count(), 2, "{list}");
-    let said = ctl(&site, &["dead", "replay", "jobs", "--filter", "job/a", "--rate", "50"]);
+    // Each that does not match is put behind the others, and must not push one out.
+    ctl(&site, &["dead", "replay", "jobs", "--filter", "job/none"]);
+    until("all were looked at", || site.broker.log(), |log| log.contains("dead letters are back"));
+    assert_eq!(dead(&site), Some(3));
+    let said = ctl(&site, &["dead", "replay", "jobs", "--filter", "job/a", "--rate", "50/s"]);
     assert!(said.contains("of 3 dead letters"), "{said}");
     for _ in 0..2 {
         let message = consumer.message();
@@ -223,4 +253,62 @@ fn dead_letters_are_listed_go_back_and_are_dropped() {
     until("one is left", || dead(&site), |dead| *dead == Some(1));
     ctl(&site, &["dead", "purge", "jobs"]);
     until("none is left", || dead(&site), |dead| *dead == Some(0));
+}
+
+/// What a session gave up goes back into it, what nobody wanted to whoever wants it by then; the rest stays.
+#[test]
+fn dead_letters_of_sessions_go_back() {
+    let rules = "[queue]\nmax_messages = 2\npolicy = \"drop-newest\"\n[[dead_letters]]\nname = \"kept\"\n\
+                 reasons = [\"full\", \"undeliverable\"]";
+    let site = Site::start(rules, "");
+    let mut publisher = site.publisher();
+    let kept = Connect::kept(Version::V5, "kept");
+    let endpoint = Endpoint::tcp(site.broker.port());
+    let (mut subscriber, _) = Peer::open(&endpoint, &kept);
+    assert_eq!(subscriber.subscribe(&[("s/#", 1)]), [1]);
+    subscriber.leave();
+    for (id, topic) in [(1, "s/1"), (2, "s/2"), (3, "s/3"), (4, "s/4"), (5, "nobody/1"), (6, "nobody/2")] {
+        publisher.publish(id, topic, topic.as_bytes());
+    }
+    let dead = |site: &Site| site.socket().get("/api/queues/declared").json()["queues"][0]["messages"].as_u64();
+    until("they are dead", || dead(&site), |dead| *dead == Some(4));
+    assert_eq!(ctl(&site, &["dead", "list", "kept"]).matches("$dead/kept/").count(), 4);
+    let (mut subscriber, _) = Peer::open(&endpoint, &kept);
+    let topics = |peer: &mut Peer| -> Vec<String> { (0..2).map(|_| peer.message().topic).collect() };
+    assert_eq!(topics(&mut subscriber), ["s/1", "s/2"]);
+    let mut other = site.subscriber("other", "nobody/2");
+    assert!(ctl(&site, &["dead", "replay", "kept"]).contains("of 4 dead letters"));
+    assert_eq!(topics(&mut subscriber), ["s/3", "s/4"]);
+    assert_eq!(other.message().topic, "nobody/2");
+    until("one has nowhere to go", || dead(&site), |dead| *dead == Some(1));
+    ctl(&site, &["dead", "purge", "kept"]);
+    until("none is left", || dead(&site), |dead| *dead == Some(0));
+}
+
+#[test]
+fn delayed_messages_are_listed_moved_and_cancelled() {
+    let site = Site::start("", "");
+    let mut publisher = site.publisher();
+    let mut subscriber = site.subscriber("subscriber", "later/#");
+    for (id, topic) in
+        [(1, "$delayed/1000/later/a"), (2, "$delayed/2000/later/b"), (3, "$delayed/@2999-01-01T00:00:00Z/later/c")]
+    {
+        assert_eq!(publisher.publish(id, topic, b"x").0, 0);
+    }
+    let key = |topic: &str| -> String {
+        let list = ctl(&site, &["delayed", "list"]);
+        let line = list.lines().find(|line| line.contains(topic)).unwrap_or_else(|| panic!("{topic} in {list}"));
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    assert!(ctl(&site, &["delayed", "list"]).contains("3 in all"));
+    assert!(ctl(&site, &["delayed", "list", "--limit", "1"]).contains("1 of 3"));
+    assert!(ctl(&site, &["delayed", "cancel", &key("later/a")]).contains("is cancelled"));
+    assert!(ctl(&site, &["delayed", "move", &key("later/c"), "--delay", "0"]).contains("from now on"));
+    assert_eq!(subscriber.message().topic, "later/c");
+    ctl(&site, &["delayed", "move", &key("later/b"), "--at", "2000-01-01T00:00:00Z"]);
+    assert_eq!(subscriber.message().topic, "later/b");
+    assert!(ctl(&site, &["delayed", "list"]).contains("0 in all"));
+    let socket = site.socket_path();
+    let output = run(&["ctl", "--socket", socket.to_str().unwrap(), "delayed", "cancel", "own-1-1"]);
+    assert_eq!(output.status.code(), Some(1), "there is none");
 }

@@ -71,18 +71,27 @@ fn every_answer_is_as_it_is_described() {
     publisher.publish(2, "t/2", &[0xff]);
     here.message();
     assert_eq!(socket.ask("PUT", "/api/retained/t%2F3", &[], b"kept").status, 200);
+    for number in [5, 6] {
+        publisher.publish(number, "$delayed/1000/later", b"x");
+    }
+    let delayed = socket.get("/api/delayed").json();
+    let keys = [0, 1].map(|at| delayed["delayed"][at]["key"].as_str().unwrap().to_owned());
     let description = site.http().get("/api/openapi.json").json();
     assert_eq!(description["openapi"], "3.1.0");
     let mut asked = 0;
     let mut changes = Vec::new();
     for (path, operations) in description["paths"].as_object().unwrap() {
         let mut real = path.replace("{client}", "away").replace("{topic}", "t%2F3").replace("{queue}", "jobs");
+        real = real.replace("{key}", &keys[usize::from(path.ends_with("/move"))]);
         real = real.replace("{address}", "192.0.2.1").replace("{bridge}", "up");
         if path == "/api/store/backup" {
             real.push_str(&format!("?to={}/copy.redb", site.broker.data().display()));
         }
         if path == "/api/why" {
             real.push_str("?client=away&topic=t/1");
+        }
+        if path == "/api/access/test" {
+            real.push_str("?action=publish&topic=t/1");
         }
         // This broker has no dynamic security; tests/access asks one that has.
         if path == "/api/access/dynamic" {
@@ -115,6 +124,7 @@ fn every_answer_is_as_it_is_described() {
         let real = if path.ends_with("/kick") { real.replace("away", "here") } else { real };
         let query = match (&*method, &*path) {
             ("PUT", "/api/log") => "?level=debug",
+            (_, path) if path.ends_with("/move") => "?after_s=5",
             ("PUT", "/api/log/client") => "?client=here&for_s=60",
             _ => "",
         };

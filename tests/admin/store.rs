@@ -47,6 +47,8 @@ fn room_is_given_back_while_acks_go_on() {
     }
     let socket = site.socket();
     assert_eq!(socket.ask("POST", "/api/store/fold", &[], b"").status, 200);
+    let length = || std::fs::metadata(site.broker.data().join("forebay.redb")).unwrap().len();
+    let full = length();
     let mut drains = back(&site, "drains");
     for _ in 1..=2000 {
         drains.message();
@@ -61,9 +63,10 @@ fn room_is_given_back_while_acks_go_on() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     let (before, after) = (answer.json()["before"].as_u64().unwrap(), answer.json()["after"].as_u64().unwrap());
     eprintln!("{} acks while {before} bytes became {after} in {} ms", sent, answer.json()["took_ms"]);
-    assert!(before > 8_000_000 && after < before / 4, "{before} bytes became {after}");
-    let file = std::fs::metadata(site.broker.data().join("forebay.redb")).unwrap().len();
-    assert!(file < before / 2, "{file} bytes of {before}");
+    // Commits may have given some of it back before.
+    assert!(full > 8_000_000 && after <= before && after < full / 8, "{full} bytes, {before} when it began, became {after}");
+    let file = length();
+    assert!(file < full / 2, "{file} bytes of {full}");
     site.broker.kill();
     site.broker.run();
     let mut away = back(&site, "away");

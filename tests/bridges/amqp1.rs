@@ -11,7 +11,10 @@ use fe2o3_amqp::{Connection, Receiver, Session};
 use forebay_client::{Message, Properties, QoS};
 use forebay_tests::server::Program;
 
-use crate::upstreams::{Arrival, Arrived, Reader, Run, dead_letter, dead_letters, through_everything, yardstick};
+use crate::upstreams::{
+    Arrival, Arrived, Reader, Run, cutting, dead_letter, dead_letters, goes_on_without_what_ends_connections,
+    through_everything, yardstick,
+};
 use crate::{Case, block_on, bridge_to, client, example, gateway, publish, soon, state};
 
 pub(crate) fn trials() -> Vec<Case> {
@@ -107,6 +110,12 @@ async fn carries(server: Program, refuses: bool) {
     publish(&here, "n/k/a.b", &"x".repeat(300_000)).await;
     assert_eq!(payload(&soon(next(&mut queue)).await.unwrap()), b"");
     assert_eq!(payload(&soon(next(&mut queue)).await.unwrap()).len(), 300_000);
+    if refuses {
+        let url = format!("amqp1://127.0.0.1:{}", cutting(server.port));
+        let mut cut = there(server.port, "up.n.cut").await;
+        goes_on_without_what_ends_connections(&url, rules, async || payload(&soon(next(&mut cut)).await.unwrap()))
+            .await;
+    }
     let mut broker = gateway(&example("bridge-artemis.toml", "127.0.0.1:5672", server.port));
     broker.run();
     publish(&client(broker.port(), "here").await, "site/7/temperature", "21").await;

@@ -6,6 +6,7 @@
 
 mod amqp1;
 mod kafka;
+mod letters;
 mod mqtt;
 mod nats;
 mod numbered;
@@ -31,6 +32,7 @@ type Case = (&'static str, Option<String>, fn());
 
 fn main() {
     let cases = [
+        letters::trials(),
         mqtt::trials(),
         numbered::trials(),
         rabbitmq::trials(),

@@ -6,12 +6,15 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use crate::upstreams::{dead_letter, dead_letters};
+use crate::upstreams::{cutting, dead_letter, dead_letters, goes_on_without_what_ends_connections};
 use crate::{Case, block_on, bridge_to, client, example, gateway, publish, state};
 
 pub(crate) fn trials() -> Vec<Case> {
     vec![("http_gets_a_post_for_each_message", None, || block_on(posts()))]
 }
+
+/// What is answered with many words begins so.
+const WORDY: &[u8] = b"tell me all";
 
 /// A request: its first line and its headers in lower case, and its body.
 type Posted = (String, Vec<String>, String);
@@ -38,20 +41,29 @@ fn serve(connection: TcpStream, answers: &Mutex<VecDeque<u16>>, posted: &Sender<
             (&mut reader).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
         let Some((first, headers)) = head.split_first() else { return };
         let headers: Vec<String> = headers.iter().map(|line| line.to_lowercase()).collect();
-        let length = headers.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+        let length = headers.iter().find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
         reader.read_exact(&mut body).unwrap();
+        if first.starts_with("HEAD ") {
+            // It answers only to say that it is there.
+            let _ = (&connection).write_all(b"HTTP/1.1 405 X\r\nconnection: close\r\n\r\n");
+            return;
+        }
+        // The status counts, however much the server says.
+        let words = "x".repeat(if body.starts_with(WORDY) { 200_000 } else { 0 });
         let _ = posted.send((first.clone(), headers, String::from_utf8(body).unwrap()));
         let status = answers.lock().unwrap().pop_front().unwrap_or(204);
         let close = if closes { "connection: close\r\n" } else { "" };
-        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n{close}\r\n");
+        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{close}\r\n{words}", words.len());
         if (&connection).write_all(answer.as_bytes()).is_err() || closes {
             return;
         }
     }
 }
 
-/// What can pass is sent again in order; what cannot is a dead letter; a connection that the server closes is made anew.
+/// What can pass is sent again in order; what cannot is a dead letter; a connection that the server closes is made anew; what it says
+/// beside a status costs nothing.
 async fn posts() {
     let (port, posted) = server(&[204, 503, 503, 204, 400, 413]);
     let rules = "[[bridges.out]]\nfilter = 'n/#'\ntopic = 'readings/{topic/2..}'";
@@ -79,8 +91,15 @@ async fn posts() {
         let (topic, why) = dead_letter(&mut letters).await;
         assert!(topic == "$dead/up/n/bad" && why.contains(reason), "{topic}: {why}");
     }
+    publish(&here, "n/wordy", "tell me all").await;
     publish(&here, "n/good", "three").await;
-    assert_eq!(posted.into_iter().find(|(first, ..)| first.contains("/good")).unwrap().2, "three");
+    let rest: Vec<_> = posted.iter().take(4).map(|(first, _, body)| (first, body)).collect();
+    let [bad, wordy, good] = ["bad", "wordy", "good"].map(|topic| format!("POST /in/readings/{topic} HTTP/1.1"));
+    let wanted = [(&bad, "x"), (&bad, "x"), (&wordy, "tell me all"), (&good, "three")];
+    assert_eq!(rest, wanted.map(|(first, body)| (first.clone(), body.to_owned())));
+    let (port, posted) = server(&[]);
+    let url = format!("http://127.0.0.1:{}/in", cutting(port));
+    goes_on_without_what_ends_connections(&url, rules, async || posted.recv().unwrap().2.into_bytes()).await;
     let (port, posted) = server(&[]);
     let mut broker = gateway(&example("bridge-http.toml", "127.0.0.1:8080", port));
     broker.run();

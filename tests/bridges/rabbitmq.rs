@@ -16,7 +16,10 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{Channel, Connection, ConnectionProperties, Consumer, ExchangeKind};
 
-use crate::upstreams::{Arrival, Arrived, Reader, Run, dead_letter, dead_letters, through_everything, yardstick};
+use crate::upstreams::{
+    Arrival, Arrived, Reader, Run, cutting, dead_letter, dead_letters, goes_on_without_what_ends_connections,
+    through_everything, yardstick,
+};
 use crate::{Case, block_on, bridge_to, client, example, gateway, publish, soon, state};
 
 pub(crate) fn trials() -> Vec<Case> {
@@ -132,6 +135,10 @@ async fn carries() {
     publish(&here, "queue/all", "three").await;
     let came = soon(next(&mut there.queue)).await.unwrap();
     assert_eq!((came.exchange.as_str(), came.data.as_slice()), ("", &b"three"[..]));
+    let url = format!("amqp://127.0.0.1:{}", cutting(server.port));
+    let queue = &mut there.queue;
+    goes_on_without_what_ends_connections(&url, &rule("up.{topic}"), async || soon(next(queue)).await.unwrap().data)
+        .await;
     let mut broker = gateway(&example("bridge-rabbitmq.toml", "127.0.0.1:5672", server.port));
     broker.run();
     let here = client(broker.port(), "here").await;

@@ -2,17 +2,19 @@
 //! read back from the cluster and counted.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use forebay_client::Subscription;
+use forebay_client::{Message, QoS, Subscription};
 use forebay_tests::numbered::Seen;
 use forebay_tests::rng::Rng;
 use forebay_tests::server::Program;
 
 use crate::numbered::{YARDSTICK, publish};
-use crate::{client, gateway, soon, subscribed};
+use crate::{bridge_to, client, gateway, soon, state, subscribed};
 
 /// Messages of each of two devices, one at QoS 1 and one at QoS 2.
 const MESSAGES: u32 = 10_000;
@@ -141,11 +143,75 @@ pub(crate) async fn dead_letters(port: u16) -> Subscription {
 
 /// The next dead letter, as its topic and what the upstream said.
 pub(crate) async fn dead_letter(letters: &mut Subscription) -> (String, String) {
-    let letter = soon(letters.recv()).await.expect("a dead letter");
+    let letter = tokio::time::timeout(2 * PATIENCE, letters.recv()).await.expect("it takes for ever");
+    let letter = letter.expect("a dead letter");
     let properties = letter.properties();
     let value = |wanted| properties.user.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
     assert!(matches!(value("dead-reason"), Some("refused" | "too-large")), "{properties:?}");
     assert_eq!(value("dead-from"), Some("up"));
     assert!(value("dead-first-at").and_then(|at| at.parse::<u64>().ok()).is_some(), "{properties:?}");
     (letter.topic().to_owned(), value("dead-detail").expect("the upstream's words").to_owned())
+}
+
+/// What no server behind [`cutting`] gets.
+pub(crate) const POISON: &str = "the server ends here";
+
+/// A way to this port of this machine on which a connection ends as soon as [`POISON`] comes.
+pub(crate) fn cutting(port: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let way = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (near, far) = (connection.unwrap(), TcpStream::connect(("127.0.0.1", port)).unwrap());
+            let (back, forth) = ((far.try_clone().unwrap(), near.try_clone().unwrap()), (near, far));
+            std::thread::spawn(move || pass_on(back.0, back.1));
+            std::thread::spawn(move || pass_on(forth.0, forth.1));
+        }
+    });
+    way
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+    let (mut part, mut seen) = ([0; 4096], Vec::new());
+    while let Ok(length @ 1..) = from.read(&mut part) {
+        let keep = seen.len().min(POISON.len() - 1);
+        seen.drain(..seen.len() - keep);
+        seen.extend_from_slice(&part[..length]);
+        let is_over = seen.windows(POISON.len()).any(|window| window == POISON.as_bytes());
+        if is_over || to.write_all(&part[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+/// A gateway whose server ends each connection on which one of its messages comes: that one is a dead letter, and the others arrive.
+pub(crate) async fn goes_on_without_what_ends_connections(
+    url: &str,
+    rules: &str,
+    mut next: impl AsyncFnMut() -> Vec<u8>,
+) {
+    let mut broker = gateway(&bridge_to(url, "", rules));
+    broker.run();
+    assert_eq!(state(broker.port(), "connected").await, "connected");
+    let mut letters = dead_letters(broker.port()).await;
+    let here = client(broker.port(), "here").await;
+    let mut tickets = Vec::new();
+    for payload in ["before", POISON, "behind", "last"] {
+        let message = Message::new("n/cut", payload).qos(QoS::AtLeastOnce);
+        tickets.push(soon(here.publish(message)).await.unwrap());
+    }
+    for ticket in tickets {
+        soon(ticket).await.unwrap();
+    }
+    // Half a minute of such ends, and the longest wait between two connections.
+    let letter = tokio::time::timeout(3 * PATIENCE, dead_letter(&mut letters));
+    let (topic, why) = letter.await.expect("it stands still");
+    assert!(topic == "$dead/up/n/cut" && why.contains("connections in a row"), "{topic}: {why}");
+    let mut came = vec![next().await];
+    while came.last().unwrap() != b"last" {
+        came.push(next().await);
+    }
+    came.dedup();
+    assert_eq!(came, [&b"before"[..], b"behind", b"last"]);
 }

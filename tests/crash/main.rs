@@ -12,6 +12,7 @@
 )]
 #![allow(clippy::wildcard_enum_match_arm)]
 
+mod groups;
 mod retained;
 mod state;
 

@@ -5,7 +5,9 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use forebay_tests::absence;
 use forebay_tests::broker::Broker;
+use forebay_tests::http::Api;
 use forebay_tests::packet::{self, Ack, Version};
 use forebay_tests::peer::{Came, Connect, Peer};
 use forebay_tests::scratch::Scratch;
@@ -19,6 +21,7 @@ pub(crate) fn trials() -> Vec<Case> {
     vec![
         ("damaged_with_no_room_to_recover_it", absent, on_a_full_disk),
         ("damaged_while_it_runs_begins_anew_by_itself", None, while_it_runs),
+        ("damaged_while_a_copy_is_made_waits_for_that_to_end", absence::of_program("strace"), while_a_copy_is_made),
         ("damaged_while_it_runs_with_a_journal_loses_nothing_that_is_acknowledged_then", None, with_a_journal),
         ("a_store_is_not_larger_than_max_bytes", None, bounded),
     ]
@@ -114,6 +117,57 @@ fn while_it_runs() {
     assert_eq!(figure(&figures, "ledger/dropped/damaged"), missing, "{}", broker.log());
     assert!(missing < u64::from(MESSAGES) / 2, "{missing} are lost of a quarter that was damaged");
     assert!(broker.is_running());
+}
+
+/// An operator's copy still reads the store when the broker begins anew: the folder is not let go before that has ended.
+fn while_a_copy_is_made() {
+    let scratch = Scratch::new("damaged");
+    let (data, copy) = (scratch.path().join("data"), scratch.path().join("copy"));
+    std::fs::create_dir_all(&copy).unwrap();
+    let (copy, socket) = (copy.join("forebay.redb"), data.join("admin.sock"));
+    let partial = copy.with_extension("redb.partial");
+    let mut broker = Broker::prepare(Some(&data));
+    broker.configure(&format!(
+        "[store]\ncache_bytes = \"1MiB\"\njournal = \"0B\"\n[limits]\nmemory_messages = 50\n[admin]\nsocket = \"{}\"\n",
+        socket.display()
+    ));
+    // Each of its first writes to the copy takes a second.
+    let (slow, only) = ("inject=pwrite64:delay_enter=1000000:when=1..5", partial.to_str().unwrap());
+    broker.set_wrapper(&[
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        only,
+        "-e",
+        "trace=pwrite64",
+        "-e",
+        slow,
+    ]);
+    broker.run();
+    absent(&broker);
+    drop(published(&broker, MESSAGES));
+    let copying = std::thread::spawn({
+        let target = format!("/api/store/backup?to={}", copy.display());
+        // Its connection ends when the broker begins anew.
+        move || std::panic::catch_unwind(|| Api::socket(&socket).ask("POST", &target, &[], b""))
+    });
+    let begun = Instant::now();
+    while !partial.exists() {
+        assert!(begun.elapsed() < LIMIT, "the copy does not begin: {}", broker.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let file = store_in(&data);
+    let len = std::fs::metadata(&file).unwrap().len();
+    zero(&file, len / 2 / 4096 * 4096, (len / 4) as usize);
+    drop(taken_until_it_begins_anew(&broker));
+    accepted_by_one_anew(&broker, MESSAGES);
+    assert!(broker.is_running());
+    assert!(broker.log().contains("still being read"), "the copy had ended before: {}", broker.log());
+    let _ = copying.join();
 }
 
 /// The absent one comes, unless the broker is about to begin anew.

@@ -1,19 +1,22 @@
 //! A disk whose fdatasync fails, by strace.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use forebay_tests::absence;
 use forebay_tests::broker::Broker;
 use forebay_tests::packet::Version;
-use forebay_tests::peer::Peer;
+use forebay_tests::peer::{self, Connect, Peer};
 
-use crate::{Case, LIMIT, absent, accepted_again, code, number, publisher, send, takes};
+use crate::{Case, LIMIT, absent, accepted_again, code, number, publisher, send, takes, tcp};
 
 pub(crate) fn trials() -> Vec<Case> {
     let absent = absence::of_program("strace");
     vec![
         ("no_ack_leaves_for_what_is_not_synced", absent.clone(), never_again),
-        ("a_disk_that_fails_for_a_while", absent, for_a_while),
+        ("a_disk_that_fails_for_a_while", absent.clone(), for_a_while),
+        ("acks_that_wait_for_a_disk_that_fails_are_bounded", absent, waiting_acks),
     ]
 }
 
@@ -78,4 +81,27 @@ fn for_a_while() {
     broker.set_wrapper(&[]);
     broker.run();
     assert_eq!(takes(&broker, 0..0).drain(Duration::from_secs(1)), [], "all were delivered and acknowledged");
+}
+
+/// Nobody acknowledges what cannot be synced; whoever goes on all the same is not read any more, and others are served.
+fn waiting_acks() {
+    let mut broker = start("30+");
+    absent(&broker);
+    let mut device = publisher(&broker, "device", Version::V5);
+    until_refused(&mut device);
+    let mut hostile = TcpStream::connect(("127.0.0.1", broker.port())).unwrap();
+    hostile.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    hostile.write_all(&Connect::kept(Version::V5, "hostile").packet()).unwrap();
+    let unsubscribe = [0xA2, 6, 0, 1, 0, 0, 1, b'x'];
+    let flood = unsubscribe.repeat(8192);
+    let mut taken = 0;
+    while hostile.write_all(&flood).is_ok() {
+        taken += flood.len();
+        assert!(taken < 64 << 20, "it is read for ever");
+    }
+    let (mut other, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "other"));
+    assert_eq!(other.subscribe(&[("q0", 0)]), [0]);
+    other.send(&peer::publish(Version::V5, 0, 0, "q0", &[], b"on"));
+    assert_eq!(other.message().payload, b"on");
+    assert!(broker.is_running());
 }

@@ -226,12 +226,7 @@ fn a_configuration_is_taken_or_named() {
     fs::write(folder.join("mosquitto.conf"), text).unwrap();
     let output = import(folder);
     let report = said(&output);
-    for named in [
-        "mosquitto.conf:5: psk_file",
-        "mosquitto.conf:11: mount_point",
-        "mosquitto.conf:16: topic",
-        ":19: bridge_insecure",
-    ] {
+    for named in ["mosquitto.conf:5: psk_file", "mosquitto.conf:16: topic", ":19: bridge_insecure"] {
         assert!(report.contains(named), "{named}: {report}");
     }
     assert!(!report.contains("geheim"), "{report}");
@@ -240,6 +235,7 @@ fn a_configuration_is_taken_or_named() {
         "url = \"mqtt://[::]:21884\"",
         "url = \"unix:///run/m.sock\"",
         "url = \"ws://[::1]:21885\"",
+        "mount_point = \"x/\"",
         "max_messages = 500",
         "max_inflight = 20",
         "session_expiry_v3 = \"336h\"",
@@ -252,6 +248,65 @@ fn a_configuration_is_taken_or_named() {
     }
     let checked = Command::new(program()).arg("check").arg(folder.join("out/forebay.toml")).output().unwrap();
     assert!(checked.status.success(), "{checked:?}");
+}
+
+/// A listener where others than with mosquitto could connect, or reach other topics, is left out and named.
+fn nobody_is_let_in_who_was_not() {
+    let scratch = Scratch::new("import-closed");
+    let folder = scratch.path();
+    let tls = "certfile /c.pem\nkeyfile /k.pem\n";
+    let groups = [
+        (format!("{tls}require_certificate true\ncapath /certs"), "require_certificate needs cafile"),
+        ("require_certificate true\ncafile /ca.pem".to_owned(), "require_certificate needs TLS"),
+        (format!("{tls}use_identity_as_username true\ncafile /ca.pem"), "nobody could connect there"),
+        ("certfile /c.pem".to_owned(), "TLS needs both"),
+        ("psk_hint site".to_owned(), "pre-shared key"),
+        ("mount_point tenant".to_owned(), "must end with /"),
+        ("mount_point a/+/".to_owned(), "without wildcards"),
+    ];
+    let groups = groups.iter().zip(22_001..).map(|((text, why), port)| (port, text, why));
+    let mut conf = String::from("allow_anonymous true\nlistener 22000\n");
+    conf.extend(groups.clone().map(|(port, text, _)| format!("listener {port}\n{text}\n")));
+    fs::write(folder.join("mosquitto.conf"), conf).unwrap();
+    let report = said(&import(folder));
+    let made = fs::read_to_string(folder.join("out/forebay.toml")).unwrap();
+    assert!(made.contains(":22000"), "{made}");
+    for (port, text, why) in groups {
+        let named = |line: &str| line.contains(&format!("listener {port}: ")) && line.contains(why);
+        assert!(report.lines().any(named), "{text}: {report}");
+        assert!(!made.contains(&port.to_string()), "{text}: {made}");
+    }
+}
+
+/// What a bridge or the broker as a whole does otherwise here.
+fn no_setting_is_lost_without_a_line() {
+    let scratch = Scratch::new("import-named");
+    let folder = scratch.path();
+    let otherwise = [
+        "restart_timeout 5 30",
+        "idle_timeout 60",
+        "cleansession true",
+        "local_cleansession true",
+        "try_private true",
+        "bridge_attempt_unsubscribe false",
+    ];
+    let conf = format!(
+        "global_max_connections 50\nallow_anonymous true\nlistener 22000\nmax_connections 80\nconnection up\n\
+         address central.example\ntopic # out\nstart_type automatic\n{}\n",
+        otherwise.join("\n")
+    );
+    fs::write(folder.join("mosquitto.conf"), &conf).unwrap();
+    let report = said(&import(folder));
+    for line in otherwise {
+        assert!(report.contains(line), "{line}: {report}");
+    }
+    assert!(!report.contains("start_type"), "{report}");
+    let made = fs::read_to_string(folder.join("out/forebay.toml")).unwrap();
+    assert_eq!(made.matches("max_connections = 50").count(), 2, "{made}");
+    fs::remove_dir_all(folder.join("out")).unwrap();
+    fs::write(folder.join("mosquitto.conf"), conf.replace("connections 50", "connections -1")).unwrap();
+    let report = said(&import(folder));
+    assert!(report.contains("global_max_connections -1: there is a limit always"), "{report}");
 }
 
 fn import(folder: &Path) -> Output {
@@ -269,6 +324,8 @@ fn main() {
         trial("half_an_exchange_is_ended_3_1_1", absent, || half_an_exchange_is_ended(Version::V4)),
         trial("half_an_exchange_is_ended_5", absent, || half_an_exchange_is_ended(Version::V5)),
         trial("a_configuration_is_taken_or_named", None, a_configuration_is_taken_or_named),
+        trial("nobody_is_let_in_who_was_not", None, nobody_is_let_in_who_was_not),
+        trial("no_setting_is_lost_without_a_line", None, no_setting_is_lost_without_a_line),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -119,6 +119,40 @@ fn a_socket_that_says_nothing_is_closed_before_one_that_began() {
     assert_eq!(connack, [0x20, 2, 0, 0]);
 }
 
+/// Who has begun has had its second too, and is the oldest: those that say nothing go before it.
+#[test]
+fn those_that_say_nothing_make_room_for_others() {
+    let broker =
+        Broker::with_config("[limits]\nmax_handshakes = 4\nfirst_byte_timeout = \"1h\"\nconnect_timeout = \"1h\"\n");
+    let mut begun = socket(broker.port());
+    let connect = Connect::clean(Version::V4, "begun").packet();
+    begun.write_all(&connect[..9]).unwrap();
+    std::thread::sleep(Duration::from_millis(1200));
+    let silent: Vec<TcpStream> = (0..40).map(|_| socket(broker.port())).collect();
+    Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "newcomer"));
+    begun.write_all(&connect[9..]).unwrap();
+    let mut connack = [0; 4];
+    begun.read_exact(&mut connack).unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    drop(silent);
+}
+
+/// Each has a second, and no more when others wait: all of those that were let in together go together.
+#[test]
+fn those_that_begin_and_do_not_go_on_make_room_together() {
+    let broker =
+        Broker::with_config("[limits]\nmax_handshakes = 32\nfirst_byte_timeout = \"1h\"\nconnect_timeout = \"1h\"\n");
+    let begun = (0..96).map(|_| {
+        let mut socket = socket(broker.port());
+        socket.write_all(&[0x10]).unwrap();
+        socket
+    });
+    let begun: Vec<TcpStream> = begun.collect();
+    // One a second were more than a minute, which is longer than an answer may take here.
+    Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "newcomer"));
+    drop(begun);
+}
+
 #[test]
 fn one_handshake_at_a_time_is_enough_for_every_listener() {
     let broker = Broker::with_config("[limits]\nmax_handshakes = 1\n");

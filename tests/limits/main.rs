@@ -3,12 +3,15 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod connections;
+mod listener;
+mod loris;
 mod memory;
 mod pace;
 mod packets;
 mod retained;
 mod slow;
 mod tls;
+mod wide;
 
 use forebay_tests::broker::Broker;
 use forebay_tests::link::Endpoint;

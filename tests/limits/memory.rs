@@ -1,5 +1,7 @@
 //! One bound on all memory, the limits of what takes it, and that it comes back.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use forebay_tests::broker::Broker;
@@ -132,6 +134,29 @@ fn slow_readers_stay_within_the_limit_and_their_memory_comes_back() {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(publisher.publish(1001, "big0", b"x").0, 0x10);
+    open(&broker, "newcomer");
+}
+
+/// Those who are not past their CONNECT are held to the limit too: 64 of 4 MiB each do not fit into 32.
+#[test]
+fn connects_that_do_not_end_stay_within_the_limit() {
+    const MEMORY_MB: u64 = 32;
+    let limits = format!("[limits]\nmemory = \"{MEMORY_MB}MiB\"\nmax_packet_size = \"8MiB\"\n");
+    let broker = Broker::with_config(&limits);
+    // A CONNECT of 6 MiB, of which the last third is missing.
+    let mut part = vec![0x10, 0x80, 0x80, 0x80, 3];
+    part.resize(4 << 20, 0);
+    let mut sockets = Vec::new();
+    let mut ended = 0;
+    for _ in 0..64 {
+        let mut socket = TcpStream::connect(("127.0.0.1", broker.port())).unwrap();
+        // An error: it was closed while it was being sent.
+        ended += usize::from(socket.write_all(&part).is_err());
+        sockets.push(socket);
+        assert!(broker.resident_kb() < MEMORY_MB * 1024 * 3 / 2, "{} kB", broker.resident_kb());
+    }
+    assert!(ended > 32, "{ended} of 64 were ended");
+    drop(sockets);
     open(&broker, "newcomer");
 }
 

@@ -93,7 +93,9 @@ fn qos_1_to_a_slow_reader_is_queued_on_disk() {
 #[test]
 fn qos_1_to_a_slow_reader_whose_session_is_not_kept_is_refused_at_the_limit() {
     // 16 times memory_bytes: 1 MiB.
-    let broker = Broker::with_config(&format!("{SYS}[limits]\nmemory_bytes = \"64KiB\"\n"));
+    let broker = Broker::with_config(&format!(
+        "{SYS}[limits]\nmemory_bytes = \"64KiB\"\n[queue]\nstall_limit_transient = \"1h\"\n"
+    ));
     let mut sys = sys(&broker);
     let (mut slow, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V4, "slow"));
     slow.subscribe(&[("slow", 1)]);

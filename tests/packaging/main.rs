@@ -22,6 +22,10 @@ fn main() {
     add("an_image_is_what_its_digests_say", None, an_image_is_what_its_digests_say);
     add("an_image_of_a_dynamic_program_is_refused", None, an_image_of_a_dynamic_program_is_refused);
     add("scripts_are_shell", None, scripts_are_shell);
+    add("the_unit_leaves_what_the_broker_needs", None, the_unit_leaves_what_the_broker_needs);
+    add("the_broker_reads_what_is_installed", None, the_broker_reads_what_is_installed);
+    add("an_upgrade_enables_nothing", None, an_upgrade_enables_nothing);
+    add("a_broker_that_does_not_start_is_installed", None, a_broker_that_does_not_start_is_installed);
     add("every_installed_file_is_there", None, every_installed_file_is_there);
     add("the_installed_broker_starts_by_its_unit", None, the_installed_broker_starts_by_its_unit);
     libtest_mimic::run(&arguments, trials).exit();
@@ -119,6 +123,105 @@ fn scripts_are_shell() {
             "{} is no program",
             file.display()
         );
+    }
+}
+
+fn the_unit_leaves_what_the_broker_needs() {
+    let unit = std::fs::read_to_string(folder().join("forebay.service")).unwrap();
+    let lines: Vec<&str> = unit.lines().collect();
+    for line in [
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "TimeoutStartSec=infinity",
+        "RuntimeDirectoryMode=0711",
+        "SystemCallFilter=@chown",
+    ] {
+        assert!(lines.contains(&line), "{line}");
+    }
+    // A later line adds to what an earlier one has taken away.
+    let at = |wanted: &str| lines.iter().position(|line| *line == wanted).unwrap();
+    assert!(at("SystemCallFilter=~@privileged @resources") < at("SystemCallFilter=@chown"));
+    for hides in ["ProcSubset=", "PrivateUsers="] {
+        assert!(!lines.iter().any(|line| line.starts_with(hides)), "{hides}");
+    }
+}
+
+/// What postinst did below a root of its own.
+struct Installed {
+    root: Scratch,
+    output: Output,
+    /// Each program that it ran, with its arguments.
+    ran: Vec<String>,
+}
+
+impl Installed {
+    fn mode(&self, path: &str) -> u32 {
+        std::fs::metadata(self.root.path().join(path)).unwrap().permissions().mode() & 0o777
+    }
+
+    fn ran(&self, wanted: &str) -> bool {
+        self.ran.iter().any(|line| line == wanted)
+    }
+}
+
+/// Runs postinst as dpkg does; what needs root, or the system's own state, only says that it ran. `group` is whose
+/// the files are before, `before` the version that was installed, and `fails` a command of systemctl.
+fn install(group: &str, before: &str, fails: &str) -> Installed {
+    let root = Scratch::new("postinst");
+    let [bin, etc] = ["bin", "etc/forebay"].map(|name| root.path().join(name));
+    for folder in [&bin, &etc, &root.path().join("run/systemd/system")] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    std::fs::copy(folder().join("forebay.toml"), etc.join("forebay.toml")).unwrap();
+    std::fs::set_permissions(&etc, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(etc.join("forebay.toml"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let log = root.path().join("log");
+    for program in ["systemd-sysusers", "install", "chgrp", "stat", "systemctl"] {
+        let script = format!(
+            "#!/bin/sh\necho \"{program} $*\" >>'{}'\n[ {program} != stat ] || echo '{group}'\n\
+             case \" $* \" in *' {fails} '*) exit 1 ;; esac\n",
+            log.display()
+        );
+        std::fs::write(bin.join(program), script).unwrap();
+        std::fs::set_permissions(bin.join(program), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut postinst = Command::new("sh");
+    postinst.arg(folder().join("debian/postinst")).args(["configure", before]);
+    let output = postinst.env("DPKG_ROOT", root.path()).env("PATH", path).output().unwrap();
+    let ran = std::fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect();
+    Installed { root, output, ran }
+}
+
+fn the_broker_reads_what_is_installed() {
+    let first = install("root", "", "-");
+    assert!(first.output.status.success(), "{}", words(&first.output));
+    for (path, mode) in [("etc/forebay", 0o750), ("etc/forebay/forebay.toml", 0o640)] {
+        assert_eq!(first.mode(path), mode, "{path}");
+        let given = format!("chgrp forebay {}", first.root.path().join(path).display());
+        assert!(first.ran(&given), "{given} in {:?}", first.ran);
+    }
+    assert!(first.ran("systemctl enable forebay.service") && first.ran("systemctl restart forebay.service"));
+    // Somebody has chosen another group for them.
+    let chosen = install("mqtt", "0.1.0", "-");
+    assert_eq!(chosen.mode("etc/forebay/forebay.toml"), 0o600);
+    assert!(!chosen.ran.iter().any(|line| line.starts_with("chgrp")), "{:?}", chosen.ran);
+}
+
+fn an_upgrade_enables_nothing() {
+    let upgraded = install("forebay", "0.1.0", "-");
+    assert!(upgraded.output.status.success(), "{}", words(&upgraded.output));
+    assert!(!upgraded.ran("systemctl enable forebay.service") && upgraded.ran("systemctl restart forebay.service"));
+    let disabled = install("forebay", "0.1.0", "is-enabled");
+    assert!(
+        disabled.ran("systemctl try-restart forebay.service") && !disabled.ran("systemctl restart forebay.service")
+    );
+}
+
+fn a_broker_that_does_not_start_is_installed() {
+    for (fails, says) in [("restart", "does not start"), ("enable", "is not enabled")] {
+        let installed = install("root", "", fails);
+        assert!(installed.output.status.success(), "{fails}: {}", words(&installed.output));
+        assert!(words(&installed.output).contains(says), "{fails}: {}", words(&installed.output));
     }
 }
 

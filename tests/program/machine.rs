@@ -24,6 +24,7 @@ const VERSION_1: &str = "MCkwJwIBBTAAMAAwHhcNMjQwMTAxMDAwMDAwWhcNMjUwMTAxMDAwMDA
 pub(crate) fn trials() -> Vec<Case> {
     vec![
         ("signals_of_other_habits_end_nothing", None, signals),
+        ("signals_of_other_habits_end_no_start", None, signals_during_the_start),
         ("the_store_is_for_its_user_alone", None, own_files),
         ("the_limit_of_open_files_is_raised", None, descriptors),
         ("too_few_open_files_are_said", None, too_few_descriptors),
@@ -63,6 +64,32 @@ fn signals() {
         }
         assert!(broker.is_running(), "{signal}");
     }
+}
+
+/// A start that waits for a file, as one does for minutes that repairs a large store. SIGHUP is answered after it.
+fn signals_during_the_start() {
+    const RULES: &[u8] = b"topic readwrite #\n";
+    let folder = Scratch::new("start");
+    let (rules, pid) = (folder.path().join("acl"), folder.path().join("pid"));
+    assert!(Command::new("mkfifo").arg(&rules).status().unwrap().success());
+    let mut broker = Broker::prepare(None);
+    broker.configure(&format!("[access]\nacl_file = \"{}\"\n", rules.display()));
+    broker.set_wrapper(&["sh", "-c", &format!("echo $$ > {}; exec \"$0\" \"$@\"", pid.display())]);
+    let beside = std::thread::spawn(move || {
+        // It is opened when the broker opens it.
+        let mut waited_for = std::fs::File::options().write(true).open(&rules).unwrap();
+        let pid = std::fs::read_to_string(pid).unwrap();
+        for signal in ["-HUP", "-USR1", "-USR2"] {
+            assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+        }
+        // For whoever reads it again.
+        std::fs::remove_file(&rules).unwrap();
+        std::fs::write(&rules, RULES).unwrap();
+        waited_for.write_all(RULES).unwrap();
+    });
+    broker.run();
+    beside.join().unwrap();
+    until_logged(&broker, &["SIGHUP"]);
 }
 
 fn mode(path: &Path) -> u32 {
@@ -220,8 +247,10 @@ fn trace() {
 fn json() {
     let broker = Broker::with_config("log_format = \"json\"\nlimits.log_lines_per_s = 1000\n");
     let odd = "a \"quoted\" {name}";
-    open(&broker, Version::V5, odd).leave();
-    until_logged(&broker, &["connected"]);
+    for client in [odd, "plain"] {
+        open(&broker, Version::V5, client).leave();
+    }
+    until_logged(&broker, &["connected", "plain"]);
     let (mut connected, mut lines) = (0, 0);
     // What the start prints for people goes to standard output, which is in the same file here.
     for line in broker.log().lines().filter(|line| line.contains("timestamp") || line.contains("connected")) {

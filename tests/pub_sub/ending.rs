@@ -157,6 +157,92 @@ pub(super) fn what_sub_cannot_write_comes_again() {
     }
 }
 
+/// The time in which a tool that is asked to stop has ended.
+const SOON: Duration = Duration::from_secs(10);
+
+fn exit_code_soon(child: &mut Child, of: &str) -> Option<i32> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if begun.elapsed() > SOON {
+            child.kill().unwrap();
+            panic!("{of}: it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The reader of the output, or of the errors, has stopped reading. SIGTERM and SIGINT end it all the same, with DISCONNECT,
+/// and what was not written has not been acknowledged.
+pub(super) fn sub_ends_while_nobody_reads_what_it_writes() {
+    let (broker, mut sys) = broker_with_figures();
+    let port = broker.port().to_string();
+    for (stuck, name) in [("output", "-TERM"), ("output", "-INT"), ("errors", "-TERM")] {
+        let session = ["sub", "-p", &port, "-i", stuck, "-c", "-t", "x", "-q", "1", "-F", "%p"];
+        assert!(forebay(&[&session[..], &["-E"]].concat()).status().unwrap().success());
+        // A will says that it ended without DISCONNECT.
+        let will = ["--will-topic", "gone", "--will-payload", "gone"];
+        let mut command = forebay(&[&session[..], &will, &["-d"]].concat());
+        let (unread, writer) = std::io::pipe().unwrap();
+        let mut child = if stuck == "output" {
+            command.stdout(writer).stderr(Stdio::null()).spawn().unwrap()
+        } else {
+            command.stdout(Stdio::null()).stderr(writer).spawn().unwrap()
+        };
+        // It holds the writing end open.
+        drop(command);
+        let wills = Subscriber::start(broker.port(), &["-t", "gone", "-C", "1"]);
+        let line = "x".repeat(1_000);
+        publish(broker.port(), &["-t", "x", "-q", "1", "-m", &line, "--repeat", "300"]);
+        // Until nothing moves any more.
+        let mut before = u64::MAX;
+        loop {
+            let stored = sys.figures()["queues/messages"];
+            if stored == before {
+                break;
+            }
+            before = stored;
+            std::thread::sleep(Duration::from_millis(1_100));
+        }
+        signal(&child, name);
+        assert_eq!(exit_code_soon(&mut child, stuck), Some(0), "{stuck} {name}");
+        publish(broker.port(), &["-t", "gone", "-m", "no will"]);
+        assert_eq!(wills.lines(), ["no will"], "{stuck} {name}: it ended without DISCONNECT");
+        let mut written = Vec::new();
+        let mut unread = unread;
+        unread.read_to_end(&mut written).unwrap();
+        if stuck == "output" {
+            let later = forebay(&[&session[..], &["-W", "2"]].concat()).output().unwrap().stdout;
+            let whole = written.iter().filter(|byte| **byte == b'\n').count();
+            let again = later.iter().filter(|byte| **byte == b'\n').count();
+            assert!(whole < 300 && whole + again >= 300, "{whole} were written, {again} came again");
+        }
+    }
+}
+
+/// Nobody reads the errors: the exit code is what it would be.
+pub(super) fn exit_codes_without_a_reader_of_the_errors() {
+    let broker = Broker::start();
+    let (port, nobody) = (broker.port().to_string(), forebay_tests::broker::free_port().to_string());
+    let url = format!("mqtt://127.0.0.1:{nobody}");
+    for (line, code) in [
+        (&["pub", "-p", &nobody, "-t", "t", "-m", "x"][..], 4),
+        (&["pub", "-p", &port, "-t", "t", "-m", "x", "-q", "1", "-d"], 0),
+        (&["sub", "-p", &nobody, "-t", "t"], 4),
+        (&["sub", "-p", &port, "-t", "t", "-W", "1", "-d"], 0),
+        (&["sub", "-p", &port, "-t", "t", "-W", "1", "-C", "1"], 8),
+        (&["bench", "pairs", "--url", &url, "-d", "1"], 4),
+        (&["completions", "nonsense"], 2),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = forebay(line).stdout(Stdio::null()).stderr(writer).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{line:?}");
+    }
+}
+
 pub(super) fn the_demo_takes_its_folder_away() {
     let scratch = forebay_tests::scratch::Scratch::new("demo");
     let mut command = forebay(&["demo", "--devices", "5", "--seconds", "60"]);

@@ -40,6 +40,8 @@ fn main() {
     add("sub_leaves_no_session_behind", None, ending::sub_leaves_no_session_behind);
     add("bench_leaves_no_session_behind", None, ending::bench_leaves_no_session_behind);
     add("what_sub_cannot_write_comes_again", None, ending::what_sub_cannot_write_comes_again);
+    add("sub_ends_while_nobody_reads_what_it_writes", None, ending::sub_ends_while_nobody_reads_what_it_writes);
+    add("exit_codes_without_a_reader_of_the_errors", None, ending::exit_codes_without_a_reader_of_the_errors);
     add("the_demo_takes_its_folder_away", None, ending::the_demo_takes_its_folder_away);
     let no_script = absence::of_program("script");
     add("the_demo_fits_its_terminal", no_script.as_deref(), ending::the_demo_fits_its_terminal);

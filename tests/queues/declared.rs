@@ -192,6 +192,40 @@ fn keys_stay_in_order_over_everything() {
     }
 }
 
+/// Whatever its topics: a publisher's messages are lent one at a time, over a kill as well, and nobody can say that he is another.
+#[test]
+fn the_messages_of_a_publisher_are_in_order() {
+    let mut broker = with("order_by = \"client\"");
+    for name in ["p1", "p2"] {
+        let (mut peer, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, name));
+        for number in 0..3_u16 {
+            let feigned = user("publisher", "nobody");
+            peer.send(&publish(Version::V5, 1, number + 1, &format!("job/{name}/{number}"), &feigned, &[]));
+            peer.answer();
+        }
+        peer.leave();
+    }
+    let (mut old, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V4, "old"));
+    assert_eq!(old.publish(1, "job/old/0", &[]).0, 0);
+    assert_eq!(old.publish(2, "job/old/1", &[]).0, 0);
+    for _ in 0..2 {
+        let mut consumer = consumer(&broker, Version::V5, "c");
+        let mut first: Vec<Publish> = (0..3).map(|_| held(&mut consumer)).collect();
+        first.sort_by(|a, b| a.topic.cmp(&b.topic));
+        let topics: Vec<&str> = first.iter().map(|message| &*message.topic).collect();
+        assert_eq!(topics, ["job/old/0", "job/p1/0", "job/p2/0"]);
+        assert_eq!(consumer.within(Duration::from_millis(200)), None, "one of each is out");
+        assert_eq!(first[1].properties.user.last(), Some(&("publisher".to_owned(), "p1".to_owned())));
+        crash(&mut broker);
+    }
+    let mut consumer = consumer(&broker, Version::V5, "c");
+    let all = consumer.drain(Duration::from_millis(500));
+    for name in ["old", "p1", "p2"] {
+        let topics: Vec<&str> = all.iter().map(|m| &*m.topic).filter(|topic| topic.contains(name)).collect();
+        assert!(topics.is_sorted() && topics.len() >= 2, "{topics:?}");
+    }
+}
+
 #[test]
 fn what_is_refused_comes_later_and_then_is_a_dead_letter() {
     let mut broker = with("max_deliveries = 2\nbackoff = \"100s\"\nbackoff_max = \"100s\"");

@@ -3,12 +3,15 @@
 #![allow(clippy::print_stderr, clippy::wildcard_enum_match_arm)]
 
 mod age;
+mod dead;
 mod declared;
 mod delayed;
+mod kills;
 mod million;
 mod once;
 mod parked;
 mod policies;
+mod priorities;
 mod schedules;
 mod shared;
 mod streams;
@@ -19,7 +22,7 @@ use std::time::Duration;
 use forebay_tests::broker::Broker;
 use forebay_tests::link::Endpoint;
 use forebay_tests::packet::Version;
-use forebay_tests::peer::{Connect, Peer};
+use forebay_tests::peer::{self, Connect, Peer};
 use forebay_tests::sys::{Figures, Sys, assert_balanced, figure};
 
 /// Bytes of one message as queues count them, its topic included.
@@ -72,6 +75,16 @@ fn settled(broker: &Broker, queued: u64) -> Figures {
     let figures = sys.until(&format!("{queued} are queued"), |f| figure(f, "ledger/queued") == queued);
     assert_balanced(&figures);
     figures
+}
+
+/// All that was done until now is on disk: the ack of a retained message waits for a commit of everything.
+fn committed(broker: &Broker) {
+    let (mut peer, _) = Peer::open(&tcp(broker), &Connect::clean(Version::V5, "committed"));
+    let mut retained = peer::publish(Version::V5, 1, 1, "committed", &[], b"x");
+    retained[0] |= 1;
+    peer.send(&retained);
+    assert!(matches!(peer.answer(), peer::Came::Ack(_, 1, 0, _)));
+    peer.leave();
 }
 
 /// Pulls the plug and starts it again.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay_tests::broker::Broker;
 use forebay_tests::bulk;
 use forebay_tests::packet::Version;
-use forebay_tests::peer::{Came, Connect, Peer, Publish};
+use forebay_tests::peer::{Came, Connect, Peer, Publish, frame, user};
 use forebay_tests::sys::{Sys, figure};
 
 use crate::{crash, publisher, tcp};
@@ -75,6 +75,75 @@ fn everybody_reads_all_of_it_from_where_they_say() {
     for reader in &mut readers {
         assert_eq!((50..60).map(|_| number(&reader.message())).collect::<Vec<_>>(), (50..60).collect::<Vec<_>>());
     }
+}
+
+/// MQTT 5 says it in user properties, 3.1.1 in the filter.
+#[test]
+fn a_part_of_it_is_read_and_no_more() {
+    let broker = with("");
+    send(&mut publisher(&broker, Version::V4), 0..50);
+    appended(&broker, 50);
+    let part = |offset: &str, until: &str| -> Vec<u8> {
+        [("stream-offset", offset), ("stream-until", until)]
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .flat_map(|(name, value)| user(name, value))
+            .collect()
+    };
+    for (offset, until, numbers) in [
+        ("earliest", "", 0..50),
+        ("20", "30", 20..30),
+        ("-5", "47", 45..47),
+        ("2020-01-01T00:00:00+01:00", "", 0..50),
+        ("earliest", "2020-01-01T00:00:00+01:00", 0..0),
+        ("earliest", "2999-01-01T00:00:00Z", 0..50),
+        ("", "60", 50..50),
+    ] {
+        let (mut peer, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "reader"));
+        assert_eq!(peer.subscribe_with(&[("$stream/log", 1)], &part(offset, until)), [1], "{offset} {until}");
+        let came = peer.drain(Duration::from_millis(150));
+        assert_eq!(came.iter().map(number).collect::<Vec<_>>(), numbers.collect::<Vec<_>>(), "{offset} {until}");
+        peer.leave();
+    }
+    for version in [Version::V4, Version::V5] {
+        let mut peer = reader(&broker, &Connect::clean(version, "reader"), "$stream/log/@20..30");
+        let came = peer.drain(Duration::from_millis(150));
+        assert_eq!(came.iter().map(number).collect::<Vec<_>>(), (20..30).collect::<Vec<_>>());
+        // With another place it begins anew.
+        assert_eq!(peer.subscribe(&[("$stream/log/@48", 1)]), [1]);
+        let came = peer.drain(Duration::from_millis(150));
+        assert_eq!(came.iter().map(number).collect::<Vec<_>>(), [48, 49]);
+        peer.leave();
+    }
+    let (mut peer, _) = Peer::open(&tcp(&broker), &Connect::clean(Version::V5, "c"));
+    for wrong in [part("soon", ""), part("1", "latest"), part(&"0".repeat(100), "")] {
+        assert_eq!(peer.subscribe_with(&[("$stream/log", 1)], &wrong), [0x8f]);
+    }
+    assert_eq!(peer.subscribe(&[("$stream/log/@1..", 1)]), [0x8f]);
+}
+
+/// Also what comes later, and over a restart; UNSUBSCRIBE needs no place.
+#[test]
+fn a_kept_session_stops_where_it_said() {
+    let mut broker = with("");
+    let kept = Connect::kept(Version::V5, "kept");
+    let (mut peer, _) = Peer::open(&tcp(&broker), &kept);
+    let until = [user("stream-offset", "earliest"), user("stream-until", "12")].concat();
+    assert_eq!(peer.subscribe_with(&[("$stream/log", 1)], &until), [1]);
+    peer.leave();
+    send(&mut publisher(&broker, Version::V5), 0..10);
+    appended(&broker, 10);
+    crash(&mut broker);
+    send(&mut publisher(&broker, Version::V5), 10..20);
+    appended(&broker, 10);
+    let (mut peer, present) = Peer::open(&tcp(&broker), &kept);
+    assert!(present);
+    let came = peer.drain(Duration::from_millis(300));
+    assert_eq!(came.iter().map(number).collect::<Vec<_>>(), (0..12).collect::<Vec<_>>());
+    peer.send(&frame(0xA2, &[&[0, 9, 0, 0, 11][..], b"$stream/log"].concat()));
+    assert_eq!(peer.answer(), Came::Other(0xB0));
+    assert_eq!(peer.subscribe(&[("$stream/log/@18", 1)]), [1]);
+    assert_eq!([number(&peer.message()), number(&peer.message())], [18, 19]);
 }
 
 #[test]

@@ -82,8 +82,13 @@ pub fn publish(version: Version, qos: u8, id: u16, topic: &str, more: &[u8], pay
 
 /// A SUBSCRIBE.
 pub fn subscribe(version: Version, id: u16, filters: &[(&str, u8)]) -> Vec<u8> {
+    subscribe_with(version, id, filters, &[])
+}
+
+/// A SUBSCRIBE with properties.
+pub fn subscribe_with(version: Version, id: u16, filters: &[(&str, u8)], more: &[u8]) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
-    body.extend(properties(version, &[]));
+    body.extend(properties(version, more));
     for (filter, options) in filters {
         body.extend(string(filter));
         body.push(*options);
@@ -282,7 +287,12 @@ impl Peer {
 
     /// Subscribes; the codes that were granted.
     pub fn subscribe(&mut self, filters: &[(&str, u8)]) -> Vec<u8> {
-        self.send(&subscribe(self.version, 1, filters));
+        self.subscribe_with(filters, &[])
+    }
+
+    /// The same with properties.
+    pub fn subscribe_with(&mut self, filters: &[(&str, u8)], more: &[u8]) -> Vec<u8> {
+        self.send(&subscribe_with(self.version, 1, filters, more));
         match self.answer() {
             Came::Suback(1, codes) => codes,
             other => panic!("instead of SUBACK: {other:?}"),

@@ -236,6 +236,11 @@ impl Program {
         self.tell("-STOP");
     }
 
+    /// It is to read its configuration again.
+    pub fn reload(&self) {
+        self.tell("-HUP");
+    }
+
     /// It goes on.
     pub fn thaw(&mut self) {
         self.tell("-CONT");

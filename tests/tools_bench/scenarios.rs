@@ -227,7 +227,8 @@ fn rate() {
     let (seconds, overdue) = (json["measured"]["seconds"].as_f64().unwrap(), number(&json, "/messages/overdue"));
     // As many as were due: never more, and what is less is said.
     assert!(published as f64 <= 800.0 * seconds + 1.0, "{published} in {seconds} s");
-    assert!((published + overdue) as f64 >= 800.0 * 2.0 - 1.0, "{published} and {overdue} in {seconds} s");
+    // One of each connection may be due at the very end.
+    assert!((published + overdue) as f64 >= 800.0 * 2.0 - 4.0, "{published} and {overdue} in {seconds} s");
     assert_eq!(json["measured"]["corrected_for_coordinated_omission"], true);
     assert_eq!(number(&json, "/measured/publish_delay/count"), published);
     let json = server.load("pairs -c 4 -q 1 -n 100");

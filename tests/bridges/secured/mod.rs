@@ -2,6 +2,7 @@
 //! each wrong in another way, and `forebay ctl bridges` says of each what it is.
 
 mod kafka;
+mod mqtt;
 mod nats;
 mod rabbitmq;
 
@@ -17,7 +18,7 @@ use forebay_tests::server::secured::{PASSWORD, USER};
 use crate::{Case, gateway};
 
 pub(crate) fn trials() -> Vec<Case> {
-    [kafka::trials(), nats::trials(), rabbitmq::trials()].concat()
+    [kafka::trials(), mqtt::trials(), nats::trials(), rabbitmq::trials()].concat()
 }
 
 /// How long a state may take to be so: waits between two attempts may have grown to a minute.
@@ -74,12 +75,17 @@ fn bridge(name: &str, urls: &[String], more: &str, rules: &str) -> String {
 }
 
 /// A gateway with these bridges, running.
-fn running(bridges: &[String]) -> Broker {
+pub(crate) fn running(bridges: &[String]) -> Broker {
     let mut broker = gateway("");
-    let socket = broker.data().join("admin.sock");
-    broker.configure(&format!("[admin]\nsocket = '{}'\n{}", socket.display(), bridges.concat()));
+    configure(&mut broker, bridges);
     broker.run();
     broker
+}
+
+/// Gives a gateway these bridges, and a socket for `forebay ctl`.
+pub(crate) fn configure(broker: &mut Broker, bridges: &[String]) {
+    let socket = broker.data().join("admin.sock");
+    broker.configure(&format!("[admin]\nsocket = '{}'\n{}", socket.display(), bridges.concat()));
 }
 
 /// Waits until `forebay ctl bridges` says this of the bridge.

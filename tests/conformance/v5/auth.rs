@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use forebay::auth::{Exchange, Mechanism, Mechanisms, Step};
+use forebay::access::auth::{Exchange, Mechanism, Mechanisms, Step};
 use forebay::config::{self, Overrides};
 use forebay::start::{self, RunArgs, Running};
 use forebay::store::redb::{RedbStore, StoreOptions};
