@@ -164,11 +164,16 @@ impl Writer {
 
     /// The session has something to write.
     pub fn mark(&self, slot: &Arc<Slot>, urgency: Urgency) {
+        if slot.dirty.load(Ordering::Acquire) >= urgency as u8 {
+            return;
+        }
+        let mut dirty = self.dirty.lock();
+        // Under the lock: a session that says so of itself is in the list. Another connection trusts that and leaves the gate, and the
+        // cut that follows must have this session's part together with that connection's.
         let before = slot.dirty.fetch_max(urgency as u8, Ordering::AcqRel);
         if before >= urgency as u8 {
             return;
         }
-        let mut dirty = self.dirty.lock();
         if before == 0 {
             dirty.slots.push(slot.clone());
         }
@@ -458,3 +463,30 @@ pub struct Waiting {
 
 /// Collected retained changes, and the messages whose publishers wait for them.
 pub type RetainedWork = (Vec<RetainedChange>, Vec<Waiting>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Session;
+    use crate::store::SessionNo;
+
+    /// Two connections change a session at once, one of them inside the gate. That one leaves when it sees that the other has said
+    /// so: the writer, which comes then, must find the session in the list.
+    #[test]
+    fn a_session_that_is_marked_is_in_the_list() {
+        let writer = Writer::new(WriterOptions::default());
+        let slot = Slot::new(Session::new(SessionNo(1), "a"));
+        let list = writer.dirty.lock();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| writer.mark(&slot, Urgency::Now));
+            // It cannot put it into the list now, so it must not say that it is there.
+            for _ in 0..10_000 {
+                std::thread::yield_now();
+                assert_eq!(slot.dirty.load(Ordering::Acquire), 0);
+            }
+            drop(list);
+            other.join().unwrap();
+        });
+        assert_eq!(writer.take().0.len(), 1);
+    }
+}
