@@ -328,9 +328,8 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
     fn happened(&mut self, event: Event, now_ms: u64, now: Time) {
         match event {
             Event::Connected => {
-                if matches!(self.link, Link::Connecting { .. }) {
-                    self.stored_up_to = self.upstream.stored_up_to();
-                }
+                // Always: the first connection may come long after the module began.
+                self.stored_up_to = self.upstream.stored_up_to();
                 (self.link, self.reason) = (Link::Up, None);
                 (self.loss, self.answered) = (Loss::Other, false);
                 self.moved_ms = now_ms;

@@ -135,6 +135,10 @@ struct Cluster {
     /// What was sent on this connection, or lies in the outbox, and is not answered.
     open: Vec<u64>,
     last: Option<u64>,
+    /// Up to where the outbox had been filled when this connection was begun.
+    mark: Option<u64>,
+    /// What has been stored and not been said yet: the gateway may be killed before.
+    stored: Vec<u64>,
     /// What was left of the expiry of the last.
     last_expiry_s: Option<u32>,
     /// It answers nothing until this turn.
@@ -144,6 +148,10 @@ struct Cluster {
 impl Cluster {
     /// Something of its own accord.
     fn act(&mut self) {
+        if self.calm || self.rng.below(3) == 0 {
+            let stored = std::mem::take(&mut self.stored);
+            self.events.extend(stored.into_iter().map(|place| Event::Settled(place, Outcome::Stored)));
+        }
         if !self.connected {
             return;
         }
@@ -213,19 +221,22 @@ impl Upstream for Cluster {
         self.last = None;
         if self.stores {
             self.restored();
+            self.mark = self.disk.lock().mark;
         }
-        match self.rng.below(if self.calm { 1 } else { 4 }) {
+        match self.rng.below(if self.calm { 1 } else { 5 }) {
             0 => {
                 self.connected = true;
                 self.events.push_back(Event::Connected);
             }
             1 => {}
+            // It has its outbox, goes on trying, and connects later.
+            2 if self.stores => self.events.push_back(Event::Offline("refused".to_owned())),
             _ => self.events.push_back(Event::Lost("refused".to_owned())),
         }
     }
 
     fn stored_up_to(&self) -> Option<u64> {
-        self.disk.lock().mark
+        self.mark
     }
 
     fn send(&mut self, message: Outgoing) -> Result<(), Box<Outgoing>> {
@@ -241,7 +252,7 @@ impl Upstream for Cluster {
             let mut disk = self.disk.lock();
             disk.outbox.insert(message.place, ());
             disk.mark = Some(message.place);
-            self.events.push_back(Event::Settled(message.place, Outcome::Stored));
+            self.stored.push(message.place);
         }
         Ok(())
     }
@@ -253,6 +264,7 @@ impl Upstream for Cluster {
     fn close(&mut self) {
         self.connected = false;
         self.open.clear();
+        self.stored.clear();
     }
 }
 
@@ -301,6 +313,8 @@ fn open(disk: &Shared, seed: u64, stores: bool) -> Outward<Queue, Cluster, Dead>
         events: VecDeque::new(),
         open: Vec::new(),
         last: None,
+        mark: None,
+        stored: Vec::new(),
         last_expiry_s: None,
         calm: false,
     };
