@@ -138,8 +138,10 @@ impl Clock {
     pub fn mark(&self) -> ClockMark {
         let (wall_ms, unknown) = (self.wall_ms(), self.unknown_since_wall_ms.load(Ordering::Relaxed));
         self.marked_offset_ms.store(wall_ms.wrapping_sub(self.uptime_ms()), Ordering::Relaxed);
-        // A wall clock that is known to be wrong must not replace the mark that it is behind of.
-        ClockMark { time: self.now(), wall_ms: wall_ms.max(unknown) }
+        // A wall clock that is known to be wrong must not replace the mark that it is behind of. The time since this start has been
+        // counted: the next start must not take it for time that the broker was down.
+        let at_least = if unknown == 0 { 0 } else { unknown.saturating_add(self.uptime_ms()) };
+        ClockMark { time: self.now(), wall_ms: wall_ms.max(at_least) }
     }
 
     /// To be called now and then: credits the time that the broker was down when the wall clock has come right at last.
@@ -224,7 +226,19 @@ mod tests {
     #[test]
     fn a_wrong_wall_clock_does_not_replace_the_mark() {
         let clock = Clock::at(Some(ClockMark { time: Time(1), wall_ms: u64::MAX - 1 }), 5_000);
-        assert_eq!(clock.mark().wall_ms, u64::MAX - 1);
+        assert!(clock.mark().wall_ms >= u64::MAX - 1);
+    }
+
+    #[test]
+    fn time_that_a_run_in_1970_has_counted_is_not_counted_again() {
+        let of_1970 = Clock { uptime: Uptime::ByHand(AtomicU64::new(0)), ..Clock::at(Some(MARK), 5_000) };
+        of_1970.marked_offset_ms.store(5_000, Ordering::Relaxed);
+        of_1970.advance(500_000);
+        let mark = of_1970.mark();
+        assert_eq!((mark.time.0, mark.wall_ms), (550_000, WALL + 500_000));
+        // It was down for a minute, and starts with the right time.
+        let next = Clock::at(Some(mark), WALL + 560_000);
+        assert!((610_000..611_000).contains(&next.now().0), "{:?}", next.now());
     }
 
     #[test]
@@ -264,7 +278,7 @@ mod tests {
         // One in 1970 says nothing about the mark, however long it goes.
         let early = Clock { uptime: Uptime::ByHand(AtomicU64::new(SET_BY_MS + 1)), ..Clock::at(Some(MARK), 5_000) };
         early.watch_at(6_000);
-        assert_eq!(early.mark().wall_ms, WALL);
+        assert_eq!(early.mark().wall_ms, WALL + SET_BY_MS + 1);
     }
 
     #[test]
