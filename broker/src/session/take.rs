@@ -5,7 +5,7 @@
 //! written; so after a restart the queue goes on a million places (`RESERVE`) after the last that the store knows of, and no place
 //! is handed out that lies as far as that from the last commit.
 
-use super::flights::{InFlight, Over, State};
+use super::flights::{InFlight, Over, SPAN_MAX, State};
 use super::{Cx, Session, Urgency};
 use crate::message::{Message, Time};
 use crate::queue::{Ending, Entry, Holder, QueueLimits};
@@ -95,7 +95,7 @@ impl Session {
             self.attach(cx);
         }
         self.take_again(&mut batch, cx);
-        while self.flights.resend_from.is_none() && self.window_free() {
+        while self.flights.resend_from.is_none() && self.window_free() && self.list_free() {
             self.queue.refill(cx.rules());
             let Some(first) = self.queue.first() else { break };
             let (seq, size) = (first.item.seq, first.item.message.size());
@@ -203,7 +203,7 @@ impl Session {
         }
         let again = self.flights.resend_from.is_some_and(|at| at < self.flights.len());
         let next = || self.queue.peek().is_some_and(|entry| self.may_be_taken(entry.item.seq, entry.item.qos));
-        self.window_free() && (again || next())
+        self.window_free() && (again || self.list_free() && next())
     }
 
     /// Whether there is something to take, or a page of it is being read from the disk.
@@ -235,6 +235,11 @@ impl Session {
         let Some(gone) = self.queue.purge(&*self.flights) else { return 0 };
         self.changed();
         gone
+    }
+
+    /// One that is never settled keeps those behind it, which are, in the list.
+    fn list_free(&self) -> bool {
+        (self.flights.len() as u64) < SPAN_MAX
     }
 
     fn window_free(&self) -> bool {

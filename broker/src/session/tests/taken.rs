@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::session::Taken;
+use crate::session::flights::SPAN_MAX;
 
 const ALL: usize = usize::MAX;
 
@@ -41,6 +42,26 @@ fn what_is_confirmed_in_time_is_never_written_and_its_publisher_has_its_ack() {
     let (ledger, queued) = session.ledger();
     assert_eq!((ledger.accepted, ledger.delivered, queued, session.in_flight()), (3, 3, 0, 0));
     assert_eq!(session.out_len(), 0, "nothing is encoded");
+}
+
+#[test]
+fn one_that_is_never_settled_bounds_what_is_settled_behind_it() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = opened(&settings, &settings.queue, 2);
+    deliver(&mut session, 0, 1, cx);
+    let stuck = places(&session.take(1, ALL, cx));
+    let mut taken = 0u64;
+    while taken < 2 * SPAN_MAX {
+        deliver(&mut session, 0, 1, cx);
+        let Some(next) = session.take(1, ALL, cx).pop() else { break };
+        assert!(session.confirm(next.place));
+        taken += 1;
+    }
+    assert_eq!(taken + 1, SPAN_MAX);
+    assert!(!session.has_something_to_take());
+    assert!(session.confirm(stuck[0].0));
+    assert_eq!(session.take(ALL, ALL, cx).len(), 1);
 }
 
 #[test]
