@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Makes the file; one that an earlier try has left there is removed. What is no regular file (a link, a pipe, a device) is
 /// somebody else's: it is not written through, and not removed. `mode` is that of Unix, before the umask.
@@ -20,6 +20,27 @@ pub fn create(path: &Path, mode: u32) -> io::Result<File> {
     #[cfg(not(unix))]
     let _ = mode;
     options.open(path)
+}
+
+/// Links that are followed before it is taken for a circle; the system's own limit.
+const LINKS_MAX: usize = 40;
+
+/// Where a symbolic link leads to, through others, whether something is there or not.
+///
+/// # Errors
+/// They lead in a circle, or one of them cannot be read.
+pub fn followed(to: &Path) -> io::Result<PathBuf> {
+    let mut path = to.to_owned();
+    for _ in 0..LINKS_MAX {
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_symlink() => {
+                let link = std::fs::read_link(&path)?;
+                path = path.parent().unwrap_or(Path::new("")).join(link);
+            }
+            _ => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
 }
 
 #[cfg(test)]

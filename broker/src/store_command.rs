@@ -101,7 +101,7 @@ fn print(verdict: &Verdict) -> std::io::Result<()> {
 /// anything else (a FIFO, a device) is written to and stays what it is, and a symbolic link stays and is followed.
 fn export_to(dir: &Path, to: &Path) -> anyhow::Result<Counts> {
     let cannot = |error: std::io::Error| anyhow::anyhow!("{} cannot be written: {error}", to.display());
-    let target = followed(to).map_err(cannot)?;
+    let target = beside::followed(to).map_err(cannot)?;
     match std::fs::metadata(&target) {
         Ok(meta) if !meta.is_file() => {
             let mut out = BufWriter::new(OpenOptions::new().write(true).open(&target).map_err(cannot)?);
@@ -111,24 +111,6 @@ fn export_to(dir: &Path, to: &Path) -> anyhow::Result<Counts> {
         Err(error) if error.kind() == ErrorKind::NotFound => replace(dir, &target, None, cannot),
         Err(error) => Err(cannot(error)),
     }
-}
-
-/// Links that are followed before it is taken for a circle; the system's own limit.
-const LINKS_MAX: usize = 40;
-
-/// Where a symbolic link leads to, through others, whether something is there or not.
-fn followed(to: &Path) -> std::io::Result<PathBuf> {
-    let mut path = to.to_owned();
-    for _ in 0..LINKS_MAX {
-        match std::fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_symlink() => {
-                let link = std::fs::read_link(&path)?;
-                path = path.parent().unwrap_or(Path::new("")).join(link);
-            }
-            _ => return Ok(path),
-        }
-    }
-    Err(std::io::Error::other("too many symbolic links"))
 }
 
 fn replace(

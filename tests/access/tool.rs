@@ -12,6 +12,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("acl_test_says_the_line", acl_test_says_the_line),
     ("acl_test_asks_the_running_broker", acl_test_asks_the_running_broker),
     ("passwd_makes_changes_and_lists", passwd_makes_changes_and_lists),
+    ("passwd_follows_links", passwd_follows_links),
     ("an_open_address_beyond_this_machine_is_refused", an_open_address_beyond_this_machine_is_refused),
 ];
 
@@ -108,6 +109,24 @@ fn passwd_makes_changes_and_lists() {
     assert_eq!(run(&["delete", "b"], "").0, 0);
     assert_eq!(run(&["delete", "b"], "").0, 1);
     assert_eq!(run(&["list"], ""), (0, "a\n".to_owned()));
+}
+
+/// A mounted secret is a link; it may lead to where nothing is yet.
+fn passwd_follows_links() {
+    let scratch = Scratch::new("passwd-link");
+    let (link, target) = (scratch.path().join("passwords"), scratch.path().join("kept"));
+    std::os::unix::fs::symlink("kept", &link).unwrap();
+    for name in ["a", "b"] {
+        let output = passwd(&link, &["add", name], "one");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(&target).unwrap().lines().count(), 2);
+    let (null, device) = (scratch.path().join("null"), std::path::Path::new("/dev/null"));
+    std::os::unix::fs::symlink(device, &null).unwrap();
+    let output = passwd(&null, &["add", "a"], "one");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("no regular file"), "{said}");
 }
 
 fn an_open_address_beyond_this_machine_is_refused() {

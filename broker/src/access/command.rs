@@ -9,6 +9,7 @@ use super::password::{self, Passwords, Stored};
 use super::reload::text_of;
 use super::rules::Ask;
 use super::{Access, AclFile, Principal, destination};
+use crate::beside;
 
 /// What is done with a password file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,9 +102,13 @@ pub fn passwd(path: &Path, command: &PasswdCommand, form: HashForm) -> Result<St
     Ok(String::new())
 }
 
-/// The whole file or the one before, whatever happens meanwhile; owner and mode stay. Links are followed.
+/// The whole file or the one before, whatever happens meanwhile; owner and mode stay. Links are followed, and what is no regular
+/// file stays what it is.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = &beside::followed(path)?;
+    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(io::Error::other("it is no regular file"));
+    }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let new = path.with_file_name(name);

@@ -86,8 +86,12 @@ impl Broker {
                 self.counters.sessions_taken_over.add(1);
             }
             before.kick(ReasonCode::SessionTakenOver as u8);
-            let was_kept = before.look(|session| session.durable());
+            let (was_kept, queued) = before.look(|session| (session.durable(), session.ledger().1));
             self.end_session(&before);
+            if was_kept && queued > 0 {
+                let client = &**before.client_id();
+                tracing::warn!(client, queued, "the client has begun anew; the messages in its queue are dropped");
+            }
             // The answer says that it is gone: no crash may bring it back [MQTT-3.1.2-6], [MQTT5-3.1.2-4].
             if was_kept {
                 self.writer.mark(&before, Urgency::Now);

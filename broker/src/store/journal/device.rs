@@ -56,12 +56,21 @@ pub fn open(path: &Path) -> io::Result<Backend> {
 }
 
 fn open_to_write(path: &Path) -> io::Result<File> {
-    let (file, how) = match open_direct(path) {
-        Ok(file) => (file, "past the system's cache"),
-        Err(_) => (OpenOptions::new().write(true).open(path)?, "through the system's cache"),
-    };
-    tracing::debug!("the journal {} is written {how}", path.display());
-    Ok(file)
+    match open_direct(path) {
+        Ok(file) => {
+            tracing::debug!("the journal {} is written past the system's cache", path.display());
+            Ok(file)
+        }
+        Err(error) => {
+            let file = OpenOptions::new().write(true).open(path)?;
+            // Each commit is slower for it.
+            tracing::info!(
+                "the journal {} is written through the system's cache: its file system does no direct writes ({error})",
+                path.display()
+            );
+            Ok(file)
+        }
+    }
 }
 
 #[cfg(unix)]

@@ -230,7 +230,8 @@ impl Journal for FileJournal {
             match self.record_at(&mut window, at) {
                 Ok(Some((span, body))) => {
                     at += span.blocks;
-                    found.push((span, body));
+                    // Of what is folded already it is enough to know where it lies.
+                    found.push((span, if span.number > number { body } else { Vec::new() }));
                 }
                 Ok(None) => at += 1,
                 Err(error) if is_unreadable(&error) => {
