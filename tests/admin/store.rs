@@ -64,7 +64,10 @@ fn room_is_given_back_while_acks_go_on() {
     let (before, after) = (answer.json()["before"].as_u64().unwrap(), answer.json()["after"].as_u64().unwrap());
     eprintln!("{} acks while {before} bytes became {after} in {} ms", sent, answer.json()["took_ms"]);
     // Commits may have given some of it back before.
-    assert!(full > 8_000_000 && after <= before && after < full / 8, "{full} bytes, {before} when it began, became {after}");
+    assert!(
+        full > 8_000_000 && after <= before && after < full / 8,
+        "{full} bytes, {before} when it began, became {after}"
+    );
     let file = length();
     assert!(file < full / 2, "{file} bytes of {full}");
     site.broker.kill();
