@@ -518,6 +518,47 @@ fn a_row_that_could_not_be_read_a_second_time_is_not_lost() {
     assert_eq!(store.gauge().damaged_rows(), 0);
 }
 
+/// The record of a session is read wrong, as long as a file is open; whoever opens it again reads what is there.
+#[derive(Default)]
+struct MisreadAtFirst(Arc<AtomicBool>);
+
+impl Change for MisreadAtFirst {
+    fn file(&self, _: Opened, file: Backend) -> Backend {
+        if self.0.load(Ordering::Relaxed) {
+            return file;
+        }
+        let has = Arc::clone(&self.0);
+        Backend::new(Reading(file, move |file: &Backend, offset, out: &mut [u8]| {
+            file.read(offset, out)?;
+            if let Some(at) = out.windows(6).position(|bytes| bytes == b"device") {
+                out[at] ^= 1;
+                has.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        }))
+    }
+
+    fn space(&self, _: Space) -> Space {
+        // It is opened as a large one is.
+        Space::UNKNOWN
+    }
+}
+
+#[test]
+fn a_start_calls_nothing_lost_that_it_has_read_once() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 400);
+    let path = dir.path().join("forebay.redb");
+    assert!(std::fs::metadata(&path).unwrap().len() > 128 * 1024, "a small one is read before it is opened");
+    let change = MisreadAtFirst::default();
+    let misread = Arc::clone(&change.0);
+    let (_store, recovered) =
+        RedbStore::open_on(Changed(Folder::open(dir.path()).unwrap(), change), &options(), 0).unwrap();
+    assert!(misread.load(Ordering::Relaxed));
+    assert_eq!(recovered.lost, Vec::<String>::new());
+    assert_eq!(recovered.sessions.len(), 1);
+}
+
 /// A copy has all rows as they are, and whoever asked for it is told of those that are damaged.
 #[test]
 fn a_backup_says_what_is_damaged_in_it() {

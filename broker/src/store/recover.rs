@@ -68,7 +68,17 @@ fn open_checked(inner: &Inner, wall_ms: u64, lost: Vec<String>) -> Result<Opened
     if medium.suspect() {
         write_all_again(&medium.open()?)?;
     }
-    let tried = contain(|| open_and_repair(inner, open_database(inner, check)?, lost));
+    let tried = contain(|| {
+        let database = open_database(inner, check)?;
+        migrate(&database)?;
+        let found = load(&database)?;
+        if found.damaged.is_empty() {
+            return repaired(inner, database, found, lost);
+        }
+        // What is called damaged was read twice, the second time by a database that has kept nothing of it in memory.
+        drop(database);
+        open_and_repair(inner, open_database(inner, false)?, lost)
+    });
     let opened = match tried.map_err(|fault| inner.judged(fault)) {
         Err(fault) if fault.is_damage() => {
             let (name, old) = medium.set_aside(&stamp(wall_ms))?;
@@ -156,9 +166,13 @@ pub(super) fn clear_unfinished(backend: &Backend) -> Result<(), Fault> {
 }
 
 /// Takes what is in the database, without what is damaged.
-pub(super) fn open_and_repair(inner: &Inner, database: Database, mut lost: Vec<String>) -> Result<Opened, Fault> {
+pub(super) fn open_and_repair(inner: &Inner, database: Database, lost: Vec<String>) -> Result<Opened, Fault> {
     migrate(&database)?;
-    let mut found = load(&database)?;
+    let found = load(&database)?;
+    repaired(inner, database, found, lost)
+}
+
+fn repaired(inner: &Inner, database: Database, mut found: Found, mut lost: Vec<String>) -> Result<Opened, Fault> {
     let damaged = std::mem::take(&mut found.damaged);
     for row in &damaged {
         let line = damaged_line(row.table, &row.key, row.damage, Some(&row.bytes));
