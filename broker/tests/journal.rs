@@ -3,6 +3,8 @@
 
 mod medium;
 mod model;
+#[path = "medium/reading.rs"]
+mod reading;
 mod remote;
 
 use std::io;
@@ -22,6 +24,8 @@ use forebay::store::{
 };
 use medium::{Change, Changed};
 use model::{Model, Seed};
+use reading::Reading;
+use redb::StorageBackend;
 use remote::Log;
 
 fn options(journal_bytes: u64) -> StoreOptions {
@@ -434,6 +438,46 @@ fn damage_within_it_is_said_and_the_rest_is_kept() {
         found.sessions.iter().map(|session| (session.no, session.state.next_seq)).collect()
     };
     assert_eq!(states(&again), states(&recovered));
+}
+
+/// The content of one record is read wrong, once.
+struct MisreadOnce(Arc<AtomicBool>);
+
+impl Change for MisreadOnce {
+    fn journal(&self, opened: io::Result<Option<Backend>>) -> io::Result<Option<Backend>> {
+        let done = Arc::clone(&self.0);
+        let misread = move |file: &Backend, offset: u64, out: &mut [u8]| {
+            file.read(offset, out)?;
+            // Behind the head of a record.
+            if offset % 4096 == 20 && !out.is_empty() && !done.swap(true, Ordering::Relaxed) {
+                out[0] ^= 1;
+            }
+            Ok(())
+        };
+        Ok(opened?.map(|file| Backend::new(Reading(file, misread))))
+    }
+}
+
+#[test]
+fn a_record_that_is_read_wrong_once_is_not_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = Model { small: true, ..Model::default() };
+    let (mut store, _) = JournaledStore::open(dir.path(), &options(1 << 20), 0).unwrap();
+    let mut seed = Seed(5);
+    for _ in 0..10 {
+        store.commit(&model.step(&mut seed)).unwrap();
+    }
+    // It ends as a crash does.
+    std::mem::forget(store);
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["forebay.redb", "forebay.journal"] {
+        std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let misread = Arc::new(AtomicBool::new(false));
+    let medium = Changed(Folder::open(copy.path()).unwrap(), MisreadOnce(Arc::clone(&misread)));
+    let (_store, recovered) = JournaledStore::open_on(medium, &options(1 << 20), 0, Folding::Within).unwrap();
+    assert!(misread.load(Ordering::Relaxed));
+    assert_eq!(recovered.lost, Vec::<String>::new());
 }
 
 /// Without a journal, what one held before is in the store's file, and the file is gone.

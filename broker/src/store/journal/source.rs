@@ -103,48 +103,74 @@ pub(in crate::store) fn read_pending(medium: &dyn Medium, mark: &Mark) -> io::Re
     Ok(source)
 }
 
-/// Reads the records that the store does not contain, one over the other.
+/// Reads the records that the store does not contain, one over the other. What is called damaged or missing was read twice.
 ///
 /// # Errors
 /// As [`read_patiently`].
 pub(super) fn replay(journal: &mut dyn Journal, mark: &Mark, source: &mut Source) -> io::Result<()> {
-    let found = journal.after(mark.folded)?;
-    source.aside = !found.lost.is_empty();
-    source.lost.extend(found.lost);
-    source.last = source.last.max(found.records.last().map_or(0, |(number, _)| *number));
-    let mut read = Vec::with_capacity(found.records.len());
-    for (number, bytes) in found.records {
-        match record::decode(&bytes) {
-            Ok((before, batch)) => {
-                let numbers = batch.sessions.iter().map(|delta| delta.no.0);
-                source.last_session = numbers.fold(source.last_session, u64::max);
-                read.push((number, before, batch, bytes.len()));
-            }
-            Err(damage) => {
-                source.aside = true;
-                source.lost.push(format!("record {number} of the journal means nothing: {damage}"));
-            }
-        }
+    let mut found = Records::read(journal, mark)?;
+    if !found.lost.is_empty() {
+        found = Records::read(journal, mark)?;
     }
-    // A store that has lost its mark has at least what it had when the last record was appended.
-    let folded = match (mark.journal, read.last()) {
-        (0, Some((_, before, ..))) => before.folded,
-        _ => mark.folded,
-    };
+    let Records { read, lost, folded, last, last_session } = found;
+    source.aside = !lost.is_empty();
+    source.lost.extend(lost);
+    source.last = source.last.max(last);
+    source.last_session = source.last_session.max(last_session);
     source.folded = folded;
-    let mut seen = folded;
-    for (number, before, batch, bytes) in read.into_iter().filter(|(number, ..)| *number > folded) {
-        if before.previous > seen {
-            let (from, to) = (seen + 1, before.previous);
-            source.aside = true;
-            source.lost.push(format!(
-                "records {from} to {to} of the journal are missing: what came behind them was taken, and what was in them is lost"
-            ));
-        }
+    for (number, batch, bytes) in read {
         source.pending.merge(number, &batch, bytes);
-        seen = number;
     }
     Ok(())
+}
+
+/// What a journal has.
+struct Records {
+    /// Number, content, and bytes of each that the store does not contain.
+    read: Vec<(u64, Batch, usize)>,
+    /// What it should have and has not, in words.
+    lost: Vec<String>,
+    folded: u64,
+    /// The last number.
+    last: u64,
+    last_session: u64,
+}
+
+impl Records {
+    fn read(journal: &mut dyn Journal, mark: &Mark) -> io::Result<Self> {
+        let found = journal.after(mark.folded)?;
+        let mut lost = found.lost;
+        let last = found.records.last().map_or(0, |(number, _)| *number);
+        let mut last_session = 0;
+        let mut all = Vec::with_capacity(found.records.len());
+        for (number, bytes) in found.records {
+            match record::decode(&bytes) {
+                Ok((before, batch)) => {
+                    let numbers = batch.sessions.iter().map(|delta| delta.no.0);
+                    last_session = numbers.fold(last_session, u64::max);
+                    all.push((number, before, batch, bytes.len()));
+                }
+                Err(damage) => lost.push(format!("record {number} of the journal means nothing: {damage}")),
+            }
+        }
+        // A store that has lost its mark has at least what it had when the last record was appended.
+        let folded = match (mark.journal, all.last()) {
+            (0, Some((_, before, ..))) => before.folded,
+            _ => mark.folded,
+        };
+        let (mut seen, mut read) = (folded, Vec::with_capacity(all.len()));
+        for (number, before, batch, bytes) in all.into_iter().filter(|(number, ..)| *number > folded) {
+            if before.previous > seen {
+                let (from, to) = (seen + 1, before.previous);
+                lost.push(format!(
+                    "records {from} to {to} of the journal are missing: what came behind them was taken, and what was in them is lost"
+                ));
+            }
+            read.push((number, batch, bytes));
+            seen = number;
+        }
+        Ok(Self { read, lost, folded, last, last_session })
+    }
 }
 
 /// With what a store begins.
