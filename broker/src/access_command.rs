@@ -37,7 +37,10 @@ pub fn passwd(config: Option<&Config>, args: &Passwd) -> ExitCode {
 }
 
 pub fn acl(config: &Config, command: &AclCommand) -> ExitCode {
-    let AclCommand::Test { user, client, group, address, listener, qos, retain, action, topic, .. } = command;
+    let AclCommand::Test { user, client, group, address, listener, qos, retain, action, topic, .. } = command else {
+        complain("this is asked of the running broker");
+        return ExitCode::from(USAGE);
+    };
     let topic = topic.as_deref().unwrap_or_default();
     let checked = match action {
         AclAction::Connect => Ok(()),

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -65,7 +66,7 @@ pub enum Command {
     Certs(Certs),
     /// Make and change the password file that `password_file` of the configuration names
     Passwd(Passwd),
-    /// Ask the ACL file that `acl_file` of the configuration names
+    /// Ask the ACL file that `acl_file` of the configuration names; hold what clients did against another one, or make one of it
     #[command(subcommand)]
     Acl(AclCommand),
     /// Try a bridge of a configuration, apart from the broker that runs by it
@@ -284,6 +285,53 @@ pub enum AclCommand {
         /// The topic, or the topic filter; none for `connect`
         topic: Option<String>,
     },
+    /// Hold what clients of the running broker did lately against another ACL file, and say whose answers would change; exit
+    /// code 1 when some would
+    Replay {
+        /// What is asked of the running broker
+        #[command(flatten)]
+        recent: RecentArgs,
+        /// Print what would change as JSON
+        #[arg(long)]
+        json: bool,
+        /// The file, in TOML if its name ends with .toml; without it the `acl_file` of --config
+        file: Option<PathBuf>,
+    },
+    /// Write the smallest ACL that allows what clients of the running broker did lately: to be read before it is used
+    Learn {
+        /// What is asked of the running broker
+        #[command(flatten)]
+        recent: RecentArgs,
+        /// How the file is written
+        #[arg(long, value_enum, default_value_t = AclFormat::Mosquitto)]
+        format: AclFormat,
+        /// So many topics that differ in one level stay as they are; more become one, with a + there
+        #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+        alike: u16,
+    },
+}
+
+/// What clients did lately: which of it.
+#[derive(Clone, Debug, Args)]
+pub struct RecentArgs {
+    /// Only what they did in this time, such as 30m or 1h; without it all that is kept
+    #[arg(long, value_name = "TIME", value_parser = crate::ctl::time_of)]
+    pub since: Option<Duration>,
+    /// Only what came by the listener with this url; without it listeners that have an ACL file of their own are left out
+    #[arg(long, value_name = "URL")]
+    pub listener: Option<String>,
+    /// The running broker's `admin.socket`; without it what --config says, or /run/forebay/admin.sock
+    #[arg(long, value_name = "PATH", env = "FOREBAY_SOCKET")]
+    pub socket: Option<PathBuf>,
+}
+
+/// How an ACL file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AclFormat {
+    /// In mosquitto's syntax
+    Mosquitto,
+    /// In TOML
+    Toml,
 }
 
 /// What a client does.

@@ -60,9 +60,9 @@ fn main() -> ExitCode {
         Some(Command::Config(command)) => return config_command::run(command, &cli),
         Some(Command::Import(command)) => return import_command::run(command, cli.data_dir.as_deref()),
         Some(Command::Ctl(args)) => return forebay::ctl::main(args, cli.config.as_deref()),
-        Some(Command::Acl(command @ AclCommand::Test { running: true, .. })) => {
-            return forebay::ctl::acl(command, cli.config.as_deref());
-        }
+        Some(Command::Acl(
+            command @ (AclCommand::Test { running: true, .. } | AclCommand::Replay { .. } | AclCommand::Learn { .. }),
+        )) => return forebay::ctl::acl(command, cli.config.as_deref()),
         Some(Command::Why(args)) => return forebay::ctl::why(args, cli.config.as_deref()),
         // A password file may be named without a configuration that is whole.
         Some(Command::Passwd(command)) if command.file.is_some() => return access_command::passwd(None, command),

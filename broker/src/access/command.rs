@@ -173,11 +173,17 @@ pub fn acl_test(path: Option<&Path>, test: &AclTest<'_>) -> Result<(bool, String
     let Some(path) = path else {
         return Ok((true, "allowed: no acl_file is configured".to_owned()));
     };
+    let (text, acl) = read_acl(path)?;
+    let answer = acl.check(&test.who, test.ask.of_file(&acl));
+    Ok((answer.allowed, show(path, &text, answer)))
+}
+
+/// An ACL file: its text, and what it says.
+pub(crate) fn read_acl(path: &Path) -> Result<(String, AclFile), CommandError> {
     let text = text_of(path).map_err(|source| CommandError::Io { path: path.to_owned(), source })?;
     let acl = AclFile::parse(path, &text)
         .map_err(|error| CommandError::Refused { path: path.to_owned(), why: error.to_string() })?;
-    let answer = acl.check(&test.who, test.ask.of_file(&acl));
-    Ok((answer.allowed, show(path, &text, answer)))
+    Ok((text, acl))
 }
 
 impl<'a> AclAsk<'a> {
@@ -226,12 +232,17 @@ impl Access {
     }
 }
 
-fn show(path: &Path, text: &str, answer: Answer) -> String {
+/// The answer, and the line of the file that gave it.
+pub(crate) fn show(path: &Path, text: &str, answer: Answer) -> String {
     let verdict = if answer.allowed { "allowed" } else { "denied" };
     let Some(number) = answer.line else {
         let why = if answer.allowed { "says otherwise" } else { "allows it" };
         return format!("{verdict}: no line of {} {why}", path.display());
     };
-    let line = text.lines().nth(number as usize - 1).unwrap_or_default().trim();
-    format!("{verdict}: {}:{number}: {line}", path.display())
+    format!("{verdict}: {}:{number}: {}", path.display(), line_of(text, number))
+}
+
+/// A line of a text, counted from 1.
+pub(crate) fn line_of(text: &str, number: u32) -> &str {
+    text.lines().nth((number as usize).saturating_sub(1)).unwrap_or_default().trim()
 }

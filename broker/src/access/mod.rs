@@ -17,6 +17,7 @@ pub mod jwt;
 pub mod password;
 mod policy;
 mod principal;
+pub(crate) mod recent;
 mod reload;
 mod rights;
 pub mod rules;
@@ -46,8 +47,10 @@ use guard::Guard;
 pub(crate) use guard::GuardLimits;
 use http::LastAnswers;
 use password::Stored;
+use recent::Recent;
 
 pub use command::{AclAsk, AclTest, CommandError, HashForm, PasswdCommand, acl_test, passwd};
+pub(crate) use command::{line_of, read_acl, show};
 pub use guard::Consequence;
 pub use policy::{AclFile, Policy};
 pub use principal::Principal;
@@ -121,6 +124,7 @@ pub struct Access {
     last_answers: LastAnswers,
     read_from: Mutex<ReadFrom>,
     expiry: Expiry,
+    recent: Option<Recent>,
     dynamic: Option<RwLock<Arc<dynamic::State>>>,
 }
 
@@ -131,14 +135,15 @@ impl std::fmt::Debug for Access {
 }
 
 impl Access {
-    /// Reads the files that the configuration names. `None` if it names none: then everybody may do everything.
+    /// Reads the files that the configuration names. `None` if it names none, and nothing is to be learned: then everybody may do
+    /// everything.
     ///
     /// # Errors
     /// A file cannot be read, or is wrong.
     pub fn load(config: &AccessConfig) -> Result<Option<Arc<Self>>, AccessError> {
         let no_source =
             config.password_file.is_none() && config.jwt.is_none() && config.http.is_none() && !config.dynamic_security;
-        if no_source && config.acl_file.is_none() && config.listener_acl_files.is_empty() {
+        if no_source && config.acl_file.is_none() && config.listener_acl_files.is_empty() && !config.learn {
             return Ok(None);
         }
         let stamps = reload::stamps(config);
@@ -155,6 +160,7 @@ impl Access {
             last_answers: LastAnswers::new(config.http.as_ref().map_or(Duration::ZERO, |http| http.last_answer)),
             read_from: Mutex::new(ReadFrom::new(stamps)),
             expiry: Expiry::default(),
+            recent: (config.recent_memory > 0).then(|| Recent::new(config.recent_memory)),
             dynamic: config.dynamic_security.then(RwLock::default),
             config: config.clone(),
         })))
@@ -209,6 +215,11 @@ impl Access {
     /// What the configuration says of access.
     pub(crate) fn config(&self) -> &AccessConfig {
         &self.config
+    }
+
+    /// What clients did lately, if it is kept.
+    pub(crate) fn recent(&self) -> Option<&Recent> {
+        self.recent.as_ref()
     }
 
     /// When logins expire.

@@ -201,7 +201,7 @@ impl Access {
             listener: claim.entrance.url.clone(),
         };
         let rights = Rights::new(self.clone(), who, claim.entrance.clone(), identity);
-        match rights.may_connect() {
+        match rights.lets_connect() {
             true => Ok(rights),
             false => Err(Denied::not_authorized("it may not connect", "ACL")),
         }

@@ -253,3 +253,51 @@ fn the_password_file_keeps_its_mode_and_its_link() {
     assert_eq!(passwd(&file, &PasswdCommand::List).unwrap(), "b\n");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside it");
 }
+
+/// Topics that are kept of clients, with how often.
+fn kept(access: &Access) -> Vec<(String, u64, bool)> {
+    let mut kept: Vec<_> =
+        access.recent().unwrap().list(None).into_iter().map(|s| (s.topic, s.count, s.allowed)).collect();
+    kept.sort();
+    kept
+}
+
+#[test]
+fn decisions_are_kept_and_each_question_counts_once() {
+    let (_folder, access) = access(Some("user seven\ntopic readwrite a/#"));
+    let way = entrance(&access.config);
+    let rights = run(access.authenticate(claim(&way, Some("seven"), Some("secret")))).unwrap();
+    for _ in 0..5 {
+        assert!(rights.may_publish("$delayed/5/a/b", 1, false));
+    }
+    assert!(rights.may_subscribe("a/#") && rights.may_keep("a/#") && !rights.may_publish("b", 0, true));
+    assert_eq!(kept(&access)[1], ("a/#".to_owned(), 1, true));
+    assert_eq!(kept(&access)[2], ("a/b".to_owned(), 1, true), "what is remembered is noted once a minute");
+    access.recent().unwrap().set_now(59_000);
+    assert!(rights.may_publish("a/b", 1, false));
+    assert_eq!(kept(&access)[2].1, 1);
+    access.recent().unwrap().set_now(60_000);
+    assert!(rights.may_publish("a/b", 1, false));
+    assert_eq!(kept(&access)[2].1, 7);
+    let topics = |since: u64| access.recent().unwrap().list(Some(Duration::from_secs(since))).len();
+    assert_eq!((topics(10), topics(60)), (1, 4), "what goes on is recent");
+    assert!(rights.may_publish("a/b", 1, false));
+    drop(rights);
+    let all = [("", 1, true), ("a/#", 1, true), ("a/b", 8, true), ("b", 1, false)];
+    assert_eq!(kept(&access), all.map(|(topic, count, allowed)| (topic.to_owned(), count, allowed)));
+}
+
+#[test]
+fn without_rules_nothing_is_kept_but_to_learn() {
+    let config = AccessConfig { learn: true, ..AccessConfig::default() };
+    let learning = Access::load(&config).unwrap().unwrap();
+    let (_folder, ordinary) = access(None);
+    for (access, password, expected) in [(learning, None, vec!["", "#", "t"]), (ordinary, Some("secret"), vec![])] {
+        let way = entrance(&access.config);
+        let rights = run(access.authenticate(claim(&way, Some("seven"), password))).unwrap();
+        assert!(rights.may_publish("t", 0, false) && rights.may_subscribe("#"));
+        assert_eq!(kept(&access).into_iter().map(|(topic, ..)| topic).collect::<Vec<_>>(), expected);
+    }
+    let none = AccessConfig { recent_memory: 0, acl_file: None, ..config };
+    assert!(Access::load(&none).unwrap().unwrap().recent().is_none());
+}

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use forebay_wire::topic::{check_filter, check_name};
 use serde_json::{Value, json};
 
-use super::answers::{AccessAnswer, AclAnswer, BanList, BanRow, Changes};
-use super::handlers::{done, json};
+use super::answers::{AccessAnswer, AclAnswer, BanList, BanRow, CertificateRow, Changes, RecentPage, RecentRow};
+use super::handlers::{done, json, page};
 use super::routes::{Ask, Error, Outcome};
+use crate::access::recent::Seen;
 use crate::access::{AclAsk, AclTest, Principal};
+use crate::certificate::Certificate;
 
 pub(super) fn show(ask: &Ask<'_>) -> Outcome {
     let Some(access) = ask.on.broker.access() else {
@@ -70,6 +72,61 @@ pub(super) fn test(ask: &Ask<'_>) -> Outcome {
     let version = access.version();
     let (allowed, by) = access.explain(acl, &AclTest { who, ask: wanted });
     json(&AclAnswer { allowed, by, version })
+}
+
+/// What clients did lately.
+pub(super) fn recent(ask: &Ask<'_>) -> Outcome {
+    let since = ask.query.number("since_s").map_err(Error::Wrong)?.map(Duration::from_secs);
+    let recent = ask.on.broker.access().and_then(|access| access.recent());
+    if recent.is_some() && ask.query.text("after").is_none() {
+        ask.on.broker.note_standing();
+    }
+    let seen = recent.map(|recent| recent.list(since)).unwrap_or_default();
+    // No name has a NUL in it: these are the entry's own.
+    let key = |Seen { who, kind, topic, .. }: &Seen| {
+        let (user, flags) = (who.user.as_deref().map_or_else(String::new, |user| format!("={user}")), kind.flags());
+        format!("{}\0{user}\0{} {flags:?}\0{topic}", who.client_id, kind.word())
+    };
+    let page = page(ask, seen, key)?;
+    let (limit, bytes) = recent.map_or((0, 0), |recent| recent.limit_and_bytes());
+    json(&RecentPage {
+        total: page.total,
+        recent: page.items.into_iter().map(recent_row).collect(),
+        next: page.next,
+        limit_bytes: limit as u64,
+        bytes: bytes as u64,
+        forgotten: recent.map_or(0, |recent| recent.forgotten()),
+    })
+}
+
+fn recent_row(Seen { who, own_acl, kind, topic, allowed, by, count, ago_s }: Seen) -> RecentRow {
+    let certificate = |certificate: &Certificate| CertificateRow {
+        cn: certificate.cn.clone(),
+        subject: certificate.subject.clone(),
+        dns: certificate.dns.first().cloned(),
+        uri: certificate.uris.first().cloned(),
+        email: certificate.emails.first().cloned(),
+        serial: certificate.serial.clone(),
+        fingerprint: certificate.fingerprint.clone(),
+    };
+    let (qos, retain) = kind.flags().unzip();
+    RecentRow {
+        user: who.user.as_deref().map(str::to_owned),
+        client_id: who.client_id.to_string(),
+        groups: who.groups.iter().map(ToString::to_string).collect(),
+        certificate: who.certificate.as_deref().map(certificate),
+        address: who.addr.map(|addr| addr.to_string()),
+        listener: who.listener.to_string(),
+        own_acl,
+        action: kind.word().to_owned(),
+        topic,
+        qos: qos.map(u64::from),
+        retain,
+        allowed,
+        by: by.word().to_owned(),
+        count,
+        ago_s,
+    }
 }
 
 pub(super) fn bans(ask: &Ask<'_>) -> Outcome {

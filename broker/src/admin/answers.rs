@@ -434,6 +434,80 @@ answer! {
 }
 
 answer! {
+    /// What clients did lately.
+    RecentPage {
+        /// How many entries there are, on all pages.
+        total: u64,
+        /// Those of this page, sorted by client identifier.
+        recent: Vec<RecentRow>,
+        /// `after` of the next page; null on the last.
+        next: Option<String>,
+        /// Bytes that may be taken; 0: nothing is kept.
+        limit_bytes: u64,
+        /// Bytes that are taken.
+        bytes: u64,
+        /// Entries that made room for others since the start.
+        forgotten: u64,
+    }
+}
+
+answer! {
+    /// What a client did, once or more often.
+    RecentRow {
+        /// Its user name; null for a client without one.
+        user: Option<String>,
+        /// Its client identifier.
+        client_id: String,
+        /// The groups that its source named.
+        groups: Vec<String>,
+        /// The certificate that it showed.
+        certificate: Option<CertificateRow>,
+        /// Where it came from.
+        address: Option<String>,
+        /// The `url` of the listener that it came by.
+        listener: String,
+        /// Whether that listener has an ACL file of its own.
+        own_acl: bool,
+        /// `connect`, `publish`, `will`, `subscribe` or `receive`.
+        action: String,
+        /// The topic name, or the topic filter; empty for `connect`.
+        topic: String,
+        /// Of what is published.
+        qos: Option<u64>,
+        /// Of what is published.
+        retain: Option<bool>,
+        /// Whether it might, the last time.
+        allowed: bool,
+        /// Who said so: `source` (a token, an HTTP service), `dynamic` (dynamic security), `acl`, or `nobody`.
+        by: String,
+        /// How often it was decided. A message that comes to a client is decided with its route, not one by one.
+        count: u64,
+        /// How long ago the last time was, in seconds.
+        ago_s: u64,
+    }
+}
+
+answer! {
+    /// What rules may ask of a certificate.
+    CertificateRow {
+        /// The subject's common name.
+        cn: Option<String>,
+        /// The whole subject.
+        subject: String,
+        /// The first DNS name.
+        dns: Option<String>,
+        /// The first URI.
+        uri: Option<String>,
+        /// The first e-mail address.
+        email: Option<String>,
+        /// The serial number.
+        serial: String,
+        /// SHA-256 of the certificate.
+        fingerprint: String,
+    }
+}
+
+answer! {
     /// Addresses that are banned.
     BanList {
         /// The addresses.

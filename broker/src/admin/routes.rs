@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::Surroundings;
 use super::answers::{
     AccessAnswer, AclAnswer, BackupAnswer, BanList, BridgeList, Changes, CompactAnswer, DeclaredList, DelayedPage,
-    Done, DropList, Failure, FoldAnswer, JournalAnswer, LogAnswer, QueueList, QueuePeek, RetainedMessage, RetainedPage,
-    SessionDetail, SessionPage, StoreAnswer, SubscriptionPage, Why,
+    Done, DropList, Failure, FoldAnswer, JournalAnswer, LogAnswer, QueueList, QueuePeek, RecentPage, RetainedMessage,
+    RetainedPage, SessionDetail, SessionPage, StoreAnswer, SubscriptionPage, Why,
 };
 use super::query::Query;
 use super::{access, bridges, delayed, handlers, queues, sessions, store, why};
@@ -460,6 +460,21 @@ pub(super) const ROUTES: &[Route] = &[
         body: None,
         schema: AclAnswer::schema,
         run: access::test,
+    },
+    Route {
+        method: "GET",
+        path: "/api/access/recent",
+        needs: Needs::Look,
+        help: "What clients did lately, and whether they might: who, what, which topic, how often; no payloads. Subscriptions that stand \
+               are in it, however old they are.",
+        parameters: &[
+            number("since_s", "Only what was done in the last so many seconds; all that is kept when it is left out."),
+            AFTER,
+            LIMIT,
+        ],
+        body: None,
+        schema: RecentPage::schema,
+        run: access::recent,
     },
     Route {
         method: "GET",

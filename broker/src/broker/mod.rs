@@ -275,6 +275,9 @@ impl Broker {
     /// To be called once, before the first connection.
     pub(crate) fn set_access(&self, access: Option<Arc<Access>>) {
         if let Some(access) = access {
+            if let Some(recent) = access.recent() {
+                recent.set_now(self.clock.now().0);
+            }
             let _ = self.access.set(access);
         }
     }

@@ -87,6 +87,10 @@ pub struct AccessConfig {
     pub ban: Duration,
     /// Passwords that are checked at once.
     pub max_hashing: usize,
+    /// Bytes for what clients did lately; 0 for none.
+    pub recent_memory: usize,
+    /// It is kept of clients without rules as well.
+    pub learn: bool,
 }
 
 /// Who says who a client is.
@@ -194,6 +198,8 @@ impl Default for AccessConfig {
             failure_window: defaults::FAILURE_WINDOW,
             ban: defaults::BAN,
             max_hashing: defaults::MAX_HASHING,
+            recent_memory: defaults::RECENT_MEMORY,
+            learn: false,
         }
     }
 }

@@ -146,6 +146,8 @@ pub(super) const FAILURE_WINDOW: Duration = Duration::from_secs(300);
 pub(super) const BAN: Duration = Duration::from_secs(600);
 /// Passwords that are checked at once: each takes 9 MiB and a core meanwhile.
 pub(super) const MAX_HASHING: usize = 1;
+/// Some 7,000 things that clients did; nothing is taken before they do them.
+pub(super) const RECENT_MEMORY: usize = MIB;
 /// As the standard names the subject.
 pub(super) const JWT_USER_CLAIM: &str = "sub";
 /// As most issuers name them.

@@ -149,7 +149,7 @@ impl<S: Stream> Connection<S> {
             },
         );
         // A change of the policy looks at the subscriptions that it finds: this one may have come after its look.
-        if self.rights.as_ref().is_some_and(|rights| !rights.may_subscribe(&filter.filter)) {
+        if self.rights.as_ref().is_some_and(|rights| !rights.may_keep(&filter.filter)) {
             broker.unsubscribe(&self.slot, &filter.filter);
             return Err(ReasonCode::NotAuthorized);
         }

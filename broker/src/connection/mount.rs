@@ -93,9 +93,15 @@ impl Authority for Mounted {
         self.rights.as_ref().is_none_or(|rights| rights.may_leave_will(will.topic(), will.qos, will.retain))
     }
 
-    fn may_subscribe(&self, filter: &str) -> bool {
+    fn may_keep(&self, filter: &str) -> bool {
         let plain = topic::split_share(filter).map_or(filter, |shared| shared.filter);
-        self.has(plain) && self.rights.as_ref().is_none_or(|rights| rights.may_subscribe(filter))
+        self.has(plain) && self.rights.as_ref().is_none_or(|rights| rights.may_keep(filter))
+    }
+
+    fn note_standing(&self, filters: &[String]) {
+        if let Some(rights) = &self.rights {
+            rights.note_standing(filters);
+        }
     }
 
     fn is_valid(&self) -> bool {
@@ -145,7 +151,7 @@ mod tests {
         }
         for (filter, may) in [("site/7/#", true), ("$share/g/site/7/a", true), ("site/#", false), ("$share/g/a", false)]
         {
-            assert_eq!(mounted.may_subscribe(filter), may, "{filter}");
+            assert_eq!(mounted.may_keep(filter), may, "{filter}");
         }
     }
 }

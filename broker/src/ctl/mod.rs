@@ -3,6 +3,7 @@
 mod bridges;
 #[cfg(unix)]
 mod client;
+mod recent;
 mod show;
 mod table;
 mod users;
@@ -357,10 +358,16 @@ pub fn why(args: &WhyArgs, config: Option<&Path>) -> ExitCode {
     run(args.socket.as_deref(), config, args.json, None, &get(path, show::why))
 }
 
-/// `forebay acl test --running`: fails when the client may not.
+/// `forebay acl`, as far as it asks the running broker. `test` fails when the client may not.
 #[must_use]
 pub fn acl(command: &AclCommand, config: Option<&Path>) -> ExitCode {
-    let AclCommand::Test { user, client, group, address, listener, qos, retain, action, topic, socket, .. } = command;
+    let (user, client, group, address, listener, qos, retain, action, topic, socket) = match command {
+        AclCommand::Replay { recent, json, file } => return recent::replay(recent, *json, file.as_deref(), config),
+        AclCommand::Learn { recent, format, alike } => return recent::learn(recent, *format, *alike, config),
+        AclCommand::Test { user, client, group, address, listener, qos, retain, action, topic, socket, .. } => {
+            (user, client, group, address, listener, qos, retain, action, topic, socket)
+        }
+    };
     let action = match action {
         AclAction::Connect => "connect",
         AclAction::Publish => "publish",
@@ -482,7 +489,7 @@ fn with_query(path: &str, pairs: &[(&str, Option<String>)]) -> String {
 }
 
 /// A duration as in a configuration, and with `m` for minutes as other tools have it.
-fn time_of(text: &str) -> Result<Duration, String> {
+pub(crate) fn time_of(text: &str) -> Result<Duration, String> {
     let minutes = text.strip_suffix('m').filter(|number| number.ends_with(|last: char| last.is_ascii_digit()));
     config::duration_of(&minutes.map_or_else(|| text.to_owned(), |number| format!("{number}min")))
 }

@@ -69,8 +69,12 @@ pub trait Authority: std::fmt::Debug + Send + Sync {
     fn may_receive(&self, topic: &str) -> bool;
     /// Whether its will may be published.
     fn may_leave_will(&self, will: &crate::message::Message) -> bool;
-    /// Whether it may have this subscription.
-    fn may_subscribe(&self, filter: &str) -> bool;
+    /// Whether it may keep this subscription.
+    fn may_keep(&self, filter: &str) -> bool;
+    /// These are its subscriptions: adds them to what is kept of what clients did lately.
+    fn note_standing(&self, filters: &[String]) {
+        let _ = filters;
+    }
     /// Whether it could log in again with what it logged in with.
     fn is_valid(&self) -> bool;
     /// When what it logged in with ends.

@@ -110,7 +110,7 @@ impl<F: Fn(&str) -> bool + Send + Sync> Authority for Reads<F> {
         true
     }
 
-    fn may_subscribe(&self, _: &str) -> bool {
+    fn may_keep(&self, _: &str) -> bool {
         true
     }
 

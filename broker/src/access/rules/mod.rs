@@ -23,7 +23,7 @@ use crate::network::Network;
 pub(super) use pattern::fill;
 
 /// Topics of one rule; users, groups and so on as well.
-const LIST_MAX: usize = 1024;
+pub(super) const LIST_MAX: usize = 1024;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -63,9 +63,22 @@ impl Broker {
     /// Ends what has expired, and reloads if a file has changed and has stopped changing: `seen` is what was seen the last time.
     pub(crate) fn watch_access(self: &Arc<Self>, seen: &mut AccessSeen) {
         let Some(access) = self.access() else { return };
+        if let Some(recent) = access.recent() {
+            recent.set_now(self.clock.now().0);
+        }
         self.end_expired(SystemTime::now());
         if access.has_changed(seen) {
             self.reload_and_say();
+        }
+    }
+
+    /// Subscriptions that stand are among what clients did lately, however long ago they were asked for.
+    pub(crate) fn note_standing(&self) {
+        for slot in self.all_slots() {
+            let Some(authority) = slot.authority() else { continue };
+            let filters =
+                slot.look(|session| session.subscriptions().iter().map(|s| s.filter.clone()).collect::<Vec<_>>());
+            authority.note_standing(&filters);
         }
     }
 
@@ -85,7 +98,7 @@ impl Broker {
             slot.kick(ReasonCode::NotAuthorized as u8);
         }
         let filters = slot.look(|session| session.subscriptions().iter().map(|s| s.filter.clone()).collect::<Vec<_>>());
-        for filter in filters.iter().filter(|filter| !authority.may_subscribe(filter)) {
+        for filter in filters.iter().filter(|filter| !authority.may_keep(filter)) {
             self.counters.subscriptions_revoked.add(1);
             let client = slot.look(|session| session.client_id().clone());
             tracing::info!(client = &*client, filter, "subscription removed: not allowed any more");

@@ -11,6 +11,7 @@ use crate::config::listener::Listener;
 use crate::config::problem::no_such;
 use crate::config::raw::{RawAccess, RawHttp, RawJwt};
 use crate::config::table::At;
+use crate::config::units::Bytes;
 
 impl Checker<'_> {
     pub(super) fn access(&mut self, raw: RawAccess) -> AccessConfig {
@@ -29,12 +30,23 @@ impl Checker<'_> {
             failure_window: duration(raw.failure_window, d.failure_window),
             ban: duration(raw.ban, d.ban),
             max_hashing: number(raw.max_hashing, d.max_hashing),
+            recent_memory: self.recent_memory(raw.recent_memory.as_ref(), raw.learn.as_ref()),
+            learn: raw.learn.is_some_and(|at| at.value),
         };
         access.sources = match raw.sources {
             Some(at) => self.sources(at, &access),
             None => Source::WORDS.iter().map(|(_, source)| *source).filter(|source| access.has(*source)).collect(),
         };
         access
+    }
+
+    fn recent_memory(&mut self, memory: Option<&At<Bytes>>, learn: Option<&At<bool>>) -> usize {
+        let Some(at) = memory else { return defaults::RECENT_MEMORY };
+        let bytes = usize::try_from(at.value.0).unwrap_or(usize::MAX);
+        if let Some(learn) = learn.filter(|learn| learn.value && bytes == 0) {
+            self.wrong(learn, "`recent_memory = \"0B\"` leaves nothing to learn from");
+        }
+        bytes
     }
 
     /// Each of them configured, none twice.

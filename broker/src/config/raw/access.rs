@@ -9,6 +9,7 @@ use crate::config::checked::{DeniedPublish, HttpFormat, Source};
 use crate::config::defaults;
 use crate::config::key::{DAY, Key, SECOND, about};
 use crate::config::table::{At, Reader, Shown, Table, Value, below, key_about, key_name, show_key, table};
+use crate::config::units::Bytes;
 
 table!(
     /// `[access]`
@@ -46,6 +47,12 @@ table!(
         ban: Duration = about().reload().within(0..=30 * DAY).is(defaults::BAN),
         /// Passwords that are checked at once, 1 to 64, on threads of their own: each takes a core and 9 MiB meanwhile.
         max_hashing: u64 = about().within(1..=64).is(defaults::MAX_HASHING),
+        /// Memory for what clients did lately, and whether they might: user, client identifier, topic; no payloads. `forebay acl replay`
+        /// and `acl learn` ask for it. What is oldest goes when it is full. 64KiB to 16MiB; "0B" for none.
+        recent_memory: Bytes = about().within(64 << 10..=16 << 20).or_zero().is(defaults::RECENT_MEMORY),
+        /// Whether it is kept of clients too for whom there are no rules, which then is looked at with each message: before there is an
+        /// ACL, for `forebay acl learn` to write one.
+        learn: bool = about().is(false),
     }
 );
 

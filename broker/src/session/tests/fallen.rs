@@ -18,7 +18,7 @@ impl Authority for Nothing {
     fn may_leave_will(&self, _: &Message) -> bool {
         false
     }
-    fn may_subscribe(&self, _: &str) -> bool {
+    fn may_keep(&self, _: &str) -> bool {
         true
     }
     fn is_valid(&self) -> bool {
