@@ -6,6 +6,7 @@ mod dynamic;
 mod login;
 mod mosquitto;
 mod policy;
+mod recent;
 mod rules;
 mod scram;
 mod service;
@@ -53,6 +54,7 @@ fn all_tests() -> impl Iterator<Item = &'static (&'static str, fn())> {
         dynamic::TESTS,
         login::TESTS,
         policy::TESTS,
+        recent::TESTS,
         rules::TESTS,
         scram::TESTS,
         service::TESTS,
