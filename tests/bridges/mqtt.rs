@@ -1,7 +1,7 @@
 //! What a bridge to an MQTT broker carries, and how it says how it is.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use forebay_client::{Message, Properties, QoS, Version};
 use forebay_tests::absence::of_program;
@@ -17,6 +17,8 @@ pub(crate) fn trials() -> Vec<Case> {
         ("carries_up_and_down_to_mosquitto", no_mosquitto.clone(), || block_on(both_ways(Kind::Mosquitto, "5"))),
         ("carries_up_and_down_to_mosquitto_by_3_1_1", no_mosquitto, || block_on(both_ways(Kind::Mosquitto, "3.1.1"))),
         ("properties_and_origin_are_carried", None, || block_on(properties())),
+        ("a_payload_is_wrapped", None, || block_on(wrapped())),
+        ("the_bytes_of_a_day_survive_a_restart", None, || block_on(budget())),
         ("a_loop_of_three_brokers_ends", None, || block_on(looped())),
         ("tls_is_verified", None, || block_on(tls())),
         ("the_state_says_how_it_is", None, || block_on(states())),
@@ -104,6 +106,86 @@ async fn properties() {
         assert_eq!(own, BTreeMap::new());
     }
     assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+}
+
+/// As JSON and as a CloudEvent, with the same identity as beside it, and the trace where it was said.
+async fn wrapped() {
+    let upstream = Broker::start_as(Kind::Forebay);
+    let rules = "[[bridges.out]]\nfilter = 'j/#'\npayload = 'json'\n\
+                 [[bridges.out]]\nfilter = 'e/#'\npayload = 'cloudevents'\nevent_type = 'reading.{json/kind}'\n\
+                 [[bridges.out]]\nfilter = '#'";
+    let mut broker = gateway(&bridge(upstream.port(), "delivery = 'exactly-once'", rules));
+    broker.run();
+    let there = client(upstream.port(), "there").await;
+    let mut up = subscribed(&there, "#").await;
+    state(broker.port(), "connected").await;
+    let here = client(broker.port(), "here").await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let traced = [("traceparent", trace), ("tracestate", "a=1")].map(|(name, value)| (name.into(), value.into()));
+    let sent = Properties { user: traced.to_vec(), ..Properties::default() };
+    for topic in ["j/1", "e/1", "raw"] {
+        let message = Message::new(topic, r#"{"kind":"t","v":1.50}"#).qos(QoS::ExactlyOnce).properties(sent.clone());
+        soon(soon(here.publish(message)).await.unwrap()).await.unwrap();
+        let came = soon(up.recv()).await.unwrap();
+        let properties = came.properties();
+        let user = |wanted| properties.user.iter().find(|(name, _)| name == wanted).map(|(_, value)| &**value).unwrap();
+        assert_eq!((came.topic(), user("traceparent"), user("tracestate")), (topic, trace, "a=1"));
+        let payload = String::from_utf8(came.payload().to_vec()).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&payload).unwrap();
+        let content_type = properties.content_type.as_deref();
+        match topic {
+            "j/1" => {
+                assert!(payload.contains(r#""payload":{"kind":"t","v":1.50}"#), "{payload}");
+                assert_eq!((&value["topic"], content_type), (&topic.into(), Some("application/json")));
+                assert_eq!(
+                    (value["origin"].as_str(), value["seq"].to_string().as_str()),
+                    (Some(user("origin")), user("seq"))
+                );
+                assert_eq!(value["user_properties"]["tracestate"][0], "a=1");
+            }
+            "e/1" => {
+                assert!(payload.contains(r#""data":{"kind":"t","v":1.50}"#), "{payload}");
+                assert_eq!(content_type, Some("application/cloudevents+json; charset=UTF-8"));
+                assert_eq!(value["id"], [user("origin"), user("epoch"), user("seq")].join("."));
+                assert_eq!((&value["type"], &value["traceparent"]), (&"reading.t".into(), &trace.into()));
+            }
+            _ => assert_eq!((payload.as_str(), content_type), (r#"{"kind":"t","v":1.50}"#, None)),
+        }
+        assert_eq!(value.get("time").is_some(), topic != "raw");
+    }
+}
+
+/// What was used of the day's bytes is used after `kill -9`, too.
+async fn budget() {
+    let upstream = Broker::start_as(Kind::Forebay);
+    // It is about noon there: the day does not end meanwhile.
+    let hour = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 3_600 % 24;
+    let offset = if hour > 12 { format!("-{:02}:00", hour - 12) } else { format!("+{:02}:00", 12 - hour) };
+    let keys = format!("bytes_per_day = '100B'\nutc_offset = '{offset}'");
+    let mut broker = gateway(&bridge(upstream.port(), &keys, "[[bridges.out]]\nfilter = 't/#'"));
+    broker.run();
+    let there = client(upstream.port(), "there").await;
+    let mut up = subscribed(&there, "t/#").await;
+    state(broker.port(), "connected").await;
+    let here = client(broker.port(), "here").await;
+    for n in 0..3 {
+        let message = Message::new("t/1", format!("{n:040}")).qos(QoS::AtLeastOnce);
+        soon(soon(here.publish(message)).await.unwrap()).await.unwrap();
+    }
+    for n in 0..2 {
+        assert_eq!(text(&mut up).await.1, format!("{n:040}"));
+    }
+    let why = "blocked: the bytes of the day are used up, until ";
+    let until = state(broker.port(), why).await;
+    assert!(until.ends_with(&format!("T00:00:00{}", if offset == "+00:00" { "Z" } else { &offset })), "{until}");
+    broker.kill();
+    broker.run();
+    assert_eq!(state(broker.port(), why).await, until);
+    let here = client(broker.port(), "here").await;
+    let mut used = subscribed(&here, "$SYS/broker/bridge/up/budget used bytes").await;
+    let used: u64 = text(&mut used).await.1.parse().unwrap();
+    assert!((86..=88).contains(&used), "{used}");
+    assert!(up.try_recv().is_none());
 }
 
 /// Each carries everything to the next: without a guard the first message would go round for ever.

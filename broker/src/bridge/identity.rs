@@ -106,7 +106,7 @@ fn read(file: &Path) -> io::Result<Option<String>> {
 }
 
 /// Whole or not at all, whenever the power fails.
-fn write(file: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write(file: &Path, text: &str) -> io::Result<()> {
     let new = file.with_extension("new");
     let mut opened = beside::create(&new, 0o666)?;
     opened.write_all(text.as_bytes())?;

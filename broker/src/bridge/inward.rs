@@ -138,8 +138,8 @@ impl Inward {
         properties.user.push((VIA.to_owned(), via));
         say_what_is(&mut properties, received.payload());
         let encoded = encode(&properties);
-        let fill =
-            Fill { bridge: &self.name, topic: received.topic(), properties: &encoded, payload: received.payload() };
+        let fields = rule.fields(received.payload());
+        let fill = Fill { bridge: &self.name, topic: received.topic(), properties: &encoded, fields: &fields };
         let limits = &self.broker.config.limits;
         let topic = rule.topic.fill(fill).map_err(|missing| missing.to_string()).and_then(|topic| {
             let own = topic.starts_with("$SYS/") || topic.starts_with("$share/");

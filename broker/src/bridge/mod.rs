@@ -4,7 +4,11 @@
 //! confirmed it. All bridges share one thread, which is none of the workers'.
 
 pub mod backoff;
+pub mod budget;
+pub mod calendar;
 pub mod control;
+pub mod drain;
+pub mod fields;
 pub mod identity;
 #[cfg(feature = "bridge-mqtt")]
 pub mod inward;
@@ -15,7 +19,9 @@ mod run;
 pub mod source;
 mod suspect;
 pub mod template;
+pub mod timeline;
 pub mod upstream;
+pub mod wrap;
 
 use std::io;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,15 +11,20 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
+use super::budget::Budget;
 use super::control::Control;
+use super::drain::{Backlog, Drain};
 use super::identity::{self, Epoch};
 use super::outward;
 use super::outward::{DeadLetters, Outward, State, Terms};
-use super::pace::Pace;
+use super::pace::{Pace, Pacing};
 use super::replay::Replays;
 use super::source::{Source, Taken};
+use super::timeline::Timeline;
 use super::upstream::{InFigures, Kind, Setup, Upstream};
-use crate::broker::{Broker, DEAD_PREFIX, TAKER_PREFIX, Taker, TakerFilter, TakerOptions, queue_limits};
+use super::wrap::Wrapping;
+use crate::broker::{Broker, DEAD_PREFIX, TAKER_PREFIX, Taker, TakerFigures, TakerFilter, TakerOptions, queue_limits};
+use crate::clock::may_be_right;
 use crate::config::{self, Bridge};
 use crate::dead_letter::{Cause, dead_letter};
 use crate::message::{Message, Time};
@@ -64,6 +70,11 @@ impl Source for Queue {
 
     fn give_back(&mut self) {
         self.0.give_back();
+    }
+
+    fn backlog(&self) -> Backlog {
+        let TakerFigures { messages, oldest_ms, next_place, .. } = self.0.figures();
+        Backlog { messages, oldest_ms, next_place }
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -146,22 +157,16 @@ pub(super) async fn run(
     open: Open,
     mut stop: watch::Receiver<bool>,
 ) {
-    let Prepared { bridge, name, queue_is_new, mut epoch, taker, dead, figures, open: seen } = prepared;
-    let epoch = loop {
-        match epoch {
-            Ok(epoch) => break epoch,
-            Err(error) => tracing::error!(bridge = &*name, "cannot begin: {error}"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(BEGIN_AGAIN) => {}
-            _ = stop.changed() => return,
-        }
-        epoch = identity::epoch(&broker.config.data_dir, &name, queue_is_new);
-    };
+    let Prepared { bridge, name, queue_is_new, epoch, taker, dead, figures, open: seen } = prepared;
+    let data_dir = &broker.config.data_dir;
+    let epoch = tried(&name, &mut stop, epoch, || identity::epoch(data_dir, &name, queue_is_new)).await;
+    let Some(epoch) = epoch else { return };
+    let budget = tried(&name, &mut stop, budget(data_dir, &bridge), || budget(data_dir, &bridge)).await;
+    let Some(budget) = budget else { return };
     let setup = Setup { bridge: &bridge, gateway: &gateway, epoch, broker: &broker, taker: &taker, figures: &figures };
     let upstream = open(setup);
     let letters = Dead { broker: broker.clone(), name: name.clone(), queue: taker.clone() };
-    let outward = Outward::new(terms(&bridge, &name, &gateway), Queue(taker.clone()), upstream, letters);
+    let outward = Outward::new(terms(setup, &name, budget), Queue(taker.clone()), upstream, letters);
     let replays =
         Replays { broker: broker.clone(), name: name.clone(), queue: taker.clone(), dead, open: seen.clone() };
     let report = Report { broker, name, open: seen, said: None };
@@ -169,6 +174,33 @@ pub(super) async fn run(
         () = work(outward, report, stop) => {}
         () = replays.run() => {}
     }
+}
+
+/// What the first try or a later one made; `None`: it is to stop.
+async fn tried<T>(
+    name: &str,
+    stop: &mut watch::Receiver<bool>,
+    first: io::Result<T>,
+    again: impl Fn() -> io::Result<T>,
+) -> Option<T> {
+    let mut made = first;
+    loop {
+        match made {
+            Ok(made) => return Some(made),
+            Err(error) => tracing::error!(bridge = name, "cannot begin: {error}"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BEGIN_AGAIN) => {}
+            _ = stop.changed() => return None,
+        }
+        made = again();
+    }
+}
+
+/// What it may send in a day, if that is bounded.
+fn budget(data_dir: &Path, bridge: &Bridge) -> io::Result<Option<Budget>> {
+    let of = |per_day| Budget::of(data_dir, &bridge.name, per_day, bridge.calendar);
+    bridge.bytes_per_day.map(of).transpose()
 }
 
 async fn work(
@@ -182,8 +214,13 @@ async fn work(
         loop {
             outward.set_paused(report.open.control().poll_paused(cx));
             let now_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let again = outward.turn(now_ms, report.broker.clock.now(), cx);
-            report.tell(outward.state(now_ms), &outward.figures(), outward.in_flight());
+            let (now, wall_ms) = (report.broker.clock.now(), report.broker.clock.wall_ms());
+            let wall_ms = Some(wall_ms).filter(|wall_ms| may_be_right(*wall_ms));
+            if let Err(error) = outward.look_at_clocks(now_ms, now, wall_ms) {
+                tracing::warn!(bridge = &*report.name, "a clock that was set is not seen: {error}");
+            }
+            let again = outward.turn(now_ms, now, cx);
+            report.tell(outward.state(now_ms), &outward.figures(), outward.in_flight(), outward.pacing());
             let again = again.map(|at_ms| begun + Duration::from_millis(at_ms));
             if !is_due(&mut sleep, again, cx) {
                 return Poll::<()>::Pending;
@@ -215,13 +252,13 @@ struct Report {
 }
 
 impl Report {
-    fn tell(&mut self, state: State, out: &outward::Figures, in_flight: usize) {
+    fn tell(&mut self, state: State, out: &outward::Figures, in_flight: usize, pacing: Pacing) {
         if self.said.as_ref() != Some(&state) {
             tracing::info!(bridge = &*self.name, "{}", state.text());
             self.say("state", &state.text());
             self.said = Some(state.clone());
         }
-        self.open.say(Said { state, out: *out, in_flight });
+        self.open.say(Said { state, out: *out, in_flight, pacing });
     }
 
     fn say(&self, what: &str, value: &str) {
@@ -229,7 +266,8 @@ impl Report {
     }
 }
 
-fn terms(bridge: &Bridge, name: &Arc<str>, gateway: &Arc<str>) -> Terms {
+fn terms(setup: Setup<'_>, name: &Arc<str>, budget: Option<Budget>) -> Terms {
+    let Setup { bridge, gateway, .. } = setup;
     let rate = bridge.rate;
     Terms {
         name: name.clone(),
@@ -237,9 +275,22 @@ fn terms(bridge: &Bridge, name: &Arc<str>, gateway: &Arc<str>) -> Terms {
         rules: bridge.outs.clone(),
         window: usize::from(bridge.window),
         stalled_ms: u64::try_from(bridge.stalled_after.as_millis()).unwrap_or(u64::MAX),
-        pace: Pace::new(rate.and_then(|rate| rate.messages_per_s), rate.and_then(|rate| rate.bytes_per_s), 0),
+        pace: Pace::new(rate.and_then(|rate| rate.messages_per_s), rate.and_then(|rate| rate.bytes_per_s), 0)
+            .with(bridge.drain_by_ms.map(|by_ms| Drain::new(by_ms, bridge.calendar)), budget),
         seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &*bridge.name),
+        marks: setup.origin(),
+        times: times(setup),
     }
+}
+
+/// When messages were published, where a rule says it of them.
+fn times(setup: Setup<'_>) -> Option<Timeline> {
+    let Setup { bridge, epoch, broker, .. } = setup;
+    if bridge.outs.iter().all(|rule| rule.wrapping == Wrapping::Raw) {
+        return None;
+    }
+    let times = Timeline::of(&broker.config.data_dir, &bridge.name, epoch.number);
+    times.inspect_err(|error| tracing::error!(bridge = bridge.name, "messages go up without their time: {error}")).ok()
 }
 
 fn options(bridge: &Bridge, of_broker: &config::Limits) -> TakerOptions {

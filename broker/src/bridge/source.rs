@@ -2,6 +2,7 @@
 
 use std::task::{Context, Poll};
 
+use super::drain::Backlog;
 use crate::message::{Message, Time};
 use crate::store::{DropReason, QueueEntry};
 
@@ -35,6 +36,9 @@ pub trait Source: Send {
 
     /// Whatever is not confirmed is taken again.
     fn give_back(&mut self);
+
+    /// What waits in it.
+    fn backlog(&self) -> Backlog;
 
     /// Ready when [`Source::take`] has something to give.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;

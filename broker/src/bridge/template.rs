@@ -4,11 +4,13 @@
 //! wrong with it is found then. That, and one brace as in the topics of other brokers' bridges, is why this is no engine of
 //! others.
 
+use super::fields::{Fields, Path};
+use super::wrap::Wrapping;
 use crate::message::Message;
 use crate::properties::user_property;
 
 /// What may stand in braces, for messages.
-const PLACEHOLDERS: &str = "{topic}, {topic/1}, {topic/2..}, {user.NAME}, {json.FIELD} and {bridge}";
+const PLACEHOLDERS: &str = "{topic}, {topic/1}, {topic/2..}, {user.NAME}, {json.FIELD}, {json/FIELD} and {bridge}";
 
 /// A template, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +30,7 @@ enum Part {
     /// The first user property of this name.
     User(String),
     /// A field of a JSON payload.
-    Json(Vec<String>),
+    Json(Path),
     /// The bridge's name.
     Bridge,
 }
@@ -52,6 +54,10 @@ pub struct Rule {
     pub tag: Option<Template>,
     /// RocketMQ: after how many seconds it is to be seen.
     pub delay_s: Option<Template>,
+    /// What the payload becomes.
+    pub wrapping: Wrapping,
+    /// The type of a CloudEvent.
+    pub event_type: Option<Template>,
 }
 
 /// What a template is filled from.
@@ -63,15 +69,15 @@ pub struct Fill<'a> {
     pub topic: &'a str,
     /// Encoded properties of MQTT 5.
     pub properties: &'a [u8],
-    /// Payload.
-    pub payload: &'a [u8],
+    /// What its payload has of what the templates want: [`Rule::fields`].
+    pub fields: &'a Fields<'a>,
 }
 
 impl<'a> Fill<'a> {
     /// From a message of a queue.
     #[must_use]
-    pub fn of(bridge: &'a str, message: &'a Message) -> Self {
-        Self { bridge, topic: message.topic(), properties: message.properties(), payload: message.payload() }
+    pub fn of(bridge: &'a str, message: &'a Message, fields: &'a Fields<'a>) -> Self {
+        Self { bridge, topic: message.topic(), properties: message.properties(), fields }
     }
 }
 
@@ -79,6 +85,24 @@ impl<'a> Fill<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message has no {0}")]
 pub struct Missing(String);
+
+impl Missing {
+    /// Its payload has no such field.
+    #[must_use]
+    pub(super) fn field(path: &str, why: &str) -> Self {
+        Self(format!("field {path} in a JSON payload{why}"))
+    }
+}
+
+impl Rule {
+    /// What its templates want of a payload that is JSON, read once for all of them.
+    #[must_use]
+    pub fn fields(&self, payload: &[u8]) -> Fields<'_> {
+        let Self { topic, key, partition, exchange, tag, delay_s, event_type, filter: _, qos: _, wrapping: _ } = self;
+        let optional = [key, partition, exchange, tag, delay_s, event_type].into_iter().flatten();
+        Fields::read(payload, [topic].into_iter().chain(optional).flat_map(Template::wanted))
+    }
+}
 
 impl Template {
     /// Reads a template.
@@ -148,14 +172,18 @@ impl Template {
                     let value = user_property(from.properties, name);
                     write(value.ok_or_else(|| Missing(format!("user property {name}")))?, &mut text);
                 }
-                Part::Json(path) => {
-                    let value = json(from.payload, path);
-                    let lacks = || Missing(format!("field {} in a JSON payload", path.join(".")));
-                    write(&value.ok_or_else(lacks)?, &mut text);
-                }
+                Part::Json(path) => write(from.fields.get(path)?, &mut text),
             }
         }
         Ok(text)
+    }
+
+    /// The fields of a payload that it wants.
+    fn wanted(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Json(path) => Some(path),
+            Part::Text(_) | Part::Topic | Part::Level(_) | Part::Rest(_) | Part::User(_) | Part::Bridge => None,
+        })
     }
 
     /// It is the same for all messages.
@@ -172,31 +200,17 @@ fn placeholder(name: &str) -> Result<Part, String> {
         let n: usize = digits.parse().ok().filter(|n| (1..=1_000).contains(n)).ok_or_else(unknown)?;
         return Ok(if rest { Part::Rest(n) } else { Part::Level(n) });
     }
-    match (name, name.strip_prefix("user."), name.strip_prefix("json.")) {
-        ("topic", ..) => Ok(Part::Topic),
-        ("bridge", ..) => Ok(Part::Bridge),
-        (_, Some(user), _) if !user.is_empty() => Ok(Part::User(user.to_owned())),
-        (_, _, Some(path)) if path.split('.').all(|field| !field.is_empty()) => {
-            Ok(Part::Json(path.split('.').map(str::to_owned).collect()))
-        }
+    if let Some(path) = name.strip_prefix("json.") {
+        return Path::dotted(path).map(Part::Json).ok_or_else(unknown);
+    }
+    if let Some(path) = name.strip_prefix("json/") {
+        return Path::pointer(path).map(Part::Json).ok_or_else(unknown);
+    }
+    match (name, name.strip_prefix("user.")) {
+        ("topic", _) => Ok(Part::Topic),
+        ("bridge", _) => Ok(Part::Bridge),
+        (_, Some(user)) if !user.is_empty() => Ok(Part::User(user.to_owned())),
         _ => Err(unknown()),
-    }
-}
-
-/// A string, a number or a truth value; arrays by index.
-fn json(payload: &[u8], path: &[String]) -> Option<String> {
-    let mut value: &serde_json::Value = &serde_json::from_slice(payload).ok()?;
-    for field in path {
-        value = match field.parse::<usize>() {
-            Ok(at) if value.is_array() => value.get(at)?,
-            _ => value.get(field)?,
-        };
-    }
-    match value {
-        serde_json::Value::String(text) => Some(text.clone()),
-        serde_json::Value::Number(number) => Some(number.to_string()),
-        serde_json::Value::Bool(truth) => Some(truth.to_string()),
-        serde_json::Value::Null | serde_json::Value::Array(_) | serde_json::Value::Object(_) => None,
     }
 }
 
@@ -207,8 +221,10 @@ mod tests {
     fn fill(template: &str, payload: &str) -> Result<String, String> {
         // A user property `site` with the value `7`.
         let properties = b"\x26\x00\x04site\x00\x017";
-        let from = Fill { bridge: "b", topic: "a/bé//d", properties, payload: payload.as_bytes() };
-        Template::parse(template).unwrap().fill(from).map_err(|missing| missing.to_string())
+        let rule = Rule { topic: Template::parse(template).unwrap(), ..Rule::default() };
+        let fields = rule.fields(payload.as_bytes());
+        let from = Fill { bridge: "b", topic: "a/bé//d", properties, fields: &fields };
+        rule.topic.fill(from).map_err(|missing| missing.to_string())
     }
 
     #[test]
@@ -223,10 +239,11 @@ mod tests {
             ("{topic/4..}", "d"),
             ("{bridge}/{user.site}", "b/7"),
             ("{{topic}}", "{topic}"),
-            ("{json.a.b}-{json.list.1}-{json.on}", "1.5-y-true"),
+            ("{json.a.b}-{json.list.1}-{json.on}", "1.50-y-true"),
+            ("{json/a/b}-{json/list/1}-{json/a~1.b}", "1.50-y-z"),
         ] {
             assert_eq!(
-                fill(template, r#"{"a":{"b":1.5},"list":["x","y"],"on":true}"#).as_deref(),
+                fill(template, r#"{"a":{"b":1.50},"list":["x","y"],"on":true,"a/.b":"z"}"#).as_deref(),
                 Ok(text),
                 "{template}"
             );
@@ -239,12 +256,32 @@ mod tests {
             ("{topic/5}", "", "topic level 5"),
             ("{topic/5..}", "", "topic level 5"),
             ("{user.line}", "", "user property line"),
-            ("{json.a}", "no JSON", "field a in a JSON payload"),
-            ("{json.a}", r#"{"a":{}}"#, "field a in a JSON payload"),
+            ("{json.a}", "no JSON", "field a in a JSON payload: it is none, see line 1, column 2"),
             ("{json.a.b}", r#"{"a":[1]}"#, "field a.b in a JSON payload"),
         ] {
             assert_eq!(fill(template, payload), Err(format!("the message has no {lacks}")), "{template}");
         }
+    }
+
+    #[test]
+    fn a_payload_is_read_once_for_all_templates_of_a_rule() {
+        let template = |text| Some(Template::parse(text).unwrap());
+        let rule = Rule {
+            topic: Template::parse("{json.a}").unwrap(),
+            key: template("{json.b}"),
+            partition: template("{json.c}"),
+            exchange: template("{json.d}"),
+            tag: template("{json.e}"),
+            delay_s: template("{json.f}"),
+            event_type: template("{json.g}"),
+            ..Rule::default()
+        };
+        let fields = rule.fields(br#"{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7}"#);
+        let from = Fill { bridge: "b", topic: "t", properties: &[], fields: &fields };
+        let Rule { topic, key, partition, exchange, tag, delay_s, event_type, .. } = &rule;
+        let all = [key, partition, exchange, tag, delay_s, event_type].into_iter().flatten().chain([topic]);
+        let texts: Vec<_> = all.map(|template| template.fill(from).unwrap()).collect();
+        assert_eq!(texts, ["2", "3", "4", "5", "6", "7", "1"]);
     }
 
     #[test]
@@ -258,6 +295,7 @@ mod tests {
             ("{topic/x..}", "has {topic/x..}, which is not known"),
             ("{user.}", "has {user.}, which is not known"),
             ("{json.a..b}", "has {json.a..b}, which is not known"),
+            ("{json/a~2}", "has {json/a~2}, which is not known"),
         ] {
             let error = Template::parse(text).unwrap_err();
             assert!(error.starts_with(why), "{text}: {error}");

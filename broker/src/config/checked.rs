@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::address::Place;
 use super::defaults;
 use super::listener::{Listener, Tls, TlsFiles};
+use crate::bridge::calendar::Calendar;
 use crate::bridge::template::Rule;
 use crate::queue::KeyOf;
 use crate::queue::members::Share;
@@ -545,6 +546,12 @@ pub struct Bridge {
     pub stalled_after: Duration,
     /// How quickly it sends; `None` for as quickly as the upstream takes it.
     pub rate: Option<Rate>,
+    /// The time of the day at which a backlog is to be gone, in milliseconds since midnight.
+    pub drain_by_ms: Option<u64>,
+    /// Bytes that it may send in a day.
+    pub bytes_per_day: Option<u64>,
+    /// When days begin, and what time it is.
+    pub calendar: Calendar,
     /// Limits of its queue.
     pub queue: QueueLimits,
     /// Dead letters that are kept.

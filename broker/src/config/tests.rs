@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::raw::RawLimits;
 use super::table::Table;
 use super::*;
+use crate::bridge::calendar::Calendar;
 use crate::bridge::template::Template;
+use crate::bridge::wrap::Wrapping;
 
 fn read(text: &str) -> Result<Config, ConfigError> {
     parse(text, Path::new("/etc/forebay.toml"), &Overrides::default())
@@ -513,10 +515,38 @@ fn checks_bridges() {
     refuses(
         &bridge(&format!("{out}topic = 'up/{{topik}}'")),
         "6:9: bridges[1].out[1].topic: \"up/{topik}\" has {topik}, which is not known: there are {topic}, {topic/1}, \
-         {topic/2..}, {user.NAME}, {json.FIELD} and {bridge}",
+         {topic/2..}, {user.NAME}, {json.FIELD}, {json/FIELD} and {bridge}",
     );
     refuses(&bridge(&format!("{out}flter = 'x'")), "6:1: bridges[1].out[1].flter: no such key; did you mean `filter`?");
     refuses(&bridge(&format!("window = 1001\n{out}")), "4:10: bridges[1].window: must be at most 1000, is 1001");
+    refuses(
+        &bridge(&format!("{out}payload = 'cloudevent'")),
+        "6:11: bridges[1].out[1].payload: \"cloudevent\": no such payload; did you mean `cloudevents`?",
+    );
+    refuses(
+        &bridge(&format!("{out}payload = 'json'\nevent_type = 'x'")),
+        "7:14: bridges[1].out[1].event_type: is of CloudEvents: set `payload = \"cloudevents\"`, or leave it out",
+    );
+    let config = read(&bridge(&format!("{out}payload = 'cloudevents'\nevent_type = 'x.{{topic/1}}'"))).unwrap();
+    let rule = &config.bridges[0].outs[0];
+    assert_eq!((rule.wrapping, rule.event_type.is_some()), (Wrapping::CloudEvents, true));
+    refuses(
+        &bridge(&format!("drain_by = '6:00'\n{out}")),
+        "4:12: bridges[1].drain_by: \"6:00\" is no time of the day such as \"06:00\"",
+    );
+    refuses(
+        &bridge(&format!("drain_by = '06:00'\nutc_offset = '2h'\n{out}")),
+        "5:14: bridges[1].utc_offset: \"2h\" is no offset from UTC such as \"+02:00\" or \"-03:30\", at most 14 hours",
+    );
+    refuses(
+        &bridge(&format!("utc_offset = '+02:00'\n{out}")),
+        "4:14: bridges[1].utc_offset: is of `drain_by` and `bytes_per_day`; set one of them, or leave it out",
+    );
+    let config =
+        read(&bridge(&format!("drain_by = '06:00'\nbytes_per_day = '200 MB'\nutc_offset = '-03:30'\n{out}"))).unwrap();
+    let [bridged] = &config.bridges[..] else { panic!("{:?}", config.bridges) };
+    assert_eq!((bridged.drain_by_ms, bridged.bytes_per_day), (Some(6 * 3_600_000), Some(200_000_000)));
+    assert_eq!(bridged.calendar, Calendar::parse("-03:30").unwrap());
     let config = read(&bridge(&format!("queue = {{ max_messages = 5 }}\n{out}[[bridges.in]]\nfilter = 'c'"))).unwrap();
     let [bridge] = &config.bridges[..] else { panic!("{:?}", config.bridges) };
     assert_eq!((bridge.queue.max_messages, bridge.outs[0].qos, bridge.ins[0].qos, bridge.mqtt5), (5, 1, 1, true));

@@ -65,10 +65,16 @@ pub(super) fn request(command: Option<&BridgesCommand>) -> Request {
 }
 
 fn show(answer: &Value) -> String {
-    let titles =
-        ["bridge", ">queued", ">bytes", ">oldest", ">in flight", ">delivered", ">dead letters", ">dropped", "state"];
+    // Where no bridge has a budget, or a plan, there is no column for it.
+    let some = |field: &str| rows(answer, "/bridges").any(|row| number(row, field) > 0);
+    let (has_budget, has_plan) = (some("/budget_bytes"), some("/planned_per_hour"));
+    let mut titles =
+        vec!["bridge", ">queued", ">bytes", ">oldest", ">in flight", ">delivered", ">dead letters", ">dropped"];
+    titles.extend(has_budget.then_some(">sent today"));
+    titles.extend(has_plan.then_some(">planned/h"));
+    titles.push("state");
     let row = |row: &Value| {
-        vec![
+        let mut cells = vec![
             text(row, "/name"),
             count(row, "/queued"),
             size(number(row, "/queued_bytes")),
@@ -77,8 +83,40 @@ fn show(answer: &Value) -> String {
             count(row, "/delivered"),
             count(row, "/dead_letters"),
             count(row, "/dropped"),
-            text(row, "/state"),
-        ]
+        ];
+        let budget = match number(row, "/budget_bytes") {
+            0 => String::new(),
+            bytes => format!("{} of {}", size(number(row, "/budget_used_bytes")), size(bytes)),
+        };
+        cells.extend(has_budget.then_some(budget));
+        let plan = match number(row, "/planned_per_hour") {
+            0 => String::new(),
+            per_hour => per_hour.to_string(),
+        };
+        cells.extend(has_plan.then_some(plan));
+        cells.push(text(row, "/state"));
+        cells
     };
     table(&titles, &rows(answer, "/bridges").map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_budget_and_a_plan_are_shown_where_there_are_some() {
+        let bridge = |budget: u64, planned: u64| json!({"name": "up", "state": "connected", "budget_bytes": budget, "budget_used_bytes": 7_000, "planned_per_hour": planned});
+        let table = show(&json!({"bridges": [bridge(0, 0)]}));
+        assert!(!table.contains("today") && !table.contains("planned"), "{table}");
+        let table = show(&json!({"bridges": [bridge(0, 0), bridge(200_000_000, 3_600)]}));
+        let line = table.lines().last().unwrap();
+        assert!(
+            line.contains(&format!("{} of {}", size(7_000), size(200_000_000))) && line.contains("3600"),
+            "{table}"
+        );
+        assert!(table.lines().next().unwrap().contains("sent today  planned/h  state"), "{table}");
+    }
 }

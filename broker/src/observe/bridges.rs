@@ -10,6 +10,7 @@ use super::figures::{Kind, List, Sample, Unit};
 use super::schema::answer;
 use crate::bridge::control::Control;
 use crate::bridge::outward::{Figures, State};
+use crate::bridge::pace::Pacing;
 use crate::bridge::upstream::InFigures;
 use crate::broker::Taker;
 
@@ -50,6 +51,16 @@ answer! {
         received: u64,
         /// Messages that came down and could not be published here, since the start.
         unfit: u64,
+        /// Bytes that it may send in a day; 0 without a budget.
+        budget_bytes: u64,
+        /// Bytes of them that are used.
+        budget_used_bytes: u64,
+        /// The bytes of the day are used up: when more may go.
+        until: Option<String>,
+        /// Messages an hour by which its backlog is gone in time; 0 without a plan.
+        planned_per_hour: u64,
+        /// When the backlog is to be gone, in milliseconds since 1970; 0 without a plan.
+        planned_until_ms: u64,
     }
 }
 
@@ -71,13 +82,15 @@ pub struct Said {
     pub out: Figures,
     /// Messages that are sent and not confirmed.
     pub in_flight: usize,
+    /// What its plan and its budget say.
+    pub pacing: Pacing,
 }
 
 impl OpenBridge {
     /// One that has not connected yet.
     #[must_use]
     pub fn new(name: Arc<str>, figures: Arc<InFigures>, control: Control, dead: &Arc<Taker>) -> Self {
-        let said = Said { state: State::Connecting, out: Figures::default(), in_flight: 0 };
+        let said = Said { state: State::Connecting, out: Figures::default(), in_flight: 0, pacing: Pacing::default() };
         Self { name, figures, said: Mutex::new(said), control, dead: Arc::downgrade(dead) }
     }
 
@@ -114,7 +127,7 @@ impl OpenBridge {
     #[must_use]
     pub fn part(&self, queue: &Taker) -> BridgePart {
         let queue = queue.figures();
-        let Said { state, out, in_flight } = self.said.lock().clone();
+        let Said { state, out, in_flight, pacing } = self.said.lock().clone();
         let InFigures { received, looped, unfit } = &*self.figures;
         BridgePart {
             name: self.name.to_string(),
@@ -134,6 +147,11 @@ impl OpenBridge {
             looped: out.looped + looped.load(Ordering::Relaxed),
             received: received.load(Ordering::Relaxed),
             unfit: unfit.load(Ordering::Relaxed),
+            budget_bytes: pacing.budget.map_or(0, |(per_day, _)| per_day),
+            budget_used_bytes: pacing.budget.map_or(0, |(_, used)| used),
+            until: pacing.until,
+            planned_per_hour: pacing.plan.map_or(0, |(per_hour, _)| per_hour),
+            planned_until_ms: pacing.plan.map_or(0, |(_, deadline_ms)| deadline_ms),
         }
     }
 }
@@ -172,9 +190,22 @@ const FIGURES: &[Of] = {
         (Counter, One, "looped_total", "Messages that had been here before.", "looped", |b| b.looped),
         (Counter, One, "received_total", "Messages that came down a bridge.", "received", |b| b.received),
         (Counter, One, "unfit_total", "Messages that came down and could not be published here.", "unfit", |b| b.unfit),
+        (
+            Gauge,
+            One,
+            "budget_bytes",
+            "Bytes that a bridge may send in a day; 0 without a budget.",
+            "budget bytes",
+            |b| b.budget_bytes,
+        ),
+        (Gauge, One, "budget_used_bytes", "Bytes of the day's budget that are used.", "budget used bytes", |b| {
+            b.budget_used_bytes
+        }),
+        (Gauge, One, "planned_messages_per_hour", PLANNED, "planned per hour", |b| b.planned_per_hour),
     ]
 };
 
+const PLANNED: &str = "Messages an hour by which the backlog of a bridge is gone in time; 0 without a plan.";
 const OLDEST: &str = "How long the oldest message of a bridge has waited, as far as it is known.";
 
 pub(super) fn of_bridges(list: &mut List, bridges: &[BridgePart]) {
@@ -209,5 +240,10 @@ pub(super) fn example() -> BridgePart {
         looped: 0,
         received: 5,
         unfit: 0,
+        budget_bytes: 200_000_000,
+        budget_used_bytes: 7_000,
+        until: None,
+        planned_per_hour: 3_600,
+        planned_until_ms: 1_800_000_000_000,
     }
 }

@@ -17,17 +17,21 @@
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use forebay_wire::topic;
 
 use super::backoff::Backoff;
-use super::pace::Pace;
+use super::pace::{Pace, Pacing};
 use super::source::{Source, Taken};
 use super::suspect::{Loss, Suspect};
 use super::template::{Fill, Missing, Rule, Template};
+use super::timeline::Timeline;
+use super::upstream::marks::Marks;
 use super::upstream::{Event, LeftBehind, Outcome, Outgoing, Upstream};
+use super::wrap::{EVENT_TYPE, Wrap};
 use crate::dead_letter::DEAD_PREFIX;
 use crate::message::{Message, Parts, Time};
 use crate::properties::user_property;
@@ -62,6 +66,10 @@ pub struct Terms {
     pub pace: Pace,
     /// What the waits are drawn from.
     pub seed: u64,
+    /// What messages say of where they come from.
+    pub marks: Marks,
+    /// When they were published, where somebody wants to know.
+    pub times: Option<Timeline>,
 }
 
 /// Keeps what the upstream will never take.
@@ -129,7 +137,15 @@ enum Link {
     Up,
 }
 
+/// Taken, and not given to the upstream yet.
+struct Held {
+    out: Outgoing,
+    /// As it is in the queue.
+    message: Arc<Message>,
+}
+
 struct Flight {
+    /// As it was in the queue.
     message: Arc<Message>,
     /// It has left the queue.
     stored: bool,
@@ -156,8 +172,7 @@ pub struct Outward<S, U, D> {
     attempt: u32,
     stored_up_to: Option<u64>,
     flights: BTreeMap<u64, Flight>,
-    /// Taken, and not given to the upstream yet.
-    held: VecDeque<Outgoing>,
+    held: VecDeque<Held>,
     /// When those that are held were taken.
     taken_at: Time,
     /// Nothing was taken since the connection was made: until then the queue keeps no QoS 0 messages, as for a client that is
@@ -185,6 +200,8 @@ pub struct Outward<S, U, D> {
     suspect: Suspect,
     /// An operator wants nothing to be sent.
     paused: bool,
+    /// The day's bytes are not enough for the next message.
+    is_spent: bool,
     figures: Figures,
 }
 
@@ -217,6 +234,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
             loss: Loss::Other,
             suspect: Suspect::default(),
             paused: false,
+            is_spent: false,
             figures: Figures::default(),
         }
     }
@@ -224,6 +242,16 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
     /// Sends nothing more while it is paused: what is in flight is settled, the rest waits in the queue. The connection stays.
     pub fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
+    }
+
+    /// Looks at the clocks: for the plan of a backlog, for the day's bytes, and if somebody wants to know when messages were published.
+    /// `wall_ms`: `None` where it cannot be right. To be called before each turn.
+    ///
+    /// # Errors
+    /// What is to be remembered of them cannot be written.
+    pub fn look_at_clocks(&mut self, now_ms: u64, now: Time, wall_ms: Option<u64>) -> io::Result<()> {
+        self.terms.pace.look(now_ms, now, wall_ms, || self.source.backlog());
+        self.terms.times.as_mut().map_or(Ok(()), |times| times.look(now, wall_ms))
     }
 
     /// Does what can be done; returns when to call it again, whatever happens. `now` is the broker's clock, for expiry.
@@ -277,6 +305,10 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
             Link::Up => match (&self.blocked, self.waits(), &self.refusal) {
                 (Some(reason), ..) => State::Blocked(reason.clone()),
                 (None, Some(wait), _) => State::Blocked(format!("not taken for now: {}", wait.reason)),
+                _ if self.is_spent => {
+                    let until = self.terms.pace.pacing(true).until.unwrap_or_default();
+                    State::Blocked(format!("the bytes of the day are used up, until {until}"))
+                }
                 (None, None, Some(reason)) => State::Blocked(format!("the last message was refused: {reason}")),
                 (None, None, None) => State::Connected,
             },
@@ -286,7 +318,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
     /// What is waited for: until it is time to send again, and until that has been answered.
     fn waits(&self) -> Option<&Wait> {
         let is_under_way = |wait: &&Wait| {
-            let is_held = self.held.front().is_some_and(|out| out.place == wait.place);
+            let is_held = self.held.front().is_some_and(|held| held.out.place == wait.place);
             is_held || self.flights.contains_key(&wait.place)
         };
         self.wait.as_ref().or_else(|| self.tried.as_ref().filter(is_under_way))
@@ -296,6 +328,12 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.figures
+    }
+
+    /// What its plan and its budget say.
+    #[must_use]
+    pub fn pacing(&self) -> Pacing {
+        self.terms.pace.pacing(self.is_spent && self.link == Link::Up)
     }
 
     /// Messages that are sent and not settled.
@@ -501,6 +539,7 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
     }
 
     fn send(&mut self, now_ms: u64, now: Time, cx: &mut Context<'_>) -> Sent {
+        self.is_spent = false;
         if let Some(waits) = self.must_wait(now_ms) {
             return waits;
         }
@@ -513,21 +552,23 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
                 break None;
             }
             let Some(next) = self.held.front() else { continue };
-            let size = next.message.size() as u64;
+            let size = next.out.message.size() as u64;
+            self.is_spent = !self.terms.pace.affords(size);
             let wait_ms = self.terms.pace.wait_ms(size, now_ms);
             if wait_ms > 0 {
                 break Some(now_ms + wait_ms);
             }
-            let Some(mut next) = self.held.pop_front() else { continue };
-            if self.is_too_old(&next.message, now) {
+            let Some(Held { mut out, message }) = self.held.pop_front() else { continue };
+            if self.is_too_old(&message, now) {
                 self.figures.expired += 1;
-                self.source.expire(next.place);
+                self.source.expire(out.place);
                 continue;
             }
-            next.expiry_s = next.message.remaining_s(now);
-            let (place, repeated, message) = (next.place, next.repeated, next.message.clone());
-            if let Err(back) = self.upstream.send(next) {
-                self.held.push_front(*back);
+            out.expiry_s = message.remaining_s(now);
+            let (place, repeated) = (out.place, out.repeated);
+            self.terms.pace.reserve(size);
+            if let Err(back) = self.upstream.send(out) {
+                self.held.push_front(Held { out: *back, message });
                 break Some(now_ms + ROOM_MS);
             }
             if self.flights.is_empty() {
@@ -582,45 +623,61 @@ impl<S: Source, U: Upstream, D: DeadLetters> Outward<S, U, D> {
         }
         let via =
             if before.is_empty() { self.terms.gateway.to_string() } else { format!("{before},{}", self.terms.gateway) };
-        match self.address(&message) {
-            Ok((rule, address)) => self.held.push_back(Outgoing {
-                place,
-                repeated,
-                topic: address.topic,
-                key: address.key,
-                partition: address.partition,
-                exchange: address.exchange,
-                tag: address.tag,
-                delay_s: address.delay_s,
-                qos: entry.qos.min(rule),
-                retain: entry.retain,
-                expiry_s: None,
-                via,
+        let rule = match self.rule(&message) {
+            Ok(rule) => rule,
+            Err(reason) => return self.discard(&message, DropReason::Refused, &reason, Some(place)),
+        };
+        match self.address(rule, &message, (place, entry.retain)) {
+            Ok(to) => self.held.push_back(Held {
+                out: Outgoing {
+                    place,
+                    repeated,
+                    topic: to.topic,
+                    key: to.key,
+                    partition: to.partition,
+                    exchange: to.exchange,
+                    tag: to.tag,
+                    delay_s: to.delay_s,
+                    qos: entry.qos.min(rule.qos),
+                    retain: entry.retain,
+                    expiry_s: None,
+                    via,
+                    message: to.message,
+                },
                 message,
             }),
-            Err(reason) => {
-                self.discard(&message, DropReason::Refused, &reason, Some(place));
-            }
+            Err(missing) => self.discard(&message, DropReason::Refused, &missing.to_string(), Some(place)),
         }
     }
 
-    /// Where a message goes, and its highest QoS there; or what it lacks.
-    fn address(&self, message: &Message) -> Result<(u8, Address), String> {
+    fn rule(&self, message: &Message) -> Result<&Rule, String> {
         let rule = self.terms.rules.iter().find(|rule| topic::matches(&rule.filter, message.topic()));
-        let rule = rule.ok_or("no filter of the bridge matches it any more")?;
-        let from = Fill::of(&self.terms.name, message);
+        rule.ok_or_else(|| "no filter of the bridge matches it any more".to_owned())
+    }
+
+    /// Where a message goes, and as what; or what it lacks.
+    fn address(&self, rule: &Rule, message: &Arc<Message>, (place, retain): (u64, bool)) -> Result<Address, Missing> {
+        let fields = rule.fields(message.payload());
+        let from = Fill::of(&self.terms.name, message, &fields);
         let fill = |template: &Option<Template>| template.as_ref().map(|template| template.fill(from)).transpose();
-        let address = || {
-            Ok(Address {
-                topic: self.upstream.destination(&rule.topic, from)?,
-                key: fill(&rule.key)?,
-                partition: fill(&rule.partition)?,
-                exchange: fill(&rule.exchange)?,
-                tag: fill(&rule.tag)?,
-                delay_s: fill(&rule.delay_s)?,
-            })
+        let event_type = fill(&rule.event_type)?;
+        let wrap = Wrap {
+            message,
+            place,
+            retain,
+            wall_ms: self.terms.times.as_ref().and_then(|times| times.wall_ms(message.accepted_at)),
+            marks: &self.terms.marks,
+            event_type: event_type.as_deref().unwrap_or(EVENT_TYPE),
         };
-        address().map(|address| (rule.qos, address)).map_err(|missing: Missing| missing.to_string())
+        Ok(Address {
+            topic: self.upstream.destination(&rule.topic, from)?,
+            key: fill(&rule.key)?,
+            partition: fill(&rule.partition)?,
+            exchange: fill(&rule.exchange)?,
+            tag: fill(&rule.tag)?,
+            delay_s: fill(&rule.delay_s)?,
+            message: wrap.into(rule.wrapping).unwrap_or_else(|| message.clone()),
+        })
     }
 }
 
@@ -631,6 +688,8 @@ struct Address {
     exchange: Option<String>,
     tag: Option<String>,
     delay_s: Option<String>,
+    /// What travels.
+    message: Arc<Message>,
 }
 
 enum Sent {

@@ -8,7 +8,11 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use super::*;
+use crate::bridge::budget::Budget;
+use crate::bridge::calendar::{Calendar, DAY_MS};
+use crate::bridge::drain::{Backlog, Drain};
 use crate::bridge::template::Template;
+use crate::bridge::wrap::Wrapping;
 use crate::store::QueueEntry;
 
 const WINDOW: usize = 7;
@@ -105,6 +109,12 @@ impl Source for Queue {
         disk.attended = false;
     }
 
+    fn backlog(&self) -> Backlog {
+        let disk = self.0.lock();
+        let next_place = disk.queue.last_key_value().map_or(0, |(place, _)| place + 1);
+        Backlog { messages: disk.queue.len() as u64, oldest_ms: Some(3_600_000), next_place }
+    }
+
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<()> {
         let disk = self.0.lock();
         if disk.queue.len() > disk.taken.len() { Poll::Ready(()) } else { Poll::Pending }
@@ -141,6 +151,8 @@ struct Cluster {
     stored: Vec<u64>,
     /// What was left of the expiry of the last.
     last_expiry_s: Option<u32>,
+    /// The payload of the last.
+    last_payload: Vec<u8>,
     /// It answers nothing until this turn.
     calm: bool,
 }
@@ -246,6 +258,7 @@ impl Upstream for Cluster {
         }
         self.last = Some(message.place);
         self.last_expiry_s = message.expiry_s;
+        self.last_payload = message.message.payload().to_vec();
         assert_eq!(message.topic, format!("up/t/{}", message.place));
         self.open.push(message.place);
         if self.stores {
@@ -300,6 +313,8 @@ fn terms(seed: u64) -> Terms {
         stalled_ms: 10_000,
         pace: Pace::new(None, None, 0),
         seed,
+        marks: Marks { origin: "g.b".into(), epoch: 5 },
+        times: None,
     }
 }
 
@@ -316,6 +331,7 @@ fn open(disk: &Shared, seed: u64, stores: bool) -> Outward<Queue, Cluster, Dead>
         mark: None,
         stored: Vec::new(),
         last_expiry_s: None,
+        last_payload: Vec::new(),
         calm: false,
     };
     Outward::new(terms(seed), Queue(disk.clone()), cluster, Dead(disk.clone()))
@@ -638,4 +654,97 @@ fn a_server_that_is_silent_costs_no_message() {
         outward.turn(now_ms, Time(0), &mut cx);
     }
     assert!(disk.lock().queue.contains_key(&0) && outward.figures().dead == 0);
+}
+
+#[test]
+fn what_is_wrapped_is_the_same_again_and_dies_as_it_was() {
+    let scratch = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(crate::bridge::identity::folder(scratch.path())).unwrap();
+    let (mut outward, disk) = one(false);
+    outward.terms.rules[0].wrapping = Wrapping::Json;
+    outward.terms.times = Some(Timeline::of(scratch.path(), "b", 5).unwrap());
+    let mut cx = Context::from_waker(Waker::noop());
+    // The second is refused: the dead letters read its payload.
+    for place in [4, 5] {
+        disk.lock().queue.insert(place, message(place));
+        outward.look_at_clocks(0, Time(0), Some(1_800_000_000_000)).unwrap();
+        outward.turn(0, Time(0), &mut cx);
+        let first = std::mem::take(&mut outward.upstream.last_payload);
+        let value: serde_json::Value = serde_json::from_slice(&first).unwrap();
+        assert_eq!((&value["payload"], &value["seq"], &value["origin"]), (&place.into(), &place.into(), &"g.b".into()));
+        assert_eq!(value["time"], "2027-01-15T08:00:00Z");
+        outward.upstream.events.push_back(Event::Lost("cut".to_owned()));
+        let again = outward.turn(0, Time(0), &mut cx).unwrap();
+        // The wall clock has been set meanwhile.
+        outward.look_at_clocks(100_000, Time(100_000), Some(1_900_000_000_000)).unwrap();
+        outward.turn(again, Time(100_000), &mut cx);
+        assert_eq!(outward.upstream.last_payload, first);
+        outward.upstream.answer();
+        outward.turn(again, Time(100_000), &mut cx);
+    }
+    assert_eq!((outward.figures().delivered, outward.figures().dead), (1, 1));
+    assert!(disk.lock().dead.contains(&5));
+}
+
+/// 2027-01-15T00:00:00Z
+const MIDNIGHT: u64 = 1_800_000_000_000 - 8 * 3_600_000;
+
+#[test]
+fn the_bytes_of_a_day_are_kept_and_said() {
+    let scratch = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(crate::bridge::identity::folder(scratch.path())).unwrap();
+    let (mut outward, disk) = one(false);
+    let size = message(0).size() as u64;
+    let budget = Budget::of(scratch.path(), "b", 3 * size, Calendar::default()).unwrap();
+    outward.terms.pace = Pace::new(None, None, 0).with(None, Some(budget));
+    let mut cx = Context::from_waker(Waker::noop());
+    (0..5).for_each(|place| drop(disk.lock().queue.insert(place, message(place))));
+    let mut turn = |outward: &mut Outward<_, Cluster, _>, at: u64| {
+        outward.look_at_clocks(at, Time(at), Some(MIDNIGHT + at)).unwrap();
+        let again = outward.turn(at, Time(at), &mut cx);
+        while !outward.upstream.open.is_empty() {
+            outward.upstream.answer();
+            outward.turn(at, Time(at), &mut cx);
+        }
+        again
+    };
+    turn(&mut outward, 1_000);
+    assert_eq!(outward.figures().sent, 3);
+    let why = "blocked: the bytes of the day are used up, until 2027-01-16T00:00:00Z";
+    assert_eq!(outward.state(1_000).text(), why);
+    let pacing = outward.pacing();
+    assert_eq!(pacing.budget, Some((3 * size, 3 * size)));
+    assert_eq!(pacing.until.as_deref(), Some("2027-01-16T00:00:00Z"));
+    let again = turn(&mut outward, DAY_MS - 1_000);
+    assert_eq!((again, outward.figures().sent), (Some(DAY_MS), 3), "it asks again when the day ends");
+    turn(&mut outward, DAY_MS);
+    assert_eq!((outward.figures().sent, outward.state(DAY_MS)), (5, State::Connected));
+    assert_eq!((outward.pacing().budget, outward.pacing().until), (Some((3 * size, 2 * size)), None));
+    assert!(disk.lock().queue.is_empty());
+}
+
+#[test]
+fn a_plan_paces_what_is_sent() {
+    let (mut outward, disk) = one(false);
+    outward.terms.pace = Pace::new(None, None, 0).with(Some(Drain::new(3_600_000, Calendar::default())), None);
+    let mut cx = Context::from_waker(Waker::noop());
+    (0..40).filter(|place| !is_refused(*place)).for_each(|place| drop(disk.lock().queue.insert(place, message(place))));
+    let backlog = disk.lock().queue.len() as u64;
+    let (mut now_ms, mut most) = (0, 0);
+    // Ten seconds are left. What waits is always an hour old here.
+    while now_ms < 9_500 {
+        outward.look_at_clocks(now_ms, Time(now_ms), Some(MIDNIGHT + 3_590_000 + now_ms)).unwrap();
+        let before = outward.figures().sent;
+        let again = outward.turn(now_ms, Time(now_ms), &mut cx);
+        most = most.max(outward.figures().sent - before);
+        while !outward.upstream.open.is_empty() {
+            outward.upstream.answer();
+        }
+        now_ms = again.unwrap_or(u64::MAX).clamp(now_ms + 1, now_ms + 1_000);
+    }
+    let sent = outward.figures().sent;
+    assert!(sent.abs_diff(backlog * 95 / 100) <= 3 && most <= 2, "{sent} of {backlog}, {most} at once");
+    outward.look_at_clocks(10_500, Time(10_500), Some(MIDNIGHT + 3_600_500)).unwrap();
+    outward.turn(10_500, Time(10_500), &mut cx);
+    assert_eq!(outward.figures().sent, backlog);
 }

@@ -50,12 +50,17 @@ impl Marks {
         headers
     }
 
-    /// Says of a message which it is, in place of what its user properties say of that. What names itself in full, as the edge reads
-    /// it, stays that publication all the way. A `seq` alone is a number of the publisher's, which another publisher has as well.
+    /// Origin, epoch and number of a message at this place of the bridge's queue. What names itself in full, as the edge reads it,
+    /// stays that publication all the way. A `seq` alone is a number of the publisher's, which another publisher has as well.
+    #[must_use]
+    pub fn name<'a>(&'a self, message: &'a Message, place: u64) -> (&'a str, u64, u64) {
+        let named = origins::read("", message.properties()).ok().flatten();
+        named.map_or((&*self.origin, self.epoch, place), |named| (named.origin, named.epoch, named.seq))
+    }
+
+    /// Says of a message which it is ([`Marks::name`]), in place of what its user properties say of that.
     pub fn mark(&self, out: &Outgoing, user: &mut Vec<(String, String)>) {
-        let named = origins::read("", out.message.properties()).ok().flatten();
-        let (origin, epoch, seq) =
-            named.map_or((&*self.origin, self.epoch, out.place), |named| (named.origin, named.epoch, named.seq));
+        let (origin, epoch, seq) = self.name(&out.message, out.place);
         user.retain(|(name, _)| ![ORIGIN, EPOCH, SEQ].contains(&name.as_str()));
         user.push((ORIGIN.to_owned(), origin.to_owned()));
         user.push((EPOCH.to_owned(), epoch.to_string()));

@@ -6,8 +6,10 @@ use super::super::problem::no_such;
 use super::super::raw::{RawBridge, RawBridgeRule, RawQueue};
 use super::super::table::At;
 use super::{Checker, defaults, duration, number, topic_filter};
+use crate::bridge::calendar::{self, Calendar};
 use crate::bridge::template::{Rule, Template};
 use crate::bridge::upstream::{KINDS, Kind, Topics};
+use crate::bridge::wrap::Wrapping;
 
 /// Characters of a name.
 const NAME_MAX: usize = 64;
@@ -51,6 +53,11 @@ impl Checker<'_> {
             let why = "what this bridge gave up does not come into its own queue; let another bridge carry it";
             self.wrong(&place, format!("has the filter \"{}\": {why}", rule.filter));
         }
+        let drain_by_ms = raw.drain_by.as_ref().and_then(|at| self.parsed(at, calendar::time_of_day));
+        let calendar = raw.utc_offset.as_ref().and_then(|at| self.parsed(at, Calendar::parse)).unwrap_or_default();
+        if let Some(at) = raw.utc_offset.as_ref().filter(|_| raw.drain_by.is_none() && raw.bytes_per_day.is_none()) {
+            self.wrong(at, "is of `drain_by` and `bytes_per_day`; set one of them, or leave it out");
+        }
         if !carries {
             self.wrong(&place, "carries nothing: it needs [[bridges.out]], [[bridges.in]] or both");
         }
@@ -75,6 +82,9 @@ impl Checker<'_> {
             window: number(raw.window, defaults::BRIDGE_WINDOW),
             stalled_after: duration(raw.stalled_after, defaults::BRIDGE_STALLED_AFTER),
             rate: raw.rate.and_then(|at| self.rate(at)),
+            drain_by_ms,
+            bytes_per_day: raw.bytes_per_day.map(|at| at.value.0),
+            calendar,
             queue: self.bridge_queue(raw.queue.map(|at| at.value)),
             dead_letters: number(raw.dead_letters, defaults::BRIDGE_DEAD_LETTERS),
             refused_topic: self.word(raw.refused_topic, "policy", RefusedTopic::WORDS, RefusedTopic::Wait),
@@ -105,6 +115,10 @@ impl Checker<'_> {
             return None;
         }
         Some(name.value)
+    }
+
+    fn parsed<T>(&mut self, at: &At<String>, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        parse(&at.value).map_err(|why| self.wrong(at, why)).ok()
     }
 
     fn not_empty(&mut self, at: At<String>) -> Option<String> {
@@ -271,7 +285,8 @@ impl Checker<'_> {
         let mut rules: Vec<Rule> = Vec::with_capacity(raw.value.len());
         for at in raw.value {
             let place = at.place();
-            let RawBridgeRule { filter, topic, qos, exchange, key, partition, tag, delay_s } = at.value.into();
+            let RawBridgeRule { filter, topic, qos, exchange, key, partition, tag, delay_s, payload, event_type } =
+                at.value.into();
             let Some(filter) = filter else {
                 self.wrong(&place, "needs `filter`");
                 continue;
@@ -290,16 +305,21 @@ impl Checker<'_> {
                 self.wrong(at, format!("must be 2 where the delivery is exactly-once, is {}", at.value));
             }
             let qos = number(qos, if exactly_once { 2 } else { 1 });
+            let wrapping = self.word(payload, "payload", Wrapping::WORDS, Wrapping::Raw);
+            if let Some(at) = event_type.as_ref().filter(|_| wrapping != Wrapping::CloudEvents) {
+                self.wrong(at, "is of CloudEvents: set `payload = \"cloudevents\"`, or leave it out");
+            }
             let mut optional = |at: Option<At<String>>| at.and_then(|at| self.template(at));
             let (key, partition) = (optional(key), optional(partition));
-            let (tag, delay_s) = (optional(tag), optional(delay_s));
+            let (tag, delay_s, event_type) = (optional(tag), optional(delay_s), optional(event_type));
             // The exchange without a name is one.
             let exchange = match exchange {
                 Some(at) if at.value.is_empty() => Some(Template::default()),
                 other => optional(other),
             };
             let Some(topic) = parsed else { continue };
-            rules.push(Rule { filter: filter.value, topic, qos, key, partition, exchange, tag, delay_s });
+            let filter = filter.value;
+            rules.push(Rule { filter, topic, qos, key, partition, exchange, tag, delay_s, wrapping, event_type });
         }
         rules
     }

@@ -6,10 +6,15 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::{RawQueue, RawRate};
+use crate::bridge::wrap::Wrapping;
 use crate::config::checked::{Bridge, Compression, RefusedTopic, Sasl};
 use crate::config::defaults;
 use crate::config::key::{DAY, Key, SECOND, about};
 use crate::config::table::{At, Reader, Shown, Table, Value, below, key_about, key_name, show_key, table};
+use crate::config::units::Bytes;
+
+/// Bytes of a day.
+const MUCH: u64 = 1 << 40;
 
 table!(
     /// `[[bridges]]`
@@ -52,6 +57,15 @@ table!(
         stalled_after: Duration = about().within(SECOND..=DAY).is(defaults::BRIDGE_STALLED_AFTER),
         /// How quickly it sends: messages_per_s, bytes_per_s or both. Default: as quickly as the upstream takes it.
         rate: RawRate = about().optional(),
+        /// A backlog leaves at just the pace by which it is gone at this time of the day, never slower than what comes in. Default: as quickly as
+        /// `rate` lets it.
+        drain_by: String,
+        /// Bytes that it may send in a day: topics, properties and payloads, repetitions too. When they are used up it waits for the next day.
+        /// Default: as many as there are.
+        bytes_per_day: Bytes = about().within(1..=MUCH),
+        /// The offset from UTC of `drain_by` and of the midnight at which a day of `bytes_per_day` ends: "+02:00". It does not know summer
+        /// time. Default: UTC.
+        utc_offset: String,
         /// Limits of the queue; what is left out is as built in for [queue], here as there.
         queue: RawQueue = about().optional(),
         /// Messages that the upstream will never take: so many are kept in $dead/NAME/...; then the oldest make room.
@@ -87,6 +101,11 @@ table!(
         tag: String,
         /// RocketMQ: whole seconds after which consumers see it, from when it is sent; not with a `key`. Default: at once.
         delay_s: String,
+        /// "raw": the payload as it is. "json": in a JSON object, with topic, QoS, time, user properties, origin and number.
+        /// "cloudevents": in a CloudEvent 1.0 (structured mode).
+        payload: String = about().words(Wrapping::WORDS).is("raw"),
+        /// The type of a CloudEvent, a template. Default: mqtt.message.
+        event_type: String,
     }
 );
 

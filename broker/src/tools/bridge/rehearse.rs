@@ -13,6 +13,7 @@ use super::stand_in::{Mood, Scene, StandIn};
 use super::{failed, say};
 use crate::bridge::Open;
 use crate::bridge::template::Rule;
+use crate::bridge::wrap::Wrapping;
 use crate::config::{Bridge, Config, QueuePolicy};
 use crate::tools::block_on;
 use crate::tools::exit::{Exit, Failure};
@@ -32,6 +33,10 @@ pub(super) fn run(config: &Config, bridge: &Bridge, rate: u32, each: Duration) -
     };
     let mut bridge = bridge.clone();
     bridge.ins.clear();
+    // What arrives is counted by its payload.
+    bridge.outs.iter_mut().for_each(|rule| rule.wrapping = Wrapping::Raw);
+    // It is over in minutes.
+    (bridge.drain_by_ms, bridge.bytes_per_day) = (None, None);
     let scene = Arc::new(Scene::new());
     let open: Open = Arc::new({
         let scene = scene.clone();
