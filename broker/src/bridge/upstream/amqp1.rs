@@ -238,7 +238,7 @@ fn refusal(error: &Error) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::super::marks::outgoing;
+    use super::super::marks::{outgoing, traced};
     use super::*;
     use fe2o3_amqp::types::messaging::{Accepted, Modified, Rejected, Released};
 
@@ -283,6 +283,20 @@ mod tests {
         let properties = made.application_properties.unwrap();
         for name in ["origin", "epoch", "seq", "mqtt-topic", DUPLICATE_ID] {
             assert!(properties.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_trace_goes_on() {
+        let marks = Marks { origin: "g.up".into(), epoch: 3 };
+        let (said, trace) = traced();
+        let property = |said: &[u8], name: &str| {
+            let made = message(&marks, &outgoing("t/1", said));
+            made.application_properties.unwrap().get(name).cloned()
+        };
+        for (name, value) in trace {
+            assert_eq!(property(&said, name), Some(value.to_owned().into()));
+            assert_eq!(property(&[], name), None, "none is made up");
         }
     }
 }

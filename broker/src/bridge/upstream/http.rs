@@ -20,6 +20,7 @@ use super::marks::Marks;
 use super::piped::{Pipe, Piped};
 use super::remote::Remote;
 use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
+use crate::bridge::wrap::TRACE;
 use crate::store::DropReason;
 
 /// See [`super::KINDS`].
@@ -108,7 +109,10 @@ fn request(
     }
     for (name, value) in &headers.all {
         // A user property that can be no header stays behind; the marks always can.
-        let name = HeaderName::try_from(format!("mqtt-{}", name.trim_start_matches("mqtt-")));
+        let name = match TRACE.contains(&name.as_str()) {
+            true => HeaderName::try_from(name),
+            false => HeaderName::try_from(format!("mqtt-{}", name.trim_start_matches("mqtt-"))),
+        };
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
             request = request.header(name, value);
         }
@@ -203,7 +207,7 @@ fn silent() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::marks::outgoing;
+    use super::super::marks::{outgoing, traced};
     use super::*;
 
     #[test]
@@ -241,6 +245,20 @@ mod tests {
         {
             assert_eq!(written(topic).as_deref(), Ok(path));
         }
+    }
+
+    #[test]
+    fn a_trace_goes_on_under_its_own_name() {
+        let marks = Marks { origin: "g.up".into(), epoch: 5 };
+        let uri = parse("http://h/in").unwrap();
+        let (said, trace) = traced();
+        let of = |said: &[u8]| request(&marks, None, &uri, &outgoing("t", said)).unwrap();
+        let (traced, untraced) = (of(&said), of(&[]));
+        for (name, value) in trace {
+            assert_eq!(traced.headers().get(name).unwrap(), value);
+            assert!(untraced.headers().get(name).is_none(), "none is made up");
+        }
+        assert!(traced.headers().get("mqtt-traceparent").is_none() && traced.headers().contains_key("mqtt-origin"));
     }
 
     #[test]

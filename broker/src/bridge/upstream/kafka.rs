@@ -298,7 +298,7 @@ fn record(marks: &Marks, out: &Outgoing) -> Result<Record, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::marks::outgoing;
+    use super::super::marks::{outgoing, traced};
     use super::super::remote::nowhere;
     use super::*;
     use crate::config::RefusedTopic;
@@ -353,5 +353,19 @@ mod tests {
         assert!(made.headers.iter().any(|(name, value)| name == "seq" && value.as_deref() == Some(b"7")));
         out.partition = Some("-1".to_owned());
         assert!(record(&marks, &out).is_err());
+    }
+
+    #[test]
+    fn a_trace_goes_on() {
+        let marks = Marks { origin: "g.up".into(), epoch: 3 };
+        let (said, trace) = traced();
+        let header = |said: &[u8], wanted: &str| {
+            let made = record(&marks, &outgoing("readings", said)).unwrap();
+            made.headers.iter().find(|(name, _)| *name == wanted).and_then(|(_, value)| value.clone())
+        };
+        for (name, value) in trace {
+            assert_eq!(header(&said, name).as_deref(), Some(value.as_bytes()));
+            assert_eq!(header(&[], name), None, "none is made up");
+        }
     }
 }

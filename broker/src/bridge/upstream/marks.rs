@@ -89,6 +89,15 @@ fn of_publisher(message: &Message) -> Headers {
     headers
 }
 
+/// Properties of a message that is part of a trace, for tests, and what they say.
+#[cfg(test)]
+pub(crate) fn traced() -> (Vec<u8>, [(&'static str, &'static str); 2]) {
+    let said = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tracestate", "a=1,b=2")];
+    let mut properties = Vec::new();
+    said.iter().for_each(|(name, value)| crate::properties::put_user(&mut properties, name, value));
+    (properties, said)
+}
+
 /// A message as the machine gives it, for tests.
 #[cfg(test)]
 pub(crate) fn outgoing(topic: &str, properties: &[u8]) -> Outgoing {

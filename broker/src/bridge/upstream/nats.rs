@@ -338,6 +338,7 @@ fn said(error: &PublishError) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use super::super::marks::{outgoing, traced};
     use super::super::remote::nowhere;
     use super::*;
     use crate::config::RefusedTopic;
@@ -371,6 +372,20 @@ mod tests {
         let get = |name: &str| map.get(name).map(|value| value.as_str().to_owned());
         assert_eq!(get("a_b").as_deref(), Some("x  y: z"));
         assert_eq!((get("seq").as_deref(), get("content-type").as_deref()), (Some("7"), Some("j")));
+    }
+
+    #[test]
+    fn a_trace_goes_on() {
+        let marks = nowhere(RefusedTopic::Wait).marks;
+        let (said, trace) = traced();
+        let header = |said: &[u8], name: &str| {
+            let map = encode(&marks.headers(&outgoing("t", said)));
+            map.get(name).map(|value| value.as_str().to_owned())
+        };
+        for (name, value) in trace {
+            assert_eq!(header(&said, name).as_deref(), Some(value));
+            assert_eq!(header(&[], name), None, "none is made up");
+        }
     }
 
     #[test]

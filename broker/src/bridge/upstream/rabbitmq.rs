@@ -209,7 +209,7 @@ fn outcome(confirmation: Confirmation) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::super::marks::outgoing;
+    use super::super::marks::{outgoing, traced};
     use super::*;
 
     #[test]
@@ -264,6 +264,20 @@ mod tests {
         assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "j");
         let headers = properties.headers().as_ref().unwrap();
         assert!(headers.contains_key("seq") && headers.contains_key("origin") && headers.contains_key("epoch"));
+    }
+
+    #[test]
+    fn a_trace_goes_on() {
+        let marks = Marks { origin: "g.up".into(), epoch: 3 };
+        let (said, trace) = traced();
+        let header = |said: &[u8], name: &str| {
+            let made = properties(&marks, &outgoing("t/1", said));
+            made.headers().as_ref().unwrap().inner().get(name).cloned()
+        };
+        for (name, value) in trace {
+            assert_eq!(header(&said, name), Some(AMQPValue::LongString(value.into())));
+            assert_eq!(header(&[], name), None, "none is made up");
+        }
     }
 
     #[test]

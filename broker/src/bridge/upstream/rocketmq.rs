@@ -294,7 +294,7 @@ fn outcome(status: &wire::Status) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::super::marks::outgoing;
+    use super::super::marks::{outgoing, traced};
     use super::*;
     use crate::config::RefusedTopic;
 
@@ -361,5 +361,19 @@ mod tests {
         assert_eq!((made.message_type, made.message_group.as_deref()), (wire::FIFO, Some("k")));
         out.delay_s = Some("soon".to_owned());
         assert!(message(&marks, &out, at).is_err());
+    }
+
+    #[test]
+    fn a_trace_goes_on() {
+        let marks = Marks { origin: "g.up".into(), epoch: 3 };
+        let (said, trace) = traced();
+        let property = |said: &[u8], name: &str| {
+            let made = message(&marks, &outgoing("t", said), SystemTime::UNIX_EPOCH).unwrap();
+            made.user_properties.get(name).cloned()
+        };
+        for (name, value) in trace {
+            assert_eq!(property(&said, name).as_deref(), Some(value));
+            assert_eq!(property(&[], name), None, "none is made up");
+        }
     }
 }
