@@ -150,9 +150,11 @@ impl Lack {
     fn words(&self) -> Cow<'static, str> {
         match self {
             Self::Absent => "".into(),
-            Self::TooLarge(size) => format!(": it has {size} bytes, and {PAYLOAD_MAX} are read").into(),
-            Self::NotJson { line, column } => format!(": it is none, see line {line}, column {column}").into(),
-            Self::NotUtf8 => ": it is none, it is not UTF-8".into(),
+            Self::TooLarge(size) => format!(": the payload has {size} bytes, and {PAYLOAD_MAX} are read").into(),
+            Self::NotJson { line, column } => {
+                format!(": the payload is not JSON, see line {line}, column {column}").into()
+            }
+            Self::NotUtf8 => ": the payload is not UTF-8".into(),
             Self::Twice => ": its name, or one before it, comes twice".into(),
             Self::Is(what) => format!(": it is {what}, and a string, a number, true or false is wanted").into(),
         }
@@ -331,17 +333,17 @@ mod tests {
             ),
             ("a", r#"{"a":1,"a":1}"#, ": its name, or one before it, comes twice"),
             ("a/b", r#"{"a":{"b":1},"a":2}"#, ": its name, or one before it, comes twice"),
-            ("a", "", ": it is none, see line 1, column 0"),
-            ("a", "secret", ": it is none, see line 1, column 1"),
-            ("a", r#"{"a":1}x"#, ": it is none, see line 1, column 8"),
-            ("a", r#"{"a":1,}"#, ": it is none, see line 1, column 8"),
+            ("a", "", ": the payload is not JSON, see line 1, column 0"),
+            ("a", "secret", ": the payload is not JSON, see line 1, column 1"),
+            ("a", r#"{"a":1}x"#, ": the payload is not JSON, see line 1, column 8"),
+            ("a", r#"{"a":1,}"#, ": the payload is not JSON, see line 1, column 8"),
         ] {
             let said = get(path, payload).unwrap_err();
             assert_eq!(said, format!("the message has no field {path} in a JSON payload{why}"), "{payload}");
         }
         let path = Path::dotted("a").unwrap();
         let fields = Fields::read(b"\"\xff\"", [&path].into_iter());
-        assert!(fields.get(&path).unwrap_err().to_string().ends_with("it is not UTF-8"));
+        assert!(fields.get(&path).unwrap_err().to_string().ends_with("the payload is not UTF-8"));
     }
 
     #[test]
@@ -363,12 +365,12 @@ mod tests {
             get("a", &payload)
         };
         assert_eq!(of(PAYLOAD_MAX).as_deref(), Ok("1"));
-        let why = "the message has no field a in a JSON payload: it has 1048577 bytes, and 1048576 are read";
+        let why = "the message has no field a in a JSON payload: the payload has 1048577 bytes, and 1048576 are read";
         assert_eq!(of(PAYLOAD_MAX + 1), Err(why.to_owned()));
         let (open, close) = ("[".repeat(400_000), "]".repeat(400_000));
         assert_eq!(get("a", &format!("{{\"x\":{open}{close},\"a\":1}}")).as_deref(), Ok("1"));
         assert!(get("a", &format!("{{\"a\":{open}{close}}}")).unwrap_err().contains("an array"));
-        assert!(get("a", &format!("{{\"x\":{open},\"a\":1}}")).unwrap_err().contains("it is none"));
+        assert!(get("a", &format!("{{\"x\":{open},\"a\":1}}")).unwrap_err().contains("the payload is not JSON"));
         let steps = |n: usize| Path::dotted(&vec!["0"; n].join("."));
         assert!(steps(STEPS_MAX).is_some() && steps(STEPS_MAX + 1).is_none());
         let deepest = steps(STEPS_MAX).unwrap();

@@ -256,7 +256,7 @@ mod tests {
             ("{topic/5}", "", "topic level 5"),
             ("{topic/5..}", "", "topic level 5"),
             ("{user.line}", "", "user property line"),
-            ("{json.a}", "no JSON", "field a in a JSON payload: it is none, see line 1, column 2"),
+            ("{json.a}", "no JSON", "field a in a JSON payload: the payload is not JSON, see line 1, column 2"),
             ("{json.a.b}", r#"{"a":[1]}"#, "field a.b in a JSON payload"),
         ] {
             assert_eq!(fill(template, payload), Err(format!("the message has no {lacks}")), "{template}");

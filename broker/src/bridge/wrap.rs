@@ -108,7 +108,7 @@ impl Wrap<'_> {
             epoch,
             seq,
         };
-        serde_json::to_vec(&wrapped).unwrap_or_default()
+        written(&wrapped)
     }
 
     fn cloud_event(&self) -> Vec<u8> {
@@ -146,7 +146,7 @@ impl Wrap<'_> {
             data: data.value,
             data_base64: data.base64,
         };
-        serde_json::to_vec(&event).unwrap_or_default()
+        written(&event)
     }
 }
 
@@ -258,6 +258,11 @@ impl<'a> Said<'a> {
     fn first(&self, name: &str) -> Option<&'a str> {
         self.user.iter().find(|(known, _)| *known == name).and_then(|(_, values)| values.first().copied())
     }
+}
+
+/// Texts, numbers and JSON that was read before: there is nothing in an envelope that cannot be written.
+fn written(envelope: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(envelope).unwrap_or_default()
 }
 
 fn by_name<S: Serializer>(all: &[(&str, Vec<&str>)], to: S) -> Result<S::Ok, S::Error> {
