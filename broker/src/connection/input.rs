@@ -33,8 +33,19 @@ enum Stop {
     Flush,
     /// A packet that changes more than its own session.
     Control(Frame),
+    /// This frame is the next turn's: its identifier is another connection's, which was taken over and is routing.
+    NextTurn,
     /// The connection is over.
     Over(End),
+}
+
+/// What became of one frame of the first pass.
+enum Done {
+    Yes,
+    /// What is staged must go first.
+    Flush,
+    /// Not in this turn.
+    NextTurn,
 }
 
 /// What staged messages borrow that does not lie in what was read.
@@ -57,7 +68,8 @@ struct Pass<'c> {
 impl<S: Stream> Connection<S> {
     /// Handles all complete packets; returns how many bytes they were.
     ///
-    /// They are all complete packets, unless the turn is over before, or as much is parked as may be: then `tail_is_fresh`.
+    /// They are all complete packets, unless the turn is over before, as much is parked as may be, or one is for the next
+    /// turn: then `tail_is_fresh`.
     pub(super) fn process(&mut self, scratch: &mut Scratch, bytes: &[u8], budget: &Budget) -> Result<usize, End> {
         let mut at = 0;
         loop {
@@ -88,6 +100,11 @@ impl<S: Stream> Connection<S> {
             match stop {
                 Stop::Incomplete => return Ok(at),
                 Stop::Flush => {}
+                Stop::NextTurn => {
+                    self.tail_is_fresh = true;
+                    self.goes_on = true;
+                    return Ok(at);
+                }
                 Stop::Over(end) => return Err(end),
                 Stop::Control(frame) => {
                     let packet = bytes.get(at..at + frame.total()).unwrap_or_default();
@@ -131,7 +148,7 @@ impl<S: Stream> Connection<S> {
                     frame::PUBACK | frame::PUBREC | frame::PUBREL | frame::PUBCOMP => pass.ack(session, &frame, packet),
                     frame::PINGREQ if frame.remaining_len == 0 => {
                         session.control(encode::pingresp);
-                        Ok(true)
+                        Ok(Done::Yes)
                     }
                     _ => {
                         trace::received(session, &frame, packet);
@@ -139,11 +156,12 @@ impl<S: Stream> Connection<S> {
                     }
                 };
                 match done {
-                    Ok(true) => {
+                    Ok(Done::Yes) => {
                         trace::received(session, &frame, packet);
                         *at += frame.total();
                     }
-                    Ok(false) => return Stop::Flush,
+                    Ok(Done::Flush) => return Stop::Flush,
+                    Ok(Done::NextTurn) => return Stop::NextTurn,
                     Err(end) => return Stop::Over(end),
                 }
             }
@@ -176,6 +194,7 @@ impl<S: Stream> Connection<S> {
         let has_room = parked.is_none() && staged.iter().all(|staged| staged.verdict != Verdict::Full);
         slot.with(broker, |session| {
             let is_served = session.epoch() == epoch;
+            session.end_qos2(count_qos2(staged));
             for staged in staged.iter_mut() {
                 if is_to_wait(staged, v5) {
                     if !has_room {
@@ -187,9 +206,9 @@ impl<S: Stream> Connection<S> {
                     parked.get_or_insert_default().push(message, staged.ack, staged.durability);
                 } else if is_served {
                     acknowledge(broker, session, staged);
+                } else {
+                    settle_taken_over(session, staged);
                 }
-                // Else another connection has taken over: its client sends the message again, under an identifier that it may
-                // have given to another one by now.
             }
             if parked.is_some() {
                 slot.wake();
@@ -207,6 +226,28 @@ pub(super) fn is_to_wait(staged: &Staged<'_>, v5: bool) -> bool {
     }
 }
 
+/// PUBLISHes of QoS 2 among them.
+pub(super) fn count_qos2(staged: &[Staged<'_>]) -> usize {
+    staged.iter().filter(|staged| matches!(staged.ack, Some((AckKind::Pubrec, _)))).count()
+}
+
+/// Another connection has taken over: its client sends the message again. At QoS 2 it is known by its identifier then, unless it
+/// went nowhere; at QoS 1 the identifier may be another message's by now.
+pub(super) fn settle_taken_over(session: &mut Session, staged: &mut Staged<'_>) {
+    let Some((AckKind::Pubrec, id)) = staged.ack else { return };
+    match staged.verdict {
+        Verdict::Open | Verdict::Full | Verdict::Refused(_) => session.forget_qos2(id),
+        Verdict::Taken | Verdict::Nobody | Verdict::Duplicate => session.keep_qos2(id, awaited(staged).as_ref()),
+    }
+}
+
+/// What its ack waits for.
+fn awaited(staged: &mut Staged<'_>) -> Option<Awaited> {
+    let refusable = !staged.sent_once;
+    let message = staged.message.take().filter(|_| staged.waits);
+    message.map(|message| Awaited { message, refusable })
+}
+
 /// Acknowledges a message that was routed, as it deserves.
 pub(super) fn acknowledge(broker: &Broker, session: &mut Session, staged: &mut Staged<'_>) {
     let Some((kind, id)) = staged.ack else { return };
@@ -217,9 +258,7 @@ pub(super) fn acknowledge(broker: &Broker, session: &mut Session, staged: &mut S
         broker.counters.publish_refused.add(1);
         session.refuse(kind, id, reason, None);
     } else {
-        let refusable = !staged.sent_once;
-        let message = staged.message.take().filter(|_| staged.waits);
-        let message = message.map(|message| Awaited { message, refusable });
+        let message = awaited(staged);
         if staged.verdict == Verdict::Duplicate {
             session.acknowledge_duplicate(kind, id, message);
         } else {
@@ -229,7 +268,6 @@ pub(super) fn acknowledge(broker: &Broker, session: &mut Session, staged: &mut S
 }
 
 impl Pass<'_> {
-    /// False: what is staged must go first.
     fn publish<'b>(
         &mut self,
         session: &mut Session,
@@ -238,7 +276,7 @@ impl Pass<'_> {
         at: usize,
         staged: &mut Vec<Staged<'b>>,
         loan: &mut Loan,
-    ) -> Result<bool, End> {
+    ) -> Result<Done, End> {
         let publish = codec::read_publish(session.version(), frame, packet, &self.on.limits)?;
         let alias = self.alias(session, &publish)?;
         let topic = alias.as_deref().unwrap_or(publish.topic);
@@ -248,8 +286,9 @@ impl Pass<'_> {
                 let room = self.unacknowledged_max(session).saturating_sub(self.staged_qos1);
                 match admit(session, publish.qos, id, room, !staged.is_empty()) {
                     Admitted::Yes(kind) => Some((kind, id)),
-                    Admitted::Repeated => return Ok(true),
-                    Admitted::AfterTheOthers => return Ok(false),
+                    Admitted::Repeated => return Ok(Done::Yes),
+                    Admitted::AfterTheOthers => return Ok(Done::Flush),
+                    Admitted::NextTurn => return Ok(Done::NextTurn),
                     Admitted::No => {
                         return Err(over("MQTT5-3.3.4-9", "more unacknowledged messages than the Receive Maximum"));
                     }
@@ -262,21 +301,21 @@ impl Pass<'_> {
                 Ok(whole) => Some(Arc::from(whole)),
                 Err(reason) => {
                     self.refuse(session, ack, reason);
-                    return Ok(true);
+                    return Ok(Done::Yes);
                 }
             },
         };
         let topic = whole.as_deref().unwrap_or(publish.topic);
         if let Some(reason) = not_for_clients(topic) {
             self.refuse(session, ack, reason);
-            return Ok(true);
+            return Ok(Done::Yes);
         }
         if let Some(rights) = self.rights
             && !(rights.may_publish(topic, publish.qos as u8, publish.retain)
                 && may_schedule(rights, topic, publish.payload))
         {
             self.deny(session, ack, rights, topic)?;
-            return Ok(true);
+            return Ok(Done::Yes);
         }
         if let Some(reason) = self.on.broker.control(self.slot, topic, publish.payload) {
             match (reason, ack) {
@@ -284,7 +323,7 @@ impl Pass<'_> {
                 (ReasonCode::Success, None) => {}
                 _ => self.refuse(session, ack, reason),
             }
-            return Ok(true);
+            return Ok(Done::Yes);
         }
         let source = Source {
             topic: publish.topic,
@@ -297,6 +336,7 @@ impl Pass<'_> {
         let mut one = Staged::new(source, self.on.durability(topic));
         one.ack = ack;
         self.staged_qos1 += usize::from(publish.qos == QoS::AtLeastOnce);
+        session.begin_qos2(usize::from(publish.qos == QoS::ExactlyOnce));
         let plain = publish.qos == QoS::AtMostOnce && !publish.retain && publish.expiry_s.is_none() && whole.is_none();
         let small = publish.payload.len() < SHARED_PAYLOAD_BYTES;
         if plain && small && publish.topic_alias.is_none() && publish.forwarded().is_some() {
@@ -311,7 +351,7 @@ impl Pass<'_> {
             loan.topics.push((staged.len(), topic));
         }
         staged.push(one);
-        Ok(true)
+        Ok(Done::Yes)
     }
 
     fn unacknowledged_max(&self, session: &Session) -> usize {
@@ -364,13 +404,16 @@ impl Pass<'_> {
         let who = rights.who();
         tracing::info!(client = &*who.client_id, user = ?who.user, topic = ?topic, "PUBLISH denied by the ACL");
         if !session.version().is_v5() && rights.disconnects() {
+            if let Some((AckKind::Pubrec, id)) = ack {
+                session.forget_qos2(id);
+            }
             return Err(peer(ReasonCode::NotAuthorized, "MQTT-3.3.5-2", "a PUBLISH that the client may not make"));
         }
         self.refuse(session, ack, ReasonCode::NotAuthorized);
         Ok(())
     }
 
-    fn ack(&self, session: &mut Session, frame: &Frame, packet: &[u8]) -> Result<bool, End> {
+    fn ack(&self, session: &mut Session, frame: &Frame, packet: &[u8]) -> Result<Done, End> {
         let packet = codec::read_packet(session.version(), frame, packet, &self.on.limits)?;
         if let Packet::Ack { kind, id, reason, retry_after_ms } = packet {
             if session.is_wrong_ack(kind, id) {
@@ -394,7 +437,7 @@ impl Pass<'_> {
                 self.on.broker.counters.acks_unexpected.add(1);
             }
         }
-        Ok(true)
+        Ok(Done::Yes)
     }
 }
 
@@ -434,6 +477,8 @@ enum Admitted {
     Repeated,
     /// It would be acknowledged before those that are staged.
     AfterTheOthers,
+    /// It may be a repetition of what a connection that was taken over is routing.
+    NextTurn,
     /// Too many.
     No,
 }
@@ -445,13 +490,18 @@ fn admit(session: &mut Session, qos: QoS, id: PacketId, room: usize, some_staged
             Received::Duplicate | Received::TooMany => Admitted::No,
         };
     }
-    if some_staged && session.has_received(id) {
-        return Admitted::AfterTheOthers;
+    if session.has_received(id) {
+        if some_staged {
+            return Admitted::AfterTheOthers;
+        }
+        if session.has_undecided() {
+            return Admitted::NextTurn;
+        }
     }
     match session.receive_qos2(id, room) {
         Received::New => Admitted::Yes(AckKind::Pubrec),
         Received::Duplicate => {
-            session.acknowledge(AckKind::Pubrec, id, ReasonCode::Success, None);
+            session.acknowledge_repeated(id);
             Admitted::Repeated
         }
         Received::TooMany => Admitted::No,

@@ -8,7 +8,7 @@ use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::PacketId;
 
 use super::end::End;
-use super::input::{acknowledge, is_to_wait};
+use super::input::{acknowledge, count_qos2, is_to_wait, settle_taken_over};
 use super::worker::Scratch;
 use super::{Connection, Stream};
 use crate::broker::{Batch, Broker, Budget, Staged, Verdict};
@@ -106,7 +106,11 @@ impl<S: Stream> Connection<S> {
         }
         let mut staged = Staged::of(&one.message, one.message.retain, one.durability);
         (staged.ack, staged.verdict) = (one.ack, Verdict::Refused(ReasonCode::NotAuthorized));
-        self.slot.with(broker, |session| acknowledge(broker, session, &mut staged));
+        self.slot.with(broker, |session| {
+            if session.epoch() == self.epoch {
+                acknowledge(broker, session, &mut staged);
+            }
+        });
         Ok(())
     }
 
@@ -124,18 +128,37 @@ impl<S: Stream> Connection<S> {
             Staged { ack: one.ack, ..staged }
         });
         let mut staged: Vec<Staged<'_>> = staged.collect();
+        let qos2 = count_qos2(&staged);
+        let is_served = self.slot.with(broker, |session| {
+            let is_served = session.epoch() == self.epoch;
+            for (kind, packet_id) in staged.iter().filter_map(|staged| staged.ack).filter(|_| is_served) {
+                if kind == AckKind::Pubrec {
+                    session.take_qos2(packet_id);
+                }
+            }
+            session.begin_qos2(if is_served { qos2 } else { 0 });
+            is_served
+        });
+        if !is_served {
+            // Another connection has taken over, and its client sends them again.
+            return 0;
+        }
         let batch = Batch { origin: Some(&self.slot), version: self.version, budget: Some(budget), ..Batch::OWN };
         broker.fan_out(&mut scratch.cache, batch, &mut staged);
         let v5 = self.version.is_v5();
         let done = staged.iter().position(|staged| is_to_wait(staged, v5)).unwrap_or(staged.len());
         self.slot.with(broker, |session| {
-            // Else another connection has taken over, and its client sends them again.
             let is_served = session.epoch() == self.epoch;
-            for staged in staged.iter_mut().take(if is_served { done } else { 0 }) {
-                if let Some((AckKind::Pubrec, packet_id)) = staged.ack {
-                    session.take_qos2(packet_id);
+            session.end_qos2(qos2);
+            for (at, staged) in staged.iter_mut().enumerate() {
+                if at >= done {
+                    // On disk the identifier must never be there without the message.
+                    staged.ack.iter().for_each(|(_, id)| session.forget_qos2(*id));
+                } else if is_served {
+                    acknowledge(broker, session, staged);
+                } else {
+                    settle_taken_over(session, staged);
                 }
-                acknowledge(broker, session, staged);
             }
         });
         done
@@ -145,6 +168,8 @@ impl<S: Stream> Connection<S> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::SystemTime;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -152,6 +177,7 @@ mod tests {
     use crate::access::Access;
     use crate::broker::by_hand;
     use crate::connection::{Shared, drive, serve_stream};
+    use crate::session::{Authority, Link};
 
     const RULES: &str = "topic readwrite #\n";
 
@@ -196,5 +222,99 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(queue.figures().messages, 0);
+    }
+
+    /// A subscriber that is asked about its rights while a message is routed: the publisher's session is taken over then.
+    #[derive(Debug)]
+    struct TakesOver {
+        broker: std::sync::Weak<Broker>,
+        link: Link,
+        asked: AtomicBool,
+    }
+
+    impl Authority for TakesOver {
+        fn user(&self) -> Option<&str> {
+            None
+        }
+
+        fn may_receive(&self, _: &str) -> bool {
+            if let (false, Some(broker)) = (self.asked.swap(true, Ordering::Relaxed), self.broker.upgrade()) {
+                broker.open("c", false, self.link.clone(), 0);
+            }
+            true
+        }
+
+        fn may_leave_will(&self, _: &Message) -> bool {
+            true
+        }
+
+        fn may_subscribe(&self, _: &str) -> bool {
+            true
+        }
+
+        fn is_valid(&self) -> bool {
+            true
+        }
+
+        fn expires(&self) -> Option<SystemTime> {
+            None
+        }
+
+        fn depends_on(&self) -> u64 {
+            0
+        }
+    }
+
+    /// A client publishes at QoS 2, and is taken over while that is routed. How many messages the queue has then, and
+    /// whether the identifier is taken.
+    async fn taken_over_while_routing(queue_text: &str, before: usize, level: u8) -> (u64, bool) {
+        let (broker, _store) = by_hand::broker_with(queue_text);
+        let queue = by_hand::queue_of(&broker, "t");
+        for _ in 0..before {
+            by_hand::publish(&broker, "t");
+        }
+        let shared = Shared::new(&broker, broker.config.listeners[0].clone(), None);
+        let (mut client, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(drive());
+        tokio::spawn(async move { serve_stream(far, &shared).await });
+        let connect: &[u8] = match level {
+            5 => &[0x10, 19, 0, 4, b'M', b'Q', b'T', b'T', 5, 0, 0, 0, 5, 0x11, 0, 0, 0, 60, 0, 1, b'c'],
+            _ => &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 0, 0, 0, 0, 1, b'c'],
+        };
+        client.write_all(connect).await.unwrap();
+        let mut answer = [0; 2];
+        client.read_exact(&mut answer).await.unwrap();
+        let link = by_hand::link(60);
+        let takes_over =
+            TakesOver { broker: Arc::downgrade(&broker), link: link.clone(), asked: AtomicBool::new(false) };
+        let authority: Arc<dyn Authority> = Arc::new(takes_over);
+        let watcher = broker.open("watcher", true, Link { authority: Some(authority), ..link }, 0);
+        broker.subscribe(&watcher.slot, by_hand::subscription("t", 0));
+        let publisher = broker.all_slots().into_iter().find(|slot| slot.look(|s| &**s.client_id() == "c")).unwrap();
+        let publish: &[u8] = match level {
+            5 => &[0x34, 7, 0, 1, b't', 0, 9, 0, b'x'],
+            _ => &[0x34, 6, 0, 1, b't', 0, 9, b'x'],
+        };
+        client.write_all(publish).await.unwrap();
+        while broker.connections.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(publisher.look(|session| session.epoch() == 2 && !session.has_undecided()));
+        (queue.figures().messages, publisher.look(|session| session.has_received(PacketId::new(9).unwrap())))
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_taken_over_identifier_stays_taken_with_its_message() {
+        assert_eq!(taken_over_while_routing("", 0, 5).await, (1, true));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_taken_over_identifier_is_free_again_when_its_message_was_refused() {
+        assert_eq!(taken_over_while_routing("[queue]\nmax_messages = 1", 1, 5).await, (1, false));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_taken_over_identifier_is_free_again_when_its_message_would_be_parked() {
+        assert_eq!(taken_over_while_routing("[queue]\nmax_messages = 1", 1, 4).await, (1, false));
     }
 }

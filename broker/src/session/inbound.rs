@@ -1,7 +1,7 @@
 //! From the client: QoS 2 identifiers and the acks that wait until what they acknowledge is safe.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::PacketId;
@@ -30,6 +30,14 @@ pub struct Awaited {
     /// It may be refused instead, after all. Not when it is gone already to somebody who must have it exactly once: its
     /// publisher would send it again, as another message.
     pub refusable: bool,
+}
+
+/// A message whose QoS 2 identifier is taken, and whose PUBREC was owed to a connection that is over: the PUBREC of its
+/// repetition waits for it as well. Nobody holds a message that is gone: it is safe, or the queues have dropped it.
+struct Unsafe {
+    packet_id: PacketId,
+    message: Weak<Message>,
+    refusable: bool,
 }
 
 /// What is owed to the client. Acks leave in the order of what they acknowledge [MQTT-4.6.0-2], [MQTT-4.6.0-3].
@@ -75,6 +83,10 @@ pub(crate) struct Inbound {
     /// Bytes of the messages that they wait for.
     awaited_bytes: usize,
     pub(crate) ids: HashSet<u16, foldhash::fast::FixedState>,
+    /// At most one for each of these identifiers.
+    not_safe: Vec<Unsafe>,
+    /// Identifiers among them whose message is being routed: it is not known yet whether they stay.
+    undecided: usize,
     /// Own deltas up to this number are committed.
     pub(crate) committed_mark: u64,
 }
@@ -112,8 +124,23 @@ impl Inbound {
 }
 
 impl Owed {
+    /// What the PUBREC of a repetition is to wait for, if this is the PUBREC of the first.
+    fn not_safe(self) -> Option<Unsafe> {
+        let What::Ack { kind: AckKind::Pubrec, packet_id, .. } = self.what else { return None };
+        Unsafe::new(packet_id, &self.message?)
+    }
+
     fn awaited_bytes(&self) -> usize {
         self.message.as_ref().map_or(0, |awaited| awaited.message.size())
+    }
+}
+
+impl Unsafe {
+    /// `None`: it is safe.
+    fn new(packet_id: PacketId, awaited: &Awaited) -> Option<Self> {
+        let Awaited { message, refusable } = awaited;
+        let unsafe_yet = || Self { packet_id, message: Arc::downgrade(message), refusable: *refusable };
+        (!message.is_safe()).then(unsafe_yet)
     }
 }
 
@@ -173,9 +200,50 @@ impl Session {
         if !keep_ids {
             self.inbound.clear();
         } else if !self.inbound.acks.is_empty() {
-            self.inbound.acks = VecDeque::new();
-            (self.inbound.places, self.inbound.packets, self.inbound.awaited_bytes) = (0, 0, 0);
+            let inbound = &mut *self.inbound;
+            inbound.not_safe.retain(|one| one.message.upgrade().is_some_and(|message| !message.is_safe()));
+            inbound.not_safe.extend(std::mem::take(&mut inbound.acks).into_iter().filter_map(Owed::not_safe));
+            (inbound.places, inbound.packets, inbound.awaited_bytes) = (0, 0, 0);
         }
+    }
+
+    /// So many QoS 2 PUBLISHes are being routed, or tried again.
+    pub fn begin_qos2(&mut self, count: usize) {
+        if count > 0 {
+            self.inbound.undecided += count;
+        }
+    }
+
+    /// What became of so many of them is known to the session.
+    pub fn end_qos2(&mut self, count: usize) {
+        if count > 0 {
+            self.inbound.undecided = self.inbound.undecided.saturating_sub(count);
+        }
+    }
+
+    /// Whether a repetition cannot be told from a message that goes nowhere yet: a connection that was taken over is routing.
+    #[must_use]
+    pub fn has_undecided(&self) -> bool {
+        self.inbound.undecided > 0
+    }
+
+    /// A QoS 2 PUBLISH was routed for a connection that has been taken over: its identifier is taken, and nothing is owed before its
+    /// client repeats it.
+    pub fn keep_qos2(&mut self, packet_id: PacketId, message: Option<&Awaited>) {
+        self.inbound.ids.insert(packet_id.get());
+        self.inbound.not_safe.extend(message.and_then(|awaited| Unsafe::new(packet_id, awaited)));
+        self.mark();
+    }
+
+    /// Acknowledges a QoS 2 PUBLISH that is repeated, when the first one is safe.
+    pub fn acknowledge_repeated(&mut self, packet_id: PacketId) {
+        let not_safe = &mut self.inbound.not_safe;
+        let first = not_safe.iter().position(|one| one.packet_id == packet_id).map(|at| not_safe.swap_remove(at));
+        let message = first.and_then(|Unsafe { message, refusable, .. }| {
+            let message = message.upgrade()?;
+            Some(Awaited { message, refusable })
+        });
+        self.acknowledge(AckKind::Pubrec, packet_id, ReasonCode::Success, message);
     }
 
     /// Whether the client's QoS 2 identifier is taken.
@@ -187,6 +255,7 @@ impl Session {
     /// A QoS 2 PUBLISH was refused after all: its identifier is free again.
     pub fn forget_qos2(&mut self, packet_id: PacketId) {
         self.inbound.ids.remove(&packet_id.get());
+        self.inbound.not_safe.retain(|one| one.packet_id != packet_id);
     }
 
     /// The identifier of a QoS 2 PUBLISH that had to wait for room is taken.
@@ -256,6 +325,7 @@ impl Session {
     /// use the identifier again as soon as it has it.
     pub fn receive_pubrel(&mut self, packet_id: PacketId) {
         let known = self.inbound.ids.remove(&packet_id.get());
+        self.inbound.not_safe.retain(|one| one.packet_id != packet_id);
         if self.inbound.ids.is_empty() {
             self.inbound.ids.shrink_to(16);
         }

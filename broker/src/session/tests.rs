@@ -239,6 +239,53 @@ fn a_pubrel_that_is_repeated_waits_for_the_commit_of_the_first() {
     assert_eq!(first_bytes(&mut session), [0x70]);
 }
 
+/// The publisher's own commit may come before the one that holds its message: that may wait for an ack of its subscriber.
+#[test]
+fn the_pubrec_of_a_repetition_waits_for_the_first_messages_safety() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    let routed = message(1, 2);
+    routed.await_one();
+    assert_eq!(session.receive_qos2(id(7), 10), Received::New);
+    let awaited = Awaited { message: routed.clone(), refusable: true };
+    session.acknowledge(AckKind::Pubrec, id(7), ReasonCode::Success, Some(awaited));
+    for _ in 0..2 {
+        session.connect(link(NEVER_S, 2), cx);
+        assert_eq!(session.receive_qos2(id(7), 10), Received::Duplicate);
+        session.acknowledge_repeated(id(7));
+        commit(&mut session, cx);
+        assert_eq!(first_bytes(&mut session), [0u8; 0], "acknowledged, and on no disk");
+    }
+    assert!(session.refuse_waiting(&routed, 1), "the queue may say that it has no room after all");
+    assert_eq!(first_bytes(&mut session), [0u8; 0]);
+    session.release_acks();
+    assert_eq!((first_bytes(&mut session), session.has_received(id(7))), (vec![0x50], false));
+}
+
+/// What was routed for a connection that has been taken over is known when its client repeats it.
+#[test]
+fn what_a_connection_that_was_taken_over_has_routed_is_waited_for() {
+    let settings = settings(Policy::Reject, 100);
+    let cx = Cx { now: NOW, settings: &settings };
+    let mut session = connected(&settings, 10);
+    let routed = message(1, 2);
+    routed.await_one();
+    assert_eq!(session.receive_qos2(id(7), 10), Received::New);
+    session.begin_qos2(1);
+    session.connect(link(NEVER_S, 2), cx);
+    assert!(session.has_undecided());
+    session.end_qos2(1);
+    session.keep_qos2(id(7), Some(&Awaited { message: routed.clone(), refusable: true }));
+    assert!(!session.has_undecided());
+    session.acknowledge_repeated(id(7));
+    commit(&mut session, cx);
+    assert_eq!(first_bytes(&mut session), [0u8; 0]);
+    routed.settle();
+    session.release_acks();
+    assert_eq!(first_bytes(&mut session), [0x50]);
+}
+
 /// One whose PUBREC waits for the commit is one, not two; and what waits for no message is none.
 #[test]
 fn each_unacknowledged_message_counts_once() {
