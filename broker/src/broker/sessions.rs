@@ -219,8 +219,22 @@ impl Broker {
     /// Adds a subscription to the session and the router; true if it was there before. Where it names declared queues,
     /// [`Broker::join_queues`] is to follow.
     pub fn subscribe(&self, slot: &Arc<Slot>, subscription: StoredSubscription) -> bool {
+        self.subscribe_if(slot, subscription, |_| true).unwrap_or(false)
+    }
+
+    /// The same for the connection `epoch`. `None`: another one has taken the session over, and nothing was done.
+    pub(crate) fn subscribe_for(&self, slot: &Arc<Slot>, epoch: u32, subscription: StoredSubscription) -> Option<bool> {
+        self.subscribe_if(slot, subscription, |session| session.epoch() == epoch)
+    }
+
+    fn subscribe_if(
+        &self,
+        slot: &Arc<Slot>,
+        subscription: StoredSubscription,
+        may: impl FnOnce(&Session) -> bool,
+    ) -> Option<bool> {
         let kept = subscription.clone();
-        let existed = slot.with(self, |session| session.subscribe(kept));
+        let existed = slot.with(self, |session| may(session).then(|| session.subscribe(kept)))?;
         self.route_to(slot, &subscription);
         // Its end removes the routes that it knows of: one of the two sees the other.
         if slot.look(|session| session.ended() || session.leaving()) {
@@ -230,7 +244,7 @@ impl Broker {
         if existed || topic::split_share(&subscription.filter).is_some() {
             self.unpark();
         }
-        existed
+        Some(existed)
     }
 
     fn route_to(&self, slot: &Arc<Slot>, subscription: &StoredSubscription) {
@@ -241,12 +255,33 @@ impl Broker {
 
     /// Removes a subscription; true if it was there.
     pub fn unsubscribe(&self, slot: &Arc<Slot>, filter: &str) -> bool {
+        self.unsubscribe_if(slot, filter, |_| true)
+    }
+
+    /// The same for the connection `epoch`: nothing is done when another one has taken the session over.
+    pub(crate) fn unsubscribe_for(&self, slot: &Arc<Slot>, epoch: u32, filter: &str) -> bool {
+        self.unsubscribe_if(slot, filter, |session| session.epoch() == epoch)
+    }
+
+    fn unsubscribe_if(&self, slot: &Arc<Slot>, filter: &str, may: impl FnOnce(&Session) -> bool) -> bool {
+        let Some(existed) = slot.with(self, |session| may(session).then(|| session.unsubscribe(filter))) else {
+            return false;
+        };
         if let Found::Topics | Found::QueuesAndTopics(_) = self.leave_queues(slot, filter)
             && self.router.unsubscribe(filter, slot.no().0)
         {
             self.unpark();
         }
-        slot.with(self, |session| session.unsubscribe(filter))
+        // Who has taken over may have subscribed in between, and its route is gone.
+        let again = |session: &mut Session| {
+            let is_it = |known: &&StoredSubscription| known.filter == filter;
+            session.subscriptions().iter().find(is_it).filter(|_| !session.ended() && !session.leaving()).cloned()
+        };
+        if let Some(subscription) = slot.look(again) {
+            self.route_to(slot, &subscription);
+            self.join_queues(slot, &subscription);
+        }
+        existed
     }
 
     /// Puts back what the store found.
@@ -352,6 +387,22 @@ mod tests {
         let slot = broker.open("c", true, link(60), 0).slot;
         broker.end_session(&slot);
         broker.subscribe(&slot, subscription("t", 1));
+        assert_eq!(broker.router.stats().subscriptions, 0);
+    }
+
+    /// What it asks for may be read before the take-over, and done after it.
+    #[test]
+    fn a_connection_that_was_taken_over_changes_no_subscription() {
+        let (broker, _store) = by_hand::broker();
+        let first = broker.open("c", false, link(60), 0);
+        assert_eq!(broker.subscribe_for(&first.slot, first.epoch, subscription("kept", 1)), Some(false));
+        let second = broker.open("c", false, link(60), 0);
+        assert!(second.session_present);
+        assert_eq!(broker.subscribe_for(&first.slot, first.epoch, subscription("late", 1)), None);
+        assert!(!broker.unsubscribe_for(&first.slot, first.epoch, "kept"));
+        let known = second.slot.look(|session| (session.is_subscribed("kept"), session.is_subscribed("late")));
+        assert_eq!((known, broker.router.stats().subscriptions), ((true, false), 1));
+        assert!(broker.unsubscribe_for(&second.slot, second.epoch, "kept"));
         assert_eq!(broker.router.stats().subscriptions, 0);
     }
 

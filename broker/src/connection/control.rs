@@ -136,8 +136,9 @@ impl<S: Stream> Connection<S> {
             return Err(ReasonCode::QuotaExceeded);
         }
         self.leave_stream(&filter.filter);
-        let existed = broker.subscribe(
+        let existed = broker.subscribe_for(
             &self.slot,
+            self.epoch,
             StoredSubscription {
                 filter: filter.filter.clone(),
                 qos: filter.qos as u8,
@@ -148,9 +149,11 @@ impl<S: Stream> Connection<S> {
                 retained_behind: None,
             },
         );
+        // Another connection has taken over: nobody is told.
+        let Some(existed) = existed else { return Err(ReasonCode::SessionTakenOver) };
         // A change of the policy looks at the subscriptions that it finds: this one may have come after its look.
         if self.rights.as_ref().is_some_and(|rights| !rights.may_keep(&filter.filter)) {
-            broker.unsubscribe(&self.slot, &filter.filter);
+            broker.unsubscribe_for(&self.slot, self.epoch, &filter.filter);
             return Err(ReasonCode::NotAuthorized);
         }
         Ok(existed)
@@ -180,7 +183,7 @@ impl<S: Stream> Connection<S> {
         let broker = &self.on.broker;
         if let Some(point) = &self.on.listener.mount_point {
             let whole = mount::whole_filter(point, filter, self.on.limits.max_topic_levels);
-            return whole.is_ok_and(|whole| broker.unsubscribe(&self.slot, &whole));
+            return whole.is_ok_and(|whole| broker.unsubscribe_for(&self.slot, self.epoch, &whole));
         }
         let of_stream = |session: &mut Session| {
             let named = |known: &&StoredSubscription| {
@@ -189,7 +192,7 @@ impl<S: Stream> Connection<S> {
             session.subscriptions().iter().find(named).map(|known| known.filter.clone())
         };
         let placed = filter.starts_with(STREAM_PREFIX).then(|| self.slot.look(of_stream)).flatten();
-        broker.unsubscribe(&self.slot, placed.as_deref().unwrap_or(filter))
+        broker.unsubscribe_for(&self.slot, self.epoch, placed.as_deref().unwrap_or(filter))
     }
 
     /// A session reads a stream once: with another place it begins anew.
@@ -200,7 +203,7 @@ impl<S: Stream> Connection<S> {
         };
         if filter.starts_with(STREAM_PREFIX) {
             for other in self.slot.look(others) {
-                self.on.broker.unsubscribe(&self.slot, &other);
+                self.on.broker.unsubscribe_for(&self.slot, self.epoch, &other);
             }
         }
     }
