@@ -453,7 +453,7 @@ pub(super) fn not_for_clients(topic: &str) -> Option<ReasonCode> {
 }
 
 /// Whether a client may do what a schedule does: publish its message, and read its payload. All else is not asked here.
-fn may_schedule(rights: &Rights, topic: &str, payload: &[u8]) -> bool {
+pub(super) fn may_schedule(rights: &Rights, topic: &str, payload: &[u8]) -> bool {
     if !topic.starts_with(schedules::PREFIX) {
         return true;
     }

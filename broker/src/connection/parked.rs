@@ -8,7 +8,7 @@ use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::PacketId;
 
 use super::end::End;
-use super::input::{acknowledge, count_qos2, is_to_wait, settle_taken_over};
+use super::input::{acknowledge, count_qos2, is_to_wait, may_schedule, settle_taken_over};
 use super::worker::Scratch;
 use super::{Connection, Stream};
 use crate::broker::{Batch, Broker, Budget, Staged, Verdict};
@@ -91,7 +91,10 @@ impl<S: Stream> Connection<S> {
     /// The right to publish it may have been withdrawn since it came.
     fn may_publish(&self, one: &One) -> bool {
         let message = &one.message;
-        self.rights.as_ref().is_none_or(|rights| rights.may_publish(message.topic(), message.qos, message.retain))
+        self.rights.as_ref().is_none_or(|rights| {
+            rights.may_publish(message.topic(), message.qos, message.retain)
+                && may_schedule(rights, message.topic(), message.payload())
+        })
     }
 
     /// The client is told what it would have been told if the message had come now.
@@ -179,7 +182,7 @@ mod tests {
     use crate::connection::{Shared, drive, serve_stream};
     use crate::session::{Authority, Link};
 
-    const RULES: &str = "topic readwrite #\n";
+    const RULES: &str = "topic readwrite #\ntopic readwrite $schedule/#\n";
 
     async fn come(stream: &mut DuplexStream, expected: &[u8]) {
         let mut found = vec![0; expected.len()];
@@ -222,6 +225,39 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(queue.figures().messages, 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_schedule_that_waited_may_do_what_its_publisher_may_do_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("acl");
+        let broker = with_rules(&file);
+        let queue = by_hand::queue_of(&broker, "t");
+        let shared = Shared::new(&broker, broker.config.listeners[0].clone(), None);
+        let (mut client, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(drive());
+        tokio::spawn(async move { serve_stream(far, &shared).await });
+        client.write_all(&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c']).await.unwrap();
+        come(&mut client, &[0x20, 2, 0, 0]).await;
+        for id in 1..=2 {
+            client.write_all(&[0x32, 6, 0, 1, b't', 0, id, b'x']).await.unwrap();
+        }
+        let (topic, id, schedule) =
+            (b"\0\x0B$schedule/s", b"\0\x03", br#"{"cron":"0 0 1 1 *","topic":"secret","payload":"x"}"#);
+        let rest = [&topic[..], id, schedule].concat();
+        client.write_all(&[&[0x33, u8::try_from(rest.len()).unwrap()], &rest[..]].concat()).await.unwrap();
+        while broker.counters.publish_parked.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+        std::fs::write(&file, "topic readwrite t\ntopic readwrite $schedule/#\n").unwrap();
+        broker.reload().unwrap();
+        assert_eq!(queue.purge(), 1);
+        let schedules = || broker.retained.matching("$schedule/#", broker.clock.now()).len();
+        while broker.counters.publish_denied.get() == 0 {
+            assert_eq!(schedules(), 0, "it was set all the same");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((queue.figures().messages, schedules()), (1, 0));
     }
 
     /// A subscriber that is asked about its rights while a message is routed: the publisher's session is taken over then.
