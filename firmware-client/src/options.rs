@@ -104,7 +104,8 @@ pub struct Options<'a> {
     /// How many connections in a row may end with the same message as the first on its way, and nothing acknowledged, before
     /// it is taken for one that the server will never take, and dropped
     /// ([`DropReason::Undeliverable`](crate::DropReason::Undeliverable)); 0 is never, and everything behind it waits. From the
-    /// third of them on one message at a time is sent, and none is dropped before it was alone twice. A client cannot tell a
+    /// third of them on one message at a time is sent, and none is dropped before it was alone twice, without a
+    /// request to subscribe beside it. A client cannot tell a
     /// server that hangs up from a line that fails: on a very bad line a larger number is right. MQTT 5: where the server says why
     /// it ends the connection, only reasons that may be about a message count (0x87, 0x95, 0x99 and the like), not that it is busy,
     /// stops, or has another connection with this identifier.

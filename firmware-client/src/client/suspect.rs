@@ -52,7 +52,7 @@ pub(super) struct Suspect {
     losses: u8,
     /// Those of them on which it was alone.
     alone: u8,
-    /// So many messages are sent one at a time.
+    /// So many messages are sent one at a time, and no request to subscribe beside them.
     careful: u8,
     /// The server has answered a message on this connection.
     fruitful: bool,
@@ -76,7 +76,7 @@ impl Suspect {
         self.fruitful = false;
     }
 
-    /// One message at a time is to be sent.
+    /// One message or request at a time is to be sent.
     pub(super) const fn is_careful(&self) -> bool {
         self.careful > 0
     }
@@ -117,8 +117,10 @@ impl Client<'_> {
             return;
         }
         let (mut at, mut first, mut oldest, mut count) = (0, None, u16::MAX, 0u8);
+        let mut request = false;
         while let Some((here, head)) = self.arena.find(at, LIVE) {
             at = here.wrapping_add(head.len);
+            request |= matches!(head.state, State::SubSent | State::UnsubSent);
             if head.state != State::InFlight || head.qos() == 0 || head.has(DUE) {
                 continue;
             }
@@ -134,7 +136,8 @@ impl Client<'_> {
             (suspect.ticket, suspect.losses, suspect.alone) = (head.ticket, 0, 0);
         }
         suspect.losses = suspect.losses.saturating_add(1);
-        suspect.alone = suspect.alone.saturating_add(u8::from(count == 1));
+        // A request to subscribe may be why as well.
+        suspect.alone = suspect.alone.saturating_add(u8::from(count == 1 && !request));
         if suspect.losses >= ALONE_AFTER {
             suspect.careful = suspect.careful.max(count);
         }

@@ -220,6 +220,57 @@ fn what_ends_connections_is_tried_alone() {
     }
 }
 
+/// A client with a subscription and a message, whose server ends the connection when a packet of this type comes (8: SUBSCRIBE,
+/// 3: PUBLISH), and answers messages otherwise. What has become of the message after some connections.
+#[cfg(feature = "undeliverable")]
+fn ended_at(packet_type: u8) -> crate::Status {
+    let mut options = Options::new("d");
+    options.losses_max = 2;
+    let (mut outbox, mut receive) = ([0; 1_024], [0; 64]);
+    let mut client = Client::new(&options, &mut outbox);
+    let mut input = Input::new(&mut receive);
+    client.memory = Memory::Kept;
+    client.subscribe("s", QoS::AtLeastOnce).unwrap();
+    let ticket = client.publish(0, &Message::new("t").qos(QoS::AtLeastOnce), b"x").unwrap();
+    for _ in 0..10 {
+        resumed(&mut client, &mut input);
+        let mut out = [0; 512];
+        let mut over = false;
+        while !over {
+            let len = client.poll_transmit(0, &mut out);
+            let (mut rest, mut ids) = (&out[..len], Vec::new());
+            while let [first, size, body @ ..] = rest {
+                over |= first >> 4 == packet_type;
+                if first >> 4 == 3 {
+                    ids.push([body[3], body[4]]);
+                }
+                rest = &body[usize::from(*size)..];
+            }
+            if len == 0 {
+                break;
+            }
+            for [high, low] in ids.into_iter().filter(|_| !over) {
+                input.fill(&[0x40, 2, high, low]);
+                while client.poll_event(0, &mut input).is_some() {}
+            }
+        }
+        client.disconnected(0);
+    }
+    client.status(ticket)
+}
+
+#[cfg(feature = "undeliverable")]
+#[test]
+fn a_subscription_that_ends_every_connection_costs_no_message() {
+    assert_eq!(ended_at(8), crate::Status::Done);
+}
+
+#[cfg(feature = "undeliverable")]
+#[test]
+fn a_message_that_ends_every_connection_is_found_beside_a_subscription() {
+    assert_eq!(ended_at(3), crate::Status::Dropped(crate::DropReason::Undeliverable));
+}
+
 #[cfg(feature = "undeliverable")]
 #[test]
 fn a_packet_over_the_limit_of_this_side_is_not_sent() {

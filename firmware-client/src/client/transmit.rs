@@ -69,7 +69,7 @@ const NONE: usize = usize::MAX;
 
 /// What one pass over the outbox finds: places of records, or `NONE`.
 struct Survey {
-    /// Messages that wait for an acknowledgement on this connection.
+    /// Messages that wait for an acknowledgement on this connection; requests too, while one at a time is sent.
     window: usize,
     /// What was in flight before this connection and is first in order, or a PUBREL.
     due: usize,
@@ -156,7 +156,8 @@ impl Client<'_> {
             return (survey.due, 0);
         }
         let id_is_free = self.id_is_free();
-        if survey.request != NONE && id_is_free {
+        let request_waits = self.suspect.is_careful() && survey.window > 0;
+        if survey.request != NONE && id_is_free && !request_waits {
             return (survey.request, 0);
         }
         let mut first = (NONE, NEVER);
@@ -220,6 +221,9 @@ impl Client<'_> {
                     }
                 }
                 State::InFlight | State::Released if head.qos() > 0 => {
+                    survey.window = survey.window.wrapping_add(1);
+                }
+                State::SubSent | State::UnsubSent if self.suspect.is_careful() => {
                     survey.window = survey.window.wrapping_add(1);
                 }
                 #[cfg(feature = "flash")]
