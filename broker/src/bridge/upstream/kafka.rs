@@ -18,7 +18,7 @@ use krafka::{Compression as Codec, Kafka, Record};
 
 use super::marks::Marks;
 use super::piped::{Connection, Pipe, Piped};
-use super::remote::{Remote, login_refused, not_allowed};
+use super::remote::{Remote, is_ended, login_refused, not_allowed};
 use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
 use crate::config::{Compression, Sasl};
 use crate::store::DropReason;
@@ -47,6 +47,8 @@ const REQUEST: Duration = Duration::from_secs(10);
 const DELIVERY: Duration = Duration::from_secs(60);
 /// How long records wait for others to go with them.
 const LINGER: Duration = Duration::from_millis(5);
+/// How the client ends its words about a record that it could not deliver, when the server has ended the last connection.
+const LAST_ENDED: &str = "last error: network error: connection closed";
 /// How long a topic that nobody knows is asked for.
 const TOPIC: Duration = Duration::from_secs(5);
 
@@ -168,11 +170,35 @@ async fn idempotent(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Result<
                         options.remote.refused.taken(&topic);
                         Outcome::Delivered
                     }
-                    Err(error) => in_flight(&options.remote, (&topic, place), &error)?,
+                    Err(error) => match in_flight(&options.remote, (&topic, place), &error) {
+                        Ok(outcome) => outcome,
+                        Err(why) => {
+                            say_if_ended(&pipe, &error).await;
+                            return Err(why);
+                        }
+                    },
                 };
                 pipe.settled(place, outcome).await;
             }
         }
+    }
+}
+
+/// Says so, if the server has ended the connection on which something was sent.
+async fn say_if_ended(pipe: &Pipe, error: &KrafkaError) {
+    if is_by_the_server(error) {
+        pipe.say(Event::Ended).await;
+    }
+}
+
+/// Whether the server has ended the connection by itself, and a message may be why. The client has sent it again for [`DELIVERY`] then,
+/// and says of that only what came last; a server that was silent, or could not be reached in the end, is none that ends connections.
+fn is_by_the_server(error: &KrafkaError) -> bool {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "whatever comes new is tried again until it is looked at")]
+    match error {
+        KrafkaError::Network(error) => is_ended(error),
+        KrafkaError::DeliveryTimeout { possibly_written: true, message } => message.ends_with(LAST_ENDED),
+        _ => false,
     }
 }
 
@@ -326,6 +352,25 @@ mod tests {
         assert!(matches!(refusal(&remote, ("t", 7), &unknown), Some(Outcome::Retry(_))));
         assert_eq!(broker(ErrorCode::NotLeaderForPartition), None);
         assert_eq!(refusal(&remote, ("t", 7), &KrafkaError::Timeout { operation: String::new() }), None);
+    }
+
+    #[test]
+    fn a_server_that_ends_connections_is_told_from_one_that_is_silent_or_away() {
+        let delivery = |is_written, last: &str| {
+            let words = format!("not acknowledged within delivery_timeout after 9 attempt(s); last error: {last}");
+            KrafkaError::delivery_timeout(is_written, words)
+        };
+        let closed =
+            KrafkaError::network(std::io::Error::new(std::io::ErrorKind::ConnectionReset, "connection closed"));
+        assert!(is_by_the_server(&closed));
+        assert!(is_by_the_server(&delivery(true, &closed.to_string())), "these are the client's words: {closed}");
+        let silent =
+            "network error: connection closed: request 7 timed out after 10s, and responses behind it cannot arrive";
+        for error in [delivery(true, silent), delivery(true, "network error: connection refused")] {
+            assert!(!is_by_the_server(&error), "{error}");
+        }
+        assert!(!is_by_the_server(&delivery(false, &closed.to_string())), "nothing was sent");
+        assert!(!is_by_the_server(&KrafkaError::timeout("a request")));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod wire;
 
 use std::collections::{HashMap, VecDeque};
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +17,7 @@ use tonic::codegen::Service;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::marks::Marks;
@@ -24,6 +25,7 @@ use super::piped::{Pipe, Piped};
 use super::refused::RefusedTopics;
 use super::remote::{self, Remote, Stream, because, host_and_port};
 use super::{Event, Kind, Outcome, Outgoing, Setup, Topics, Upstream};
+use crate::bridge::suspect::Loss;
 use crate::store::DropReason;
 
 /// See [`super::KINDS`].
@@ -51,7 +53,19 @@ struct Sent {
     place: u64,
     group: Option<String>,
     /// Err: of the connection.
-    outcome: Result<Outcome, String>,
+    outcome: Result<Outcome, Broken>,
+}
+
+/// Why the connection is of no use any more.
+struct Broken {
+    why: String,
+    loss: Loss,
+}
+
+impl From<String> for Broken {
+    fn from(why: String) -> Self {
+        Self { why, loss: Loss::Other }
+    }
 }
 
 fn open(setup: Setup<'_>) -> impl Upstream + 'static {
@@ -79,7 +93,15 @@ async fn run(remote: Arc<Remote>, attempt: u32, mut pipe: Pipe) -> Result<(), St
             }
             Some(sent) = flights.join_next() => {
                 let Sent { place, group, outcome } = sent.map_err(|error| error.to_string())?;
-                let outcome = outcome?;
+                let outcome = match outcome {
+                    Ok(outcome) => outcome,
+                    Err(Broken { why, loss }) => {
+                        if loss == Loss::Ended {
+                            pipe.say(Event::Ended).await;
+                        }
+                        return Err(why);
+                    }
+                };
                 let waits = matches!(outcome, Outcome::Retry(_));
                 pipe.settled(place, outcome.clone()).await;
                 let Some(group) = group else { continue };
@@ -192,7 +214,7 @@ impl Proxy {
         Sent { place, group, outcome }
     }
 
-    async fn request(self, at: (&str, u64), message: wire::Message) -> Result<Outcome, String> {
+    async fn request(self, at: (&str, u64), message: wire::Message) -> Result<Outcome, Broken> {
         let mut request = Request::new(wire::Request { messages: vec![message] });
         request.set_timeout(RECEIPT);
         let id = MetadataValue::try_from(self.remote.name.as_str()).map_err(|error| because(&error))?;
@@ -210,10 +232,24 @@ impl Proxy {
             Ok(Err(status)) if matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange) => {
                 Ok(Outcome::Refused(status.message().to_owned(), DropReason::TooLarge))
             }
-            Ok(Err(status)) => Err(because(&status)),
-            Err(_) => Err(format!("no receipt in {} s", RECEIPT.as_secs())),
+            Ok(Err(status)) => Err(Broken { why: because(&status), loss: loss(&status) }),
+            Err(_) => Err(format!("no receipt in {} s", RECEIPT.as_secs()).into()),
         }
     }
+}
+
+/// How the connection was lost, as the error of a request says: a message may be why the proxy has ended it. One that answers no
+/// ping, or a network that is away, is a time-out, in the words of the system as well.
+fn loss(status: &Status) -> Loss {
+    let mut next = status.source();
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            let is_silent = error.is_timeout() || because(error).contains("timed out");
+            return if is_silent || error.is_user() { Loss::Other } else { Loss::Ended };
+        }
+        next = error.source();
+    }
+    Loss::Other
 }
 
 fn message(marks: &Marks, out: &Outgoing, now: SystemTime) -> Result<wire::Message, String> {
@@ -295,8 +331,11 @@ fn outcome(status: &wire::Status) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::super::marks::{outgoing, traced};
+    use super::super::remote::nowhere;
     use super::*;
     use crate::config::RefusedTopic;
+    use crate::message::{Parts, Time};
+    use std::future::poll_fn;
 
     fn answer(code: i32, message: &str) -> wire::Response {
         let status = Some(wire::Status { code, message: message.to_owned() });
@@ -319,6 +358,52 @@ mod tests {
         }
         let none = judge(&RefusedTopics::new(RefusedTopic::Wait), ("t", 7), &wire::Response::default());
         assert!(matches!(none, Outcome::Retry(_)));
+    }
+
+    /// A proxy that ends the connection when this comes, or is frozen then. What the bridge says when the connection is over.
+    async fn events_of(then: impl Fn(std::net::TcpStream) + Send + 'static) -> Vec<Event> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let proxy = std::thread::spawn(move || {
+            let (mut stream, mut seen, mut part) = (listener.accept().unwrap().0, Vec::new(), [0; 512]);
+            while !seen.windows(6).any(|window| window == b"poison") {
+                let length = std::io::Read::read(&mut stream, &mut part).unwrap();
+                seen.extend_from_slice(&part[..length]);
+            }
+            then(stream);
+        });
+        let mut remote = nowhere(RefusedTopic::Wait);
+        remote.urls = vec![format!("rocketmq://127.0.0.1:{port}")];
+        let remote = Arc::new(remote);
+        let mut upstream = Piped::new(1, move |attempt, pipe| {
+            let connection = run(remote.clone(), attempt, pipe);
+            Box::pin(async move { connection.await.err().unwrap_or_default() })
+        });
+        upstream.connect(0);
+        let mut out = outgoing("t", b"");
+        let parts = Parts {
+            topic: "t",
+            properties: &[],
+            payload: b"poison",
+            qos: 1,
+            retain: false,
+            expires_at: None,
+            accepted_at: Time(0),
+        };
+        out.message = Arc::new(crate::message::Message::new(&parts, None));
+        let mut events = vec![poll_fn(|cx| upstream.poll_event(cx)).await];
+        upstream.send(out).unwrap();
+        while !matches!(events.last(), Some(Event::Lost(_))) {
+            events.push(poll_fn(|cx| upstream.poll_event(cx)).await);
+        }
+        proxy.join().unwrap();
+        events
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_proxy_that_ends_the_connection_at_a_message_says_so() {
+        let events = events_of(drop).await;
+        assert!(matches!(&events[..], [Event::Connected, Event::Ended, Event::Lost(_)]), "{events:?}");
     }
 
     #[test]

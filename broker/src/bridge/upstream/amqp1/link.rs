@@ -3,21 +3,24 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use fe2o3_amqp::Sender;
 use fe2o3_amqp::link::delivery::DeliveryFut;
-use fe2o3_amqp::link::{ErrorRecovery, SendError, SenderAttachError};
+use fe2o3_amqp::link::{DetachError, ErrorRecovery, LinkStateError, SendError, SenderAttachError};
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp::types::definitions::SenderSettleMode;
 use fe2o3_amqp::types::messaging::{Outcome as Disposition, Target};
 use fe2o3_amqp::types::primitives::{Array, Symbol};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{CLOSE, CONNECT, Outcome, Outgoing, is_not_allowed, message, outcome, refusal};
+use super::{CLOSE, CONNECT, Outcome, Outgoing, is_not_allowed, is_of_a_message, message, outcome, refusal};
+use crate::bridge::suspect::{Loss, Suspect};
 use crate::bridge::upstream::marks::Marks;
 use crate::bridge::upstream::remote::Remote;
 use crate::store::DropReason;
@@ -39,12 +42,16 @@ pub(super) struct Links {
     remote: Remote,
     settled: Settled,
     known: HashMap<String, mpsc::Sender<Outgoing>>,
+    /// Of each address that had a link; forgotten with the links at the limit.
+    suspects: HashMap<String, Arc<Mutex<Suspect>>>,
+    begun: Instant,
     tasks: JoinSet<()>,
 }
 
 impl Links {
     pub(super) fn new(remote: Remote, settled: Settled) -> Self {
-        Self { remote, settled, known: HashMap::new(), tasks: JoinSet::new() }
+        let begun = Instant::now();
+        Self { remote, settled, known: HashMap::new(), suspects: HashMap::new(), begun, tasks: JoinSet::new() }
     }
 
     /// Gives a message to the link of its address. Some: it was not sent. Err: of the connection.
@@ -85,7 +92,17 @@ impl Links {
             Err(error) => return Ok(Some(Outcome::Retry(error.to_string()))),
         };
         let (to_link, messages) = mpsc::channel(self.remote.window);
-        let link = Link { marks: self.remote.marks.clone(), settled: self.settled.clone(), flights: VecDeque::new() };
+        if self.suspects.len() >= LINKS_MAX {
+            self.suspects.clear();
+        }
+        let link = Link {
+            marks: self.remote.marks.clone(),
+            settled: self.settled.clone(),
+            flights: VecDeque::new(),
+            suspect: self.suspects.entry(out.topic.clone()).or_default().clone(),
+            begun: self.begun,
+            is_lost: false,
+        };
         self.tasks.spawn(link.run(sender, messages));
         let (address, place) = (out.topic.clone(), out.place);
         if to_link.try_send(out).is_err() {
@@ -98,6 +115,7 @@ impl Links {
     /// Closes all links, once what they have is settled: what comes later must not overtake it.
     async fn close(&mut self, session: &mut SessionHandle<()>) -> Result<(), String> {
         self.known.clear();
+        self.suspects.clear();
         let tasks = &mut self.tasks;
         tokio::select! {
             () = async { while tasks.join_next().await.is_some() {} } => Ok(()),
@@ -119,6 +137,12 @@ struct Link {
     settled: Settled,
     /// What is sent and has no disposition yet.
     flights: VecDeque<(u64, DeliveryFut<Answer>)>,
+    /// A server may end each link to the address at the same message.
+    suspect: Arc<Mutex<Suspect>>,
+    /// When the connection began.
+    begun: Instant,
+    /// The first in flight was told that the link is lost: those behind it are no cause.
+    is_lost: bool,
 }
 
 impl Link {
@@ -126,7 +150,7 @@ impl Link {
         let mut is_fed = true;
         let why = loop {
             tokio::select! {
-                out = messages.recv(), if is_fed => {
+                out = messages.recv(), if is_fed && !self.waits_to_be_alone() => {
                     let Some(out) = out else { is_fed = false; continue };
                     let Err(outcome) = self.send(&mut sender, &out).await else { continue };
                     let Some(outcome) = outcome else { break None };
@@ -165,11 +189,7 @@ impl Link {
             tokio::select! {
                 sent = &mut sending => break sent,
                 (place, answer) = first(&mut self.flights) => {
-                    let (flights, settled) = (&mut self.flights, &self.settled);
-                    flights.pop_front();
-                    if let Some(outcome) = judge(answer) {
-                        let _ = settled.send((place, outcome)).await;
-                    }
+                    self.answered(place, answer).await;
                 }
             }
         };
@@ -186,9 +206,26 @@ impl Link {
     /// Says what became of the message that was sent first.
     async fn answered(&mut self, place: u64, answer: Answer) {
         self.flights.pop_front();
-        if let Some(outcome) = judge(answer) {
+        let last = self.flights.back().map_or(place, |(last, _)| *last);
+        let refused = match &answer {
+            Ok(_) => {
+                self.suspect.lock().answered();
+                None
+            }
+            Err(_) if std::mem::replace(&mut self.is_lost, true) => None,
+            Err(error) => {
+                let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                blame(&mut self.suspect.lock(), (place, last), error, now_ms)
+            }
+        };
+        if let Some(outcome) = refused.or_else(|| judge(answer)) {
             self.settle(place, outcome).await;
         }
+    }
+
+    /// Whether the next message has to wait until nothing is in flight.
+    fn waits_to_be_alone(&self) -> bool {
+        self.flights.front().is_some_and(|(first, _)| self.suspect.lock().is_careful(*first))
     }
 
     async fn settle(&self, place: u64, outcome: Outcome) {
@@ -218,6 +255,61 @@ fn judge(answer: Answer) -> Option<Outcome> {
     Some(outcome)
 }
 
+/// The server has ended the link, and has answered nothing on it: what becomes of the first in flight, if it was so too often.
+#[allow(deprecated, reason = "a detach without an error comes as nothing else")]
+fn blame(suspect: &mut Suspect, in_flight: (u64, u64), error: &SendError, now_ms: u64) -> Option<Outcome> {
+    let is_by_the_server = match error {
+        SendError::LinkStateError(LinkStateError::RemoteDetached | LinkStateError::RemoteClosed)
+        | SendError::Detached(DetachError::DetachedByRemote | DetachError::ClosedByRemote) => true,
+        SendError::LinkStateError(
+            LinkStateError::RemoteDetachedWithError(error) | LinkStateError::RemoteClosedWithError(error),
+        )
+        | SendError::Detached(
+            DetachError::RemoteDetachedWithError(error) | DetachError::RemoteClosedWithError(error),
+        ) => is_of_a_message(error),
+        SendError::LinkStateError(_)
+        | SendError::Detached(_)
+        | SendError::NonTerminalDeliveryState
+        | SendError::IllegalDeliveryState
+        | SendError::MessageSizeExceeded(_)
+        | SendError::MessageEncodeError => false,
+    };
+    let loss = if is_by_the_server { Loss::Ended } else { Loss::Other };
+    let times = suspect.fruitless(in_flight, loss, now_ms)?;
+    let why = format!("the server has ended {times} links in a row when this message came: {error}");
+    Some(Outcome::Refused(why, DropReason::Refused))
+}
+
 fn is_of_session(error: &SendError) -> bool {
     matches!(error.recovery(), ErrorRecovery::ReconnectSession | ErrorRecovery::ReconnectConnection)
+}
+
+#[cfg(test)]
+mod tests {
+    use fe2o3_amqp::types::definitions::{AmqpError, Error, ErrorCondition, LinkError};
+
+    use super::*;
+
+    fn detached(condition: impl Into<ErrorCondition>) -> SendError {
+        let error = Error { condition: condition.into(), description: None, info: None };
+        SendError::LinkStateError(LinkStateError::RemoteDetachedWithError(error))
+    }
+
+    #[test]
+    fn a_message_at_which_the_server_ends_each_link_is_given_up() {
+        let (mut suspect, error) = (Suspect::default(), detached(AmqpError::DecodeError));
+        assert!((0..2).all(|n| blame(&mut suspect, (7, 9), &error, n * 20_000).is_none()));
+        assert!(suspect.is_careful(7) && suspect.is_careful(9), "each of them is sent alone");
+        assert!((2..4).all(|n| blame(&mut suspect, (7, 7), &error, n * 20_000).is_none()));
+        let given_up = blame(&mut suspect, (7, 7), &SendError::Detached(DetachError::ClosedByRemote), 80_000);
+        assert!(matches!(given_up, Some(Outcome::Refused(_, DropReason::Refused))), "{given_up:?}");
+    }
+
+    #[test]
+    fn a_link_that_an_operator_ends_costs_no_message() {
+        let mut suspect = Suspect::default();
+        for error in [detached(AmqpError::ResourceDeleted), detached(LinkError::DetachForced)] {
+            assert!((0..100).all(|n| blame(&mut suspect, (7, 7), &error, n * 20_000).is_none()), "{error}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use krafka::producer::{DeliveryHandle, TopicPartitionOffset, TransactionalProduc
 use krafka::{Kafka, Record};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Options, group, in_flight, producer, reason, record, refusal};
+use super::{Options, group, in_flight, producer, reason, record, refusal, say_if_ended};
 use crate::bridge::upstream::piped::Pipe;
 use crate::bridge::upstream::{Event, Outcome, Outgoing};
 use crate::store::DropReason;
@@ -58,6 +58,9 @@ pub(super) async fn run(options: &Options, kafka: &Kafka, mut pipe: Pipe) -> Res
     while pipe.messages.recv_many(&mut batch, options.remote.window.min(BATCH)).await > 0 {
         while !batch.is_empty() {
             let settled = transaction(options, &consumer, &producer, &batch).await;
+            if let Err(Failed { why, .. }) = &settled {
+                say_if_ended(&pipe, why).await;
+            }
             let (settled, done, failed) = match settled {
                 Ok(Committed { settled, done, waits }) => (settled, done, waits),
                 Err(Failed { why, refused }) => (refused, batch.len(), Some(text(why))),
