@@ -377,11 +377,11 @@ mod tests {
     use crate::store::memory::MemoryStore;
 
     /// A message that is due now, as a look at what is due finds it, and the queue that it is for.
-    fn due_now(broker: &Arc<Broker>, store: &mut MemoryStore) -> (Key, Arc<Message>, Arc<Taker>) {
+    fn due_now(broker: &Arc<Broker>, store: &mut MemoryStore, retain: bool) -> (Key, Arc<Message>, Arc<Taker>) {
         let queue = by_hand::queue_of(broker, "a");
         let delayed = by_hand::message("$delayed/0/a", &[]);
         let delayed = Arc::new(delayed);
-        let mut staged = [Staged::of(&delayed, false, Durability::Commit)];
+        let mut staged = [Staged::of(&delayed, retain, Durability::Commit)];
         broker.fan_out(&mut RouteCache::default(), Batch::OWN, &mut staged);
         by_hand::commit(broker, store);
         let due = broker.delayed.index.lock().due(Line::Own, u64::MAX, None, 1);
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn two_that_find_a_message_due_send_it_once() {
         let (broker, mut store) = by_hand::broker();
-        let (key, message, queue) = due_now(&broker, &mut store);
+        let (key, message, queue) = due_now(&broker, &mut store, false);
         for _ in 0..2 {
             broker.send_one(key, &message, &mut Blocked::new());
         }
@@ -402,10 +402,21 @@ mod tests {
         assert_eq!(broker.delayed.totals().sent, 1);
     }
 
+    /// Its publisher had its answer long ago.
+    #[test]
+    fn what_is_due_and_finds_no_retained_room_is_sent() {
+        let (broker, mut store) = by_hand::broker_with("[limits]\nmax_retained_messages = 1\n");
+        broker.publish(&Arc::new(by_hand::message("b", &[])), true, Durability::Memory, None);
+        let (key, message, queue) = due_now(&broker, &mut store, true);
+        broker.send_one(key, &message, &mut Blocked::new());
+        assert_eq!((queue.figures().messages, broker.delayed.totals().sent), (1, 1));
+        assert_eq!(broker.counters.retained_refused.get(), 1);
+    }
+
     #[test]
     fn what_is_cancelled_when_it_has_been_found_due_is_not_sent() {
         let (broker, mut store) = by_hand::broker();
-        let (key, message, queue) = due_now(&broker, &mut store);
+        let (key, message, queue) = due_now(&broker, &mut store, false);
         assert!(broker.cancel_delayed(key).is_ok_and(|cancelled| cancelled));
         broker.send_one(key, &message, &mut Blocked::new());
         assert_eq!(queue.figures().messages, 0);

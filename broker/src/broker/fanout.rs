@@ -129,6 +129,15 @@ impl<'a> Staged<'a> {
     }
 }
 
+/// What becomes of a message that is to be retained where there is no room for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unretained {
+    /// It goes nowhere: whoever publishes it is told, or tries again.
+    Refused,
+    /// It is sent all the same: nobody can be told.
+    Sent,
+}
+
 /// What one read brought, and from whom.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
@@ -140,11 +149,14 @@ pub struct Batch<'a> {
     pub bytes: &'a [u8],
     /// What may be done before the others have their turn: when it is spent, the rest stays `Open`. `None`: everything.
     pub budget: Option<&'a Budget>,
+    /// What becomes of one that cannot be retained.
+    pub unretained: Unretained,
 }
 
 impl Batch<'_> {
     /// Of the broker itself.
-    pub const OWN: Self = Self { origin: None, version: Version::V311, bytes: &[], budget: None };
+    pub const OWN: Self =
+        Self { origin: None, version: Version::V311, bytes: &[], budget: None, unretained: Unretained::Refused };
 
     /// Whether the publisher's next messages must wait behind this one: before MQTT 5 a message that finds no room cannot be
     /// refused, so it is tried again, and what overtook it meanwhile would arrive before it [MQTT-4.6.0].
@@ -256,9 +268,10 @@ impl Broker {
         self.run(Found { route: &route, version }, batch, std::slice::from_mut(staged), cx);
     }
 
-    /// Publishes a message of the broker's own, unless a queue that must have it refuses: then its verdict is `Full`.
+    /// Publishes a message whose publisher had its answer long ago, unless a queue that must have it refuses: then its verdict
+    /// is `Full`.
     pub(super) fn publish_if_room(&self, staged: &mut Staged<'_>) {
-        self.run_one(Batch::OWN, staged, self.cx());
+        self.run_one(Batch { unretained: Unretained::Sent, ..Batch::OWN }, staged, self.cx());
     }
 
     fn run_with_room(&self, found: Found<'_>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
@@ -268,7 +281,7 @@ impl Broker {
         for staged in run.iter_mut() {
             staged.verdict = verdict;
             if staged.source.retain {
-                self.retain(staged, batch.origin, cx.now);
+                self.retain(staged, batch, cx.now);
             }
             if nobody {
                 self.keep_undeliverable(batch, staged, cx);
@@ -329,8 +342,8 @@ impl Broker {
         route.targets.iter().any(full) || route.groups.iter().any(|g| is_full(g, full))
     }
 
-    fn retain(&self, staged: &mut Staged<'_>, origin: Option<&Arc<Slot>>, now: Time) {
-        let message = staged.shared(now, origin);
+    fn retain(&self, staged: &mut Staged<'_>, batch: Batch<'_>, now: Time) {
+        let message = staged.shared(now, batch.origin);
         let wait = staged.durability == Durability::Commit && staged.source.qos > 0;
         let own = message.topic_bytes().starts_with(b"$SYS/");
         let room = own || message.payload().is_empty() || !self.memory_full();
@@ -349,7 +362,12 @@ impl Broker {
         } else {
             self.counters.retained_refused.add(1);
             // Refused as a whole where it can be said; a QoS 0 message is delivered and not retained.
-            if staged.source.qos > 0 {
+            if batch.unretained == Unretained::Sent {
+                tracing::warn!(
+                    topic = staged.source.topic,
+                    "sent, but not retained: there is no room for it (limits.max_retained_*, limits.memory)"
+                );
+            } else if staged.source.qos > 0 {
                 staged.verdict = Verdict::Full;
             }
         }
@@ -381,12 +399,14 @@ impl Broker {
         to_slot(self, slot, terms, batch, run, None, cx);
     }
 
-    /// Publishes a message that no client is sending now: a will (then `origin` is its session), or `$SYS`.
+    /// Publishes a message that no client is sending now: a will (then `origin` is its session, and nobody can be told what
+    /// becomes of it), or `$SYS`.
     pub fn publish(&self, message: &Arc<Message>, retain: bool, durability: Durability, origin: Option<&Arc<Slot>>) {
         let mut staged = Staged::of(message, retain, durability);
         let version = self.router.version();
         let route = self.router.route(message.topic());
-        let batch = Batch { origin, ..Batch::OWN };
+        let unretained = if origin.is_some() { Unretained::Sent } else { Unretained::Refused };
+        let batch = Batch { origin, unretained, ..Batch::OWN };
         self.run_with_room(Found { route: &route, version }, batch, std::slice::from_mut(&mut staged), self.cx());
     }
 

@@ -406,6 +406,23 @@ mod tests {
         assert_eq!(broker.router.stats().subscriptions, 0);
     }
 
+    /// Nobody can be told that a will is refused.
+    #[test]
+    fn a_will_for_which_there_is_no_retained_room_is_sent() {
+        let (broker, _store) = by_hand::broker_with("[limits]\nmax_retained_messages = 1\n");
+        let retained = Arc::new(by_hand::message("a", &[]));
+        broker.publish(&retained, true, Durability::Memory, None);
+        let queue = by_hand::queue_of(&broker, "gone");
+        let mut message = by_hand::message("gone", &[]);
+        message.retain = true;
+        let will = Some(StoredWill { message: Arc::new(message), expiry_s: None, delay_s: 0 });
+        let opened = broker.open("c", true, Link { will, ..link(0) }, 0);
+        broker.close(&opened.slot, opened.epoch, Ending { with_will: true, expiry_s: None });
+        assert_eq!(queue.figures().messages, 1);
+        assert!(broker.retained.matching("gone", broker.clock.now()).is_empty());
+        assert_eq!(broker.counters.retained_refused.get(), 1);
+    }
+
     /// Whoever found it away may come too late.
     #[test]
     fn a_session_whose_client_is_back_is_not_ended() {
