@@ -8,7 +8,7 @@ use forebay_wire::types::{PacketId, Version};
 
 use super::budget::{Budget, copied, cost};
 use super::retained::{NoRoom, Room};
-use super::special::{is_special, may_be_special};
+use super::special;
 use super::{Broker, Slot};
 use crate::codec::AckKind;
 use crate::dead_letter::Heir;
@@ -164,6 +164,16 @@ impl Batch<'_> {
         staged.verdict == Verdict::Full && staged.source.qos > 0 && self.origin.is_some() && !self.version.is_v5()
     }
 
+    fn is_spent(&self) -> bool {
+        self.budget.is_some_and(Budget::is_spent)
+    }
+
+    pub(super) fn spend(&self, units: usize) {
+        if let Some(budget) = self.budget {
+            budget.spend(units);
+        }
+    }
+
     /// A subscriber that has half a buffer to be written should have its turn before the publisher goes on.
     fn look_at(&self, session: &Session, cx: Cx<'_>) {
         if let Some(budget) = self.budget
@@ -198,29 +208,27 @@ impl Broker {
         let cx = self.cx();
         let mut rest = staged;
         while let Some(first) = rest.first() {
-            if batch.budget.is_some_and(Budget::is_spent) {
+            if batch.is_spent() {
                 return;
             }
             let topic = first.source.topic;
-            let mut length = rest.iter().take_while(|s| s.source.topic == topic).count();
+            // What is special costs what it turns out to be: it goes one by one.
+            let special = is_special(first);
+            let alike = |s: &&Staged<'_>| s.source.topic == topic && !is_special(s);
+            let mut length = if special { 1 } else { rest.iter().take_while(alike).count() };
             let run = rest.get(..length).unwrap_or_default();
-            let special = is_special(topic) || run.iter().any(|staged| may_be_special(staged.source.properties));
             let version = self.router.version();
             let found = if special { None } else { Some(Found { route: cache.get(&self.router, topic), version }) };
             let subscribers = found.map_or(1, |found| found.route.targets.len() + found.route.groups.len());
             let (affordable, cost) = batch.affordable(run, subscribers);
             length = length.min(affordable);
-            if let Some(budget) = batch.budget {
-                budget.spend(cost);
-            }
+            batch.spend(cost);
             let (run, after) = std::mem::take(&mut rest).split_at_mut(length);
             match found {
                 Some(found) => self.run(found, batch, run, cx),
                 None => self.run_special(batch, run, cx),
             }
-            if let Some(budget) = batch.budget {
-                budget.spend(cache.take_visited());
-            }
+            batch.spend(cache.take_visited());
             if run.iter().any(|staged| batch.stops_at(staged)) {
                 return;
             }
@@ -253,7 +261,7 @@ impl Broker {
     /// Messages of which some may be for later, may have come before, or may be schedules.
     fn run_special(&self, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
         for staged in run {
-            if !self.refuse_schedule(staged) && !self.once(batch, staged, cx) && !self.delay(batch, staged, cx) {
+            if !self.refuse_schedule(batch, staged) && !self.once(batch, staged, cx) && !self.delay(batch, staged, cx) {
                 self.run_one(batch, staged, cx);
             }
             if batch.stops_at(staged) {
@@ -264,7 +272,9 @@ impl Broker {
 
     pub(super) fn run_one(&self, batch: Batch<'_>, staged: &mut Staged<'_>, cx: Cx<'_>) {
         let version = self.router.version();
-        let route = self.router.route(staged.source.topic);
+        let (route, visited) = self.router.visit(staged.source.topic);
+        let subscribers = route.targets.len() + route.groups.len();
+        batch.spend(visited.saturating_add(cost(1, copied(staged.source.payload), subscribers, false)));
         self.run(Found { route: &route, version }, batch, std::slice::from_mut(staged), cx);
     }
 
@@ -453,6 +463,11 @@ impl Broker {
     }
 }
 
+/// Whether it may be for later, may have come before, or may be a schedule.
+fn is_special(staged: &Staged<'_>) -> bool {
+    special::is_special(staged.source.topic) || special::may_be_special(staged.source.properties)
+}
+
 /// The least room that any target has.
 fn room(route: &Route<Arc<Slot>>) -> Fill {
     let members = route.groups.iter().flat_map(|group| group.members());
@@ -610,6 +625,49 @@ mod tests {
         let late = member("d");
         (0..3).for_each(|_| publish());
         assert_eq!(accepted(&late), 3);
+    }
+
+    /// Publishes 1,024 messages in one turn; returns how many went.
+    fn in_one_turn(broker: &Broker, message: &Arc<Message>) -> usize {
+        let budget = Budget::turn();
+        let mut staged: Vec<_> = (0..1024).map(|_| Staged::of(message, message.retain, Durability::Memory)).collect();
+        let batch = Batch { budget: Some(&budget), ..Batch::OWN };
+        broker.fan_out(&mut RouteCache::default(), batch, &mut staged);
+        staged.iter().filter(|staged| staged.verdict != Verdict::Open).count()
+    }
+
+    /// A name among its properties does not make a message cheaper.
+    #[test]
+    fn what_looks_special_has_the_same_turn_as_others() {
+        let (broker, _store) = by_hand::broker();
+        for n in 0..200 {
+            let slot = broker.open(&format!("c{n}"), true, link(0), 0).slot;
+            broker.subscribe(&slot, subscription("t", 0));
+        }
+        let went = |properties: &[u8]| in_one_turn(&broker, &Arc::new(by_hand::message("t", properties)));
+        let mut seq = Vec::new();
+        put_user(&mut seq, "seq", "1");
+        let (plain, special) = (went(&[]), went(&seq));
+        assert!((1..100).contains(&special) && special <= plain, "{special} of them, and {plain} of others");
+    }
+
+    /// Whether there is room for one more is asked of all that there are.
+    #[test]
+    fn a_schedule_costs_what_its_check_costs() {
+        let (broker, _store) = by_hand::broker();
+        let schedule = |topic: &str| {
+            let payload = br#"{"cron":"* * * * *","topic":"a","payload":"x"}"#;
+            let (properties, qos, retain, expires_at) = (&[][..], 1, true, None);
+            let parts = Parts { topic, properties, payload, qos, retain, expires_at, accepted_at: Time(0) };
+            Arc::new(Message::new(&parts, None))
+        };
+        for n in 0..broker.config.limits.max_schedules {
+            broker.publish(&schedule(&format!("$schedule/{n}")), true, Durability::Memory, None);
+        }
+        let known = in_one_turn(&broker, &schedule("$schedule/0"));
+        let new = in_one_turn(&broker, &schedule("$schedule/new"));
+        assert!(new < known / 4, "{new} that are refused, and {known} that replace one");
+        assert_eq!(broker.counters.retained_refused.get(), new as u64);
     }
 
     /// What is retained is read by those who subscribe, and what is published goes to those who have: one that subscribes between

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::Broker;
-use super::fanout::{Source, Staged, Verdict};
+use super::fanout::{Batch, Source, Staged, Verdict};
 use crate::message::Message;
 use crate::properties::put_user;
 use crate::schedules::{Body, Description, Due, Mark, PREFIX, Timetable, Wrong, name_of};
@@ -77,7 +77,7 @@ impl Broker {
     }
 
     /// A publication on a schedule's topic. True: it is no schedule, or there is no room for one; that is its verdict.
-    pub(super) fn refuse_schedule(&self, staged: &mut Staged<'_>) -> bool {
+    pub(super) fn refuse_schedule(&self, batch: Batch<'_>, staged: &mut Staged<'_>) -> bool {
         let Source { topic, payload, retain, .. } = staged.source;
         let Some(name) = name_of(topic) else { return false };
         let read = match name {
@@ -94,8 +94,13 @@ impl Broker {
             staged.verdict = Verdict::Refused(reason);
             return true;
         }
-        let all = self.retained.matching(ALL, self.clock.now());
-        let full = all.len() >= self.config.limits.max_schedules && all.iter().all(|other| other.topic() != topic);
+        let now = self.clock.now();
+        if !self.retained.matching(topic, now).is_empty() {
+            return false;
+        }
+        let all = self.retained.matching(ALL, now).len();
+        batch.spend(all);
+        let full = all >= self.config.limits.max_schedules;
         if full {
             self.counters.retained_refused.add(1);
             staged.verdict = Verdict::Full;

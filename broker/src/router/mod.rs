@@ -151,7 +151,7 @@ impl<T: Subscriber> Router<T> {
     }
 
     /// The same, and how many levels of filters were looked at.
-    fn visit(&self, topic: &str) -> (Arc<Route<T>>, usize) {
+    pub(crate) fn visit(&self, topic: &str) -> (Arc<Route<T>>, usize) {
         let trie = self.trie.read();
         let (matches, visited) = trie.matches(topic);
         let found =
