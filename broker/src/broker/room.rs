@@ -55,13 +55,22 @@ pub(super) struct ShortOfMemory {
     large: Settings,
     /// Somebody was told so since the last look, and waits.
     was_told: AtomicBool,
+    /// Unit tests count no memory.
+    #[cfg(test)]
+    is_pretended: AtomicBool,
 }
 
 impl ShortOfMemory {
     pub(super) fn new(settings: &Settings) -> Self {
         let with = |outbound_buffer| Settings { outbound_buffer, ..settings.clone() };
         let small = with(PART_WHEN_FULL.min(settings.outbound_buffer));
-        Self { small, large: with(0), was_told: AtomicBool::new(false) }
+        Self {
+            small,
+            large: with(0),
+            was_told: AtomicBool::new(false),
+            #[cfg(test)]
+            is_pretended: AtomicBool::new(false),
+        }
     }
 
     fn tell(&self) {
@@ -73,6 +82,10 @@ impl Broker {
     /// How much of the memory that there may be is taken.
     #[must_use]
     pub fn memory_level(&self) -> Level {
+        #[cfg(test)]
+        if self.short_of_memory.is_pretended.load(Ordering::Relaxed) {
+            return Level::Full;
+        }
         Level::of(memory::used(), self.memory_limit)
     }
 
@@ -169,7 +182,7 @@ impl Broker {
     /// A peak that came and went between two looks has left those behind who met it.
     pub(super) fn watch_memory(&self, watch: &mut Watch) {
         let used = memory::used();
-        let (level, before) = (Level::of(used, self.memory_limit), watch.level);
+        let (level, before) = (self.memory_level(), watch.level);
         watch.level = level;
         if level != before {
             let (used, limit) = (used >> 20, self.memory_limit >> 20);
@@ -202,6 +215,18 @@ impl Broker {
     pub(super) fn count_wills(&self) {
         let of = |slot: Arc<Slot>| slot.look(|session| session.will().map_or(0, |will| will.message.size()));
         self.will_bytes.store(self.all_slots().into_iter().map(of).sum(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl Broker {
+    pub(crate) fn pretend_memory_full(&self, full: bool) {
+        self.short_of_memory.is_pretended.store(full, Ordering::Relaxed);
+    }
+
+    /// What the keeper does each second.
+    pub(crate) fn look_at_memory(&self) {
+        self.watch_memory(&mut Watch::default());
     }
 }
 

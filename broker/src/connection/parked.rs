@@ -34,10 +34,11 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// As much is parked as may be: the socket is read no further.
+    /// As much is parked as may be: the socket is read no further. With no memory left that is what there is.
     pub(crate) fn full(&self, broker: &Broker) -> bool {
         self.waiting.len() >= usize::from(broker.settings.receive_maximum)
             || self.bytes >= broker.settings.queue.memory_bytes
+            || broker.memory_full()
     }
 
     pub(crate) fn push(&mut self, message: Arc<Message>, ack: Option<(AckKind, PacketId)>, durability: Durability) {
@@ -199,18 +200,47 @@ mod tests {
         broker
     }
 
+    /// A client of MQTT 3.1.1, connected.
+    async fn client_of(broker: &Arc<Broker>) -> DuplexStream {
+        let shared = Shared::new(broker, broker.config.listeners[0].clone(), None);
+        let (mut client, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(drive());
+        tokio::spawn(async move { serve_stream(far, &shared).await });
+        client.write_all(&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c']).await.unwrap();
+        come(&mut client, &[0x20, 2, 0, 0]).await;
+        client
+    }
+
+    /// Each connection may park as much as a queue has in memory: ten thousand of them would be far over the limit.
+    #[tokio::test(flavor = "current_thread")]
+    async fn with_no_memory_left_what_is_parked_does_not_grow() {
+        let (broker, _store) = by_hand::broker();
+        let queue = by_hand::queue_of(&broker, "t");
+        let mut client = client_of(&broker).await;
+        broker.pretend_memory_full(true);
+        for id in 1..=3 {
+            client.write_all(&[0x32, 6, 0, 1, b't', 0, id, b'x']).await.unwrap();
+            // All that is ready to go on has gone on.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(broker.counters.publish_parked.get(), 1);
+        broker.pretend_memory_full(false);
+        broker.look_at_memory();
+        while queue.figures().messages < 3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(broker.counters.publish_parked.get(), 1, "the others came when there was room");
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn what_its_publisher_may_not_publish_any_more_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("acl");
         let broker = with_rules(&file);
         let queue = by_hand::queue_of(&broker, "t");
-        let shared = Shared::new(&broker, broker.config.listeners[0].clone(), None);
-        let (mut client, far) = tokio::io::duplex(1 << 16);
-        tokio::spawn(drive());
-        tokio::spawn(async move { serve_stream(far, &shared).await });
-        client.write_all(&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c']).await.unwrap();
-        come(&mut client, &[0x20, 2, 0, 0]).await;
+        let mut client = client_of(&broker).await;
         for id in 1..=3 {
             client.write_all(&[0x32, 6, 0, 1, b't', 0, id, b'x']).await.unwrap();
         }
