@@ -1,12 +1,13 @@
 //! From one publisher to all who asked. Messages of one read are handled together: a target is locked and woken once
 //! for all of them that have the same topic.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use forebay_wire::reason::ReasonCode;
 use forebay_wire::types::{PacketId, Version};
 
 use super::budget::{Budget, copied, cost};
+use super::parking::Behind;
 use super::retained::{NoRoom, Room};
 use super::special;
 use super::{Broker, Slot};
@@ -194,6 +195,24 @@ impl Batch<'_> {
     }
 }
 
+/// What a message waits for.
+struct NoRoomIn {
+    behind: Behind,
+    queue: Weak<Slot>,
+}
+
+impl NoRoomIn {
+    const ANYTHING: Self = Self { behind: Behind::Anything, queue: Weak::new() };
+
+    fn queue(slot: &Arc<Slot>) -> Self {
+        if !slot.full() {
+            // Memory is what there is none of.
+            return Self::ANYTHING;
+        }
+        Self { behind: Behind::Queue(slot.no()), queue: Arc::downgrade(slot) }
+    }
+}
+
 /// A route, and the router's version before it was asked for.
 #[derive(Clone, Copy)]
 struct Found<'a> {
@@ -246,9 +265,12 @@ impl Broker {
         }
         for at in 0..run.len() {
             let Some(one) = run.get_mut(at..=at) else { return };
-            let full = one.first().is_some_and(|staged| self.no_room(route, staged, batch.origin));
-            if let (true, Some(staged)) = (full, one.first_mut()) {
+            let full = one.first().and_then(|staged| self.no_room(route, staged, batch.origin));
+            if let (Some(full), Some(staged)) = (full, one.first_mut()) {
                 staged.verdict = Verdict::Full;
+                if let Some(origin) = batch.origin.filter(|_| batch.stops_at(staged)) {
+                    self.park_behind(origin, full.behind, full.queue);
+                }
             } else {
                 self.run_with_room(found, batch, one, cx);
             }
@@ -325,10 +347,10 @@ impl Broker {
         (self.router.version() != found.version).then(|| self.router.route(retained.source.topic))
     }
 
-    /// Whether a QoS 1 or 2 message must wait: a queue that refuses is full, or a durable queue cannot be written.
-    fn no_room(&self, route: &Route<Arc<Slot>>, staged: &Staged<'_>, origin: Option<&Arc<Slot>>) -> bool {
+    /// Whether a QoS 1 or 2 message must wait, and for what: a queue that refuses is full, or a durable queue cannot be written.
+    fn no_room(&self, route: &Route<Arc<Slot>>, staged: &Staged<'_>, origin: Option<&Arc<Slot>>) -> Option<NoRoomIn> {
         if staged.source.qos == 0 {
-            return false;
+            return None;
         }
         if staged.durability == Durability::Commit && self.store_failing() {
             let durable = |t: &Target<Arc<Slot>>| t.options.qos > 0 && t.subscriber.look(|s| s.durable());
@@ -337,19 +359,29 @@ impl Broker {
                 || route.targets.iter().any(durable)
                 || route.groups.iter().any(|g| g.members().iter().any(durable))
             {
-                return true;
+                return Some(NoRoomIn::ANYTHING);
             }
         }
         let short = self.memory_full();
         if short && staged.source.retain && !staged.source.payload.is_empty() {
-            return true;
+            return Some(NoRoomIn::ANYTHING);
         }
-        let full = |t: &Target<Arc<Slot>>| {
+        let full = |t: &&Target<Arc<Slot>>| {
             t.options.qos > 0
                 && (t.subscriber.full() || (short && Self::would_stay(&t.subscriber)))
                 && t.subscriber.takes(staged.source.topic, staged.source.properties)
         };
-        route.targets.iter().any(full) || route.groups.iter().any(|g| is_full(g, full))
+        let mut found = None;
+        // Each of them holds the publisher up.
+        for target in route.targets.iter().filter(full) {
+            found.get_or_insert_with(|| NoRoomIn::queue(&target.subscriber));
+            target.subscriber.turn_away(self.now_s());
+        }
+        for group in route.groups.iter().filter(|group| is_full(group, |target| full(&target))) {
+            found.get_or_insert(NoRoomIn { behind: Behind::Group, queue: Weak::new() });
+            group.members().iter().filter(full).for_each(|member| member.subscriber.turn_away(self.now_s()));
+        }
+        found
     }
 
     fn retain(&self, staged: &mut Staged<'_>, batch: Batch<'_>, now: Time) {

@@ -131,9 +131,11 @@ impl Broker {
     /// Queues that have refused for as long as they may: one that outlives its connection drops its oldest messages from
     /// now on, the client of another is disconnected.
     pub fn end_stalls(self: &Arc<Self>) {
-        let now_s = self.now_s();
+        let (now_s, held_up) = (self.now_s(), self.held_up());
+        // For whoever might have been missed.
+        held_up.queues().iter().for_each(|no| self.unpark_next(*no));
         for slot in self.all_slots() {
-            let Some(full_s) = slot.full_for_s(now_s) else { continue };
+            let Some(full_s) = slot.full_for_s(now_s, &held_up) else { continue };
             let (durable, limit_ms) = slot.look(|session| (session.durable(), session.stall_limit_ms(self.cx())));
             if limit_ms.is_none_or(|limit| u64::from(full_s) * 1000 < limit) || slot.kicked().is_some() {
                 continue;
@@ -143,7 +145,7 @@ impl Broker {
                 self.counters.queues_shed.add(1);
                 tracing::error!(
                     client = &*client,
-                    "its queue has been full for {full_s} s and held publishers up: from now on its oldest messages are \
+                    "its full queue has held publishers up for {full_s} s: from now on its oldest messages are \
                      dropped, until it has drained by half (queue.stall_limit)"
                 );
                 slot.with(self, Session::shed);

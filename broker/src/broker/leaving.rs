@@ -50,7 +50,7 @@ impl Broker {
             self.leave_queues(slot, filter);
         }
         self.router.remove_all(slot.no().0, &mut filters.iter().map(String::as_str));
-        self.unpark();
+        self.unpark_all();
         {
             let mut sessions = self.sessions.lock();
             if sessions.get(&client_id).is_some_and(|current| Arc::ptr_eq(current, slot)) {

@@ -11,6 +11,7 @@ mod keeper;
 mod leaving;
 mod once;
 mod pager;
+mod parking;
 mod queues;
 pub(crate) mod reload;
 mod retained;
@@ -112,7 +113,7 @@ pub struct Broker {
     deadlines: Mutex<keeper::Deadlines>,
     /// The store asks for another broker: see [`crate::store::Store::outdated`].
     pub begin_anew: tokio::sync::Notify,
-    parked: Mutex<Vec<Arc<Slot>>>,
+    parking: Mutex<parking::Parking>,
     ended_ledger: Mutex<EndedLedger>,
     gauge: Option<Arc<Gauge>>,
     /// Bytes that the program may take.
@@ -251,7 +252,7 @@ impl Broker {
             next_session: AtomicU64::new(recovered.last_session + 1),
             deadlines: Mutex::new(keeper::Deadlines::default()),
             begin_anew: tokio::sync::Notify::new(),
-            parked: Mutex::new(Vec::new()),
+            parking: Mutex::default(),
             ended_ledger: Mutex::new(EndedLedger { total: recovered.ended_ledger, changed: false }),
             gauge,
             memory_limit: config.limits.memory.unwrap_or_else(crate::memory::half_of_the_machine),
@@ -333,29 +334,6 @@ impl Broker {
     #[must_use]
     pub fn session_count(&self) -> usize {
         self.sessions.lock().len()
-    }
-
-    /// A publisher waits for room somewhere; [`Broker::unpark`] wakes it.
-    pub(crate) fn park(&self, slot: &Arc<Slot>) {
-        if slot.set_parked(true) {
-            return;
-        }
-        self.parked.lock().push(slot.clone());
-    }
-
-    /// A publisher that may have waited for room is gone.
-    pub(crate) fn forget_parked(&self, slot: &Arc<Slot>) {
-        self.parked.lock().retain(|other| !Arc::ptr_eq(other, slot));
-        slot.set_parked(false);
-    }
-
-    /// There is room again somewhere: those who wait look for themselves.
-    pub fn unpark(&self) {
-        let parked = std::mem::take(&mut *self.parked.lock());
-        for slot in parked {
-            slot.set_parked(false);
-            slot.wake();
-        }
     }
 
     /// Whether durable messages are refused because the store cannot be written.

@@ -246,9 +246,10 @@ mod tests {
         broker.watch_store();
         assert!(broker.writer.is_due(), "nothing else has it look");
         broker.park(&waiting);
+        waiting.looked();
         broker.writer.failing.store(false, Ordering::Relaxed);
         broker.watch_store();
-        assert!(!waiting.set_parked(false), "it still waits");
+        assert!(waiting.looked(), "it still waits");
     }
 
     #[test]
@@ -259,7 +260,8 @@ mod tests {
         broker.watch_memory(&mut watch);
         broker.short_of_memory.tell();
         broker.park(&waiting);
+        waiting.looked();
         broker.watch_memory(&mut watch);
-        assert!(!waiting.set_parked(false), "it still waits");
+        assert!(waiting.looked(), "it still waits");
     }
 }

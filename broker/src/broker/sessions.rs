@@ -242,7 +242,7 @@ impl Broker {
         }
         // At QoS 0 nobody waits for it any more, and a new member of a group may have room where the others have none.
         if existed || topic::split_share(&subscription.filter).is_some() {
-            self.unpark();
+            self.unpark_all();
         }
         Some(existed)
     }
@@ -270,7 +270,7 @@ impl Broker {
         if let Found::Topics | Found::QueuesAndTopics(_) = self.leave_queues(slot, filter)
             && self.router.unsubscribe(filter, slot.no().0)
         {
-            self.unpark();
+            self.unpark_all();
         }
         // Who has taken over may have subscribed in between, and its route is gone.
         let again = |session: &mut Session| {

@@ -7,15 +7,18 @@ use std::task::{Wake, Waker};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::watch;
 
+use crate::broker::parking::HeldUp;
 use crate::broker::{Broker, RETRY_AFTER_MS, Woken};
 use crate::message::{Message, Origin, Time};
-use crate::queue::{Priorities, Stall};
+use crate::queue::{Look, Priorities, Stall};
 use crate::router::Subscriber;
 use crate::session::{Authority, Collected, Fill, Session, Urgency};
 use crate::store::SessionNo;
 
 /// Seconds between two lines about one session's full queue.
 const SAY_FULL_EVERY_S: u32 = 60;
+/// A publisher that was refused is taken to wait for so long: nobody knows when it comes again.
+const REFUSED_FOR_S: u32 = 60;
 
 /// One session's place in the broker. Locks: at most one slot's session at a time, and nothing else below it but the
 /// list of the woken.
@@ -53,8 +56,8 @@ pub struct Slot {
     backed_up: AtomicBool,
     /// It is a member of a declared queue, or was.
     member: AtomicBool,
-    /// It is on the list of those who wait for room.
-    parked: AtomicBool,
+    /// One more than the broker second in which its full queue turned a message away last; 0 for never since it is full.
+    turned_away_s: AtomicU32,
     /// Broker seconds of the last packet, and the keep alive in seconds: 0 for none.
     last_packet_s: AtomicU32,
     keep_alive_s: AtomicU16,
@@ -125,7 +128,7 @@ impl Slot {
             stall: Mutex::new(None),
             backed_up: AtomicBool::new(false),
             member: AtomicBool::new(false),
-            parked: AtomicBool::new(false),
+            turned_away_s: AtomicU32::new(0),
             last_packet_s: AtomicU32::new(0),
             keep_alive_s: AtomicU16::new(0),
             unread: AtomicBool::new(false),
@@ -257,10 +260,14 @@ impl Slot {
         }
         if fill as u8 != fill_before {
             if let Some(turnover) = full {
-                Stall::fill(&mut self.stall.lock(), broker.now_s(), turnover);
+                let mut stall = self.stall.lock();
+                if stall.is_none() {
+                    self.turned_away_s.store(0, Ordering::Relaxed);
+                }
+                Stall::fill(&mut stall, broker.now_s(), turnover);
             }
             if fill_before == Fill::Full as u8 {
-                broker.unpark();
+                broker.unpark_behind(self.no);
             }
             if fill == Fill::Full {
                 self.say_full(broker);
@@ -318,13 +325,30 @@ impl Slot {
         self.backed_up.load(Ordering::Relaxed)
     }
 
-    /// Seconds that the queue has held publishers up without having drained, if it does so now.
-    pub(crate) fn full_for_s(&self, now_s: u32) -> Option<u32> {
+    /// A message finds its queue full.
+    pub(super) fn turn_away(&self, now_s: u32) {
+        self.turned_away_s.store(now_s.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Whether somebody was refused for its full queue a short time ago.
+    pub(super) fn has_turned_away(&self, now_s: u32) -> bool {
+        let last = self.turned_away_s.load(Ordering::Relaxed);
+        last > 0 && (now_s + 1).saturating_sub(last) < REFUSED_FOR_S
+    }
+
+    /// The same, at any time since it is full.
+    pub(super) fn has_ever_turned_away(&self) -> bool {
+        self.turned_away_s.load(Ordering::Relaxed) > 0
+    }
+
+    /// Seconds that the queue has held publishers up without having drained, if it is full now; `held_up`: somebody waits for it.
+    pub(super) fn full_for_s(&self, now_s: u32, held_up: &HeldUp) -> Option<u32> {
         if self.stall.lock().is_none() {
             return None;
         }
         let turnover = self.look(|session| session.turnover());
-        Stall::look(&mut self.stall.lock(), now_s, self.full(), turnover)
+        let (full, held_up) = (self.full(), held_up.by(self, now_s));
+        Stall::look(&mut self.stall.lock(), now_s, Look { full, held_up, turnover })
     }
 
     /// It will not hold anybody up from now on.
@@ -369,11 +393,6 @@ impl Slot {
     /// The connection looks: later wake-ups count again. False: nobody has woken it.
     pub(crate) fn looked(&self) -> bool {
         self.notified.swap(false, Ordering::AcqRel)
-    }
-
-    /// Returns what it was.
-    pub(crate) fn set_parked(&self, parked: bool) -> bool {
-        self.parked.swap(parked, Ordering::AcqRel)
     }
 
     /// A connection serves it from now on, and is polled for the first time soon. The one before has been taken over: it

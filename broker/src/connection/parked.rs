@@ -64,25 +64,45 @@ impl<S: Stream> Connection<S> {
     pub(super) fn retry_parked(&mut self, scratch: &mut Scratch, budget: &Budget) -> Result<(), End> {
         let Some(mut parked) = self.parked.take() else { return Ok(()) };
         let broker = self.on.broker.clone();
+        // On the list before the try: room that comes in between is not missed.
+        let behind = broker.park(&self.slot);
+        let before = parked.waiting.len();
+        let tried = self.try_parked(&mut parked, &broker, scratch, budget);
+        let left = parked.waiting.len();
+        if left == 0 {
+            broker.forget_parked(&self.slot);
+        } else {
+            broker.park_on(&self.slot, left < before);
+            self.parked = Some(parked);
+        }
+        if let Some(no) = behind {
+            broker.unpark_next(no);
+        }
+        tried
+    }
+
+    fn try_parked(
+        &mut self,
+        parked: &mut Parked,
+        broker: &Broker,
+        scratch: &mut Scratch,
+        budget: &Budget,
+    ) -> Result<(), End> {
         while !parked.waiting.is_empty() {
             if budget.is_spent() {
                 self.goes_on = true;
-                self.parked = Some(parked);
                 return Ok(());
             }
-            // On the list before the try: room that comes in between is not missed.
-            broker.park(&self.slot);
             let allowed = parked.waiting.iter().take(AT_ONCE).take_while(|one| self.may_publish(one)).count();
             if allowed == 0 {
-                self.deny_first(&mut parked, &broker)?;
+                self.deny_first(parked, broker)?;
                 continue;
             }
             let gate = broker.writer.gate();
-            let done = self.retry_some(&parked, allowed, &broker, scratch, budget);
+            let done = self.retry_some(parked, allowed, broker, scratch, budget);
             drop(gate);
             parked.pop(done);
             if done < allowed && !budget.is_spent() {
-                self.parked = Some(parked);
                 return Ok(());
             }
         }

@@ -38,4 +38,4 @@ pub use priority::{LEVELS_MAX, PRIORITY_MAX, Priorities};
 pub use refused::Refused;
 pub use room::Fill;
 pub(crate) use room::HalfRoom;
-pub(crate) use stall::{Stall, Turnover};
+pub(crate) use stall::{Look, Stall, Turnover};

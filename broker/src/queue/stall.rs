@@ -22,20 +22,34 @@ pub(crate) struct Turnover {
     pub(crate) gone: u64,
 }
 
+/// What [`Stall::look`] sees.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    pub(crate) full: bool,
+    /// A publisher waits for it, or was refused not long ago.
+    pub(crate) held_up: bool,
+    pub(crate) turnover: Turnover,
+}
+
 impl Stall {
     /// The queue is full from now on, or once more.
     pub(crate) fn fill(stall: &mut Option<Self>, now_s: u32, begun: Turnover) {
         stall.get_or_insert(Self { since_s: now_s, looked_s: now_s, was_full: true, begun }).was_full = true;
     }
 
-    /// Seconds that it has held publishers up, if it does so now. To be asked now and then.
-    pub(crate) fn look(stall: &mut Option<Self>, now_s: u32, full: bool, now: Turnover) -> Option<u32> {
+    /// Seconds in which it has held publishers up, if it is full now. To be asked now and then.
+    pub(crate) fn look(
+        stall: &mut Option<Self>,
+        now_s: u32,
+        Look { full, held_up, turnover: now }: Look,
+    ) -> Option<u32> {
         let here = stall.as_mut()?;
         if now.gone.saturating_sub(here.begun.gone) >= here.begun.queued || now.queued <= here.begun.queued / 2 {
             *stall = full.then_some(Self { since_s: now_s, looked_s: now_s, was_full: true, begun: now });
             return None;
         }
-        if !std::mem::replace(&mut here.was_full, full) && !full {
+        let was_full = std::mem::replace(&mut here.was_full, full) || full;
+        if !was_full || !held_up {
             // Nobody has had to wait meanwhile.
             here.since_s += now_s.saturating_sub(here.looked_s);
         }
@@ -55,7 +69,18 @@ mod tests {
     }
 
     fn look(stall: &mut Option<Stall>, now_s: u32, queued: u64, gone: u64) -> Option<u32> {
-        Stall::look(stall, now_s, queued >= 10, Turnover { queued, gone })
+        let turnover = Turnover { queued, gone };
+        Stall::look(stall, now_s, Look { full: queued >= 10, held_up: true, turnover })
+    }
+
+    /// A full queue to which nobody publishes loses nothing.
+    #[test]
+    fn a_full_queue_that_nobody_waits_for_holds_nobody_up() {
+        let mut stall = begun();
+        let idle = Look { full: true, held_up: false, turnover: Turnover { queued: 10, gone: 50 } };
+        assert_eq!(look(&mut stall, 105, 10, 50), Some(5));
+        assert_eq!(Stall::look(&mut stall, 1000, idle), Some(5));
+        assert_eq!(look(&mut stall, 1001, 10, 50), Some(6));
     }
 
     #[test]

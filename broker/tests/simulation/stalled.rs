@@ -48,9 +48,22 @@ fn fill(world: &mut World) {
     panic!("the queue never refuses");
 }
 
+/// So many seconds later nobody has published anything.
+fn idle(world: &World, s: u64) {
+    for _ in 0..s {
+        world.broker().clock.advance(1000);
+        world.broker().end_stalls();
+    }
+}
+
+/// So many seconds later, in which a publisher has tried again each half minute.
 fn later(world: &World, s: u64) {
-    world.broker().clock.advance(s * 1000);
-    world.broker().end_stalls();
+    let steps = std::iter::once(s % 30).filter(|first| *first > 0).chain((0..s / 30).map(|_| 30));
+    for step in steps {
+        assert_eq!(publish(&world.broker()), Verdict::Full);
+        world.broker().clock.advance(step * 1000);
+        world.broker().end_stalls();
+    }
 }
 
 #[test]
@@ -80,6 +93,22 @@ fn a_forgotten_session_drops_its_oldest_until_it_has_drained_by_half() {
     fill(&mut world);
     later(&world, 3);
     assert_eq!(publish(&broker), Verdict::Full, "the time begins anew");
+}
+
+/// Its publishers are idle for an hour: it has held nobody up, but for the minute for which the last is taken to wait.
+#[test]
+fn a_full_queue_to_which_nobody_publishes_loses_nothing() {
+    let mut world = World::new(3);
+    let broker = world.broker();
+    let (slot, epoch) = subscriber(&broker, "away", NEVER_S, "t");
+    broker.close(&slot, epoch, Ending { with_will: false, expiry_s: None });
+    fill(&mut world);
+    idle(&world, 3600);
+    assert!(!slot.look(|session| session.sheds()));
+    assert_eq!(publish(&broker), Verdict::Full);
+    assert_eq!(slot.look(|session| session.ledger()).0.dropped[DropReason::Oldest as usize], 0);
+    later(&world, 570);
+    assert_eq!(broker.counters.queues_shed.get(), 1, "it does hold one up");
 }
 
 #[test]

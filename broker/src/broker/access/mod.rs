@@ -49,7 +49,7 @@ impl Broker {
         for slot in self.all_slots() {
             self.hold_against_policy(&slot);
         }
-        self.unpark();
+        self.unpark_all();
     }
 
     /// [`Broker::reload`], with what came of it in the log.
@@ -85,7 +85,7 @@ impl Broker {
     /// What a client may do is other than it was: routes that are remembered are asked for again.
     pub(crate) fn rights_changed(&self) {
         self.router.bump();
-        self.unpark();
+        self.unpark_all();
     }
 
     /// What the session's client may not do any more ends: its connection, its subscriptions, what is queued for it.
