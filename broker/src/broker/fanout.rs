@@ -1,6 +1,7 @@
 //! From one publisher to all who asked. Messages of one read are handled together: a target is locked and woken once
 //! for all of them that have the same topic.
 
+use std::cell::Cell;
 use std::sync::{Arc, Weak};
 
 use forebay_wire::reason::ReasonCode;
@@ -19,6 +20,9 @@ use crate::queue::PUBLISHER;
 use crate::router::{Group, Readiness, Route, RouteCache, Target, Terms};
 use crate::session::{Cx, Delivery, Durability, Fill, Outcome, Session, Urgency};
 use crate::store::{SessionNo, Share};
+
+/// Members of shared subscriptions that may be looked at for each message without a look at the budget.
+const MEMBERS_AT_ONCE: usize = 32;
 
 /// The borrowed parts of a message on its way.
 #[derive(Clone, Copy, Debug)]
@@ -256,16 +260,23 @@ impl Broker {
     }
 
     /// Messages with one topic, in order. With little room somewhere they go one by one, so that each is refused or
-    /// taken as a whole.
+    /// taken as a whole; with a large group too, since each may cost a look at all of its members.
     fn run(&self, found: Found<'_>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
         let route = found.route;
-        if room(route) == Fill::Roomy && !self.store_failing() && !self.memory_full() {
+        let members = route.groups.iter().map(|group| group.members().len()).sum();
+        batch.spend(members);
+        let roomy = room(route) == Fill::Roomy && !self.store_failing() && !self.memory_full();
+        if roomy && members <= MEMBERS_AT_ONCE {
             self.run_with_room(found, batch, run, cx);
             return;
         }
         for at in 0..run.len() {
+            if at > 0 && batch.is_spent() {
+                return;
+            }
             let Some(one) = run.get_mut(at..=at) else { return };
-            let full = one.first().and_then(|staged| self.no_room(route, staged, batch.origin));
+            batch.spend(if roomy { 0 } else { members });
+            let full = one.first().filter(|_| !roomy).and_then(|staged| self.no_room(route, staged, batch.origin));
             if let (Some(full), Some(staged)) = (full, one.first_mut()) {
                 staged.verdict = Verdict::Full;
                 if let Some(origin) = batch.origin.filter(|_| batch.stops_at(staged)) {
@@ -483,7 +494,11 @@ impl Broker {
         cx: Cx<'_>,
     ) -> bool {
         let cx = self.within_memory(one, cx);
-        while let Some(target) = pick(group, qos, gone) {
+        loop {
+            let looked = Cell::new(0);
+            let target = pick(group, qos, gone, &looked);
+            batch.spend(looked.get());
+            let Some(target) = target else { return false };
             let Some(terms) = target.terms(|| false) else { return true };
             let share = Some(Share::Group(group.id));
             if to_slot(self, &target.subscriber, terms, batch, one, share, cx) != Some(Outcome::Gone) {
@@ -491,7 +506,6 @@ impl Broker {
             }
             gone.push(target.subscriber.no());
         }
-        false
     }
 }
 
@@ -516,18 +530,26 @@ fn is_full(group: &Group<Arc<Slot>>, refuses: impl Fn(&Target<Arc<Slot>>) -> boo
     group.members().iter().any(&refuses) && group.members().iter().all(|target| refuses(target) || drops(target))
 }
 
-/// Whoever has room first; then one that drops something for it. A queue that refuses takes no more than it must.
-fn pick<'g>(group: &'g Group<Arc<Slot>>, qos: u8, gone: &[SessionNo]) -> Option<&'g Target<Arc<Slot>>> {
+/// Whoever has room first; then one that drops something for it. A queue that refuses takes no more than it must. Members that
+/// were looked at are counted.
+fn pick<'g>(
+    group: &'g Group<Arc<Slot>>,
+    qos: u8,
+    gone: &[SessionNo],
+    looked: &Cell<usize>,
+) -> Option<&'g Target<Arc<Slot>>> {
     let ready = |slot: &Arc<Slot>| match slot.online() {
         _ if gone.contains(&slot.no()) => Readiness::Never,
         true if slot.backed_up() => Readiness::Busy,
         true => Readiness::Ready,
         false => Readiness::Offline,
     };
-    let unless =
-        |passed_over: bool, slot: &Arc<Slot>| if qos > 0 && passed_over { Readiness::Never } else { ready(slot) };
+    let unless = |passed_over: bool, slot: &Arc<Slot>| {
+        looked.set(looked.get() + 1);
+        if qos > 0 && passed_over { Readiness::Never } else { ready(slot) }
+    };
     let with_room = group.pick(|slot| unless(slot.full() || slot.drops(), slot));
-    with_room.or_else(|| group.pick(|slot| unless(slot.full(), slot))).or_else(|| group.pick(ready))
+    with_room.or_else(|| group.pick(|slot| unless(slot.full(), slot))).or_else(|| group.pick(|slot| unless(false, slot)))
 }
 
 /// The frames of a run, if all of them may be sent on as they are and lie side by side.
@@ -681,6 +703,23 @@ mod tests {
         put_user(&mut seq, "seq", "1");
         let (plain, special) = (went(&[]), went(&seq));
         assert!((1..100).contains(&special) && special <= plain, "{special} of them, and {plain} of others");
+    }
+
+    /// Where nobody is there, all members of a group are looked at for each message.
+    #[test]
+    fn a_large_group_costs_the_members_that_are_looked_at() {
+        let (broker, _store) = by_hand::broker();
+        let went = |members: usize| {
+            let topic = format!("t{members}");
+            for n in 0..members {
+                let opened = broker.open(&format!("{topic}/{n}"), false, link(60), 0);
+                broker.subscribe(&opened.slot, subscription(&format!("$share/g/{topic}"), 1));
+                broker.close(&opened.slot, opened.epoch, crate::broker::Ending { with_will: false, expiry_s: None });
+            }
+            in_one_turn(&broker, &Arc::new(by_hand::message(&topic, &[])))
+        };
+        let (small, large) = (went(2), went(2_000));
+        assert!((1..40).contains(&large) && small > 10 * large, "{large} of them, and {small} for a small group");
     }
 
     /// Whether there is room for one more is asked of all that there are.
