@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 
 use forebay_tests::packet::build::{Connect, Publish};
 use forebay_tests::packet::{Ack, Version};
@@ -13,6 +13,7 @@ use crate::Site;
 
 pub const TESTS: &[(&str, fn())] = &[
     ("a_service_decides", a_service_decides),
+    ("a_slow_service_holds_no_handshake_up", a_slow_service_holds_no_handshake_up),
     ("a_service_of_mosquitto_go_auth_decides", a_service_of_mosquitto_go_auth_decides),
     ("a_service_that_fails_lets_nobody_in", a_service_that_fails_lets_nobody_in),
     ("an_answer_from_before_counts_if_it_may", an_answer_from_before_counts_if_it_may),
@@ -135,6 +136,19 @@ fn a_service_of_mosquitto_go_auth_decides() {
     Raw::open(site.port(), &connect("c", "a user", "p& ss"));
     assert!(service.last().0.to_lowercase().contains("content-type: application/x-www-form-urlencoded"));
     Raw::begin(site.port(), &connect("c", "a user", "p")).expect_refused(0x86);
+}
+
+/// It answers the first when the second has come as well, for whom there is no permit before.
+fn a_slow_service_holds_no_handshake_up() {
+    let both = Barrier::new(2);
+    let service = Service::start(None, move |_| {
+        both.wait();
+        (204, String::new())
+    });
+    let site = site(&service, "timeout = \"1min\"\n[limits]\nmax_handshakes = 1\nconnect_timeout = \"1h\"\n");
+    let [mut first, mut second] = ["a", "b"].map(|name| Raw::begin(site.port(), &connect(name, name, "p")));
+    first.expect_connack(0);
+    second.expect_connack(0);
 }
 
 fn a_service_that_fails_lets_nobody_in() {

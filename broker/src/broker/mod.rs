@@ -104,6 +104,8 @@ pub struct Broker {
     pub mechanisms: Mechanisms,
     /// Network connections that are past their CONNECT.
     pub connections: AtomicUsize,
+    /// Room for log-ins in progress.
+    pub(crate) log_ins: tokio::sync::Semaphore,
     /// New connections are refused: the broker is stopping.
     pub stopping: AtomicBool,
     sessions: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
@@ -246,6 +248,7 @@ impl Broker {
             observed: Observed::default(),
             mechanisms,
             connections: AtomicUsize::new(0),
+            log_ins: tokio::sync::Semaphore::new(config.limits.max_log_ins),
             stopping: AtomicBool::new(false),
             sessions: Mutex::new(HashMap::new()),
             leaving: Mutex::new(HashMap::new()),

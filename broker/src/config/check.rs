@@ -137,6 +137,7 @@ impl Checker<'_> {
             max_connections,
             max_handshakes,
             max_handshakes_per_address: per_address.min(max_handshakes),
+            max_log_ins: number(raw.max_log_ins, d.max_log_ins),
             connect_timeout,
             packet_timeout: duration(raw.packet_timeout, d.packet_timeout),
             max_wildcard_levels_per_client: number(

@@ -277,6 +277,8 @@ pub struct Limits {
     pub max_handshakes: usize,
     /// The same with one address; at most [`Limits::max_handshakes`].
     pub max_handshakes_per_address: usize,
+    /// Log-ins at once, all listeners together.
+    pub max_log_ins: usize,
     /// From accept until a complete CONNECT, TLS handshake included.
     pub connect_timeout: Duration,
     /// From accept until the first byte; at most [`Limits::connect_timeout`].
@@ -675,6 +677,7 @@ impl Default for Limits {
             max_connections: defaults::MAX_CONNECTIONS,
             max_handshakes: defaults::MAX_HANDSHAKES,
             max_handshakes_per_address: defaults::MAX_HANDSHAKES,
+            max_log_ins: defaults::MAX_LOG_INS,
             connect_timeout: defaults::CONNECT_TIMEOUT,
             first_byte_timeout: defaults::FIRST_BYTE_TIMEOUT,
             packet_timeout: defaults::PACKET_TIMEOUT,

@@ -11,6 +11,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub const MAX_CONNECTIONS: usize = 10_000;
 /// A P-256 handshake costs a board about a millisecond: 256 are a quarter of a second of one core.
 pub const MAX_HANDSHAKES: usize = 256;
+pub const MAX_LOG_INS: usize = 1024;
 /// Long enough for a handshake over a 2G modem that loses packets.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A device sends as soon as it is connected; one lost packet on a slow modem is repeated within three seconds.

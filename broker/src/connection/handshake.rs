@@ -13,6 +13,7 @@ use forebay_wire::types::Version;
 use forebay_wire::varint;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::SemaphorePermit;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -85,21 +86,23 @@ pub(super) struct Origin {
     pub(super) shown: Option<Box<Shown>>,
     /// The certificate has no such name as the user name is made of.
     nameless: bool,
+    /// Its permit, until what is left to do is not the client's doing.
+    permit: Option<Arc<Permit>>,
 }
 
 impl Origin {
     /// Nothing is known.
     pub(super) fn unknown() -> Self {
-        Self { peer: Peer::Unknown, user: None, shown: None, nameless: false }
+        Self { peer: Peer::Unknown, user: None, shown: None, nameless: false, permit: None }
     }
 
-    fn new(peer: Peer, on: &Shared) -> Self {
+    fn new(peer: Peer, on: &Shared, permit: Option<Arc<Permit>>) -> Self {
         let user = match (on.listener.user_from, peer) {
             #[cfg(unix)]
             (Some(UserFrom::Peer), Peer::Process { uid, .. }) => Some(crate::transport::unix::user_name(uid).into()),
             _ => None,
         };
-        Self { peer, user, shown: None, nameless: false }
+        Self { peer, user, shown: None, nameless: false, permit }
     }
 
     /// The same, with the certificate that the client showed, if it did.
@@ -114,7 +117,18 @@ impl Origin {
             user: field.flatten().map(Into::into),
             nameless: field == Some(None),
             shown: shown.map(Box::new),
+            permit: self.permit.clone(),
         }
+    }
+
+    /// Its CONNECT is whole, and it is looked up whether it may come: that may take long, and is no handshake any more. As many
+    /// at once as there may be; those beyond wait with their permit. `None` at the end of the broker.
+    pub(super) async fn begins_log_in<'a>(&self, broker: &'a Broker) -> Option<SemaphorePermit<'a>> {
+        let room = broker.log_ins.acquire().await.ok();
+        if let Some(permit) = &self.permit {
+            permit.give_back();
+        }
+        room
     }
 }
 
@@ -131,12 +145,13 @@ impl fmt::Display for Origin {
 
 /// Serves a socket from its accept to its end. The permit bounds how many are not past their CONNECT.
 pub(crate) async fn serve(socket: Socket, peer: Peer, on: Arc<Shared>, permit: Permit) {
+    let permit = Arc::new(permit);
     if let Socket::Tcp(socket) = &socket {
         let _ = socket.set_nodelay(true);
         let (_, longest_s) = on.listener.bounds.keep_alive_s(&on.broker.config.limits);
         watch_peer(socket, Duration::from_secs(longest_s.into()));
     }
-    let from = Origin::new(peer, &on);
+    let from = Origin::new(peer, &on, Some(permit.clone()));
     let (limits, counters) = (&on.broker.config.limits, &on.broker.counters);
     let in_time = tokio::time::timeout(limits.connect_timeout, async {
         // A device that has just connected says something at once; a socket that is only held open is not kept for long.
@@ -152,15 +167,15 @@ pub(crate) async fn serve(socket: Socket, peer: Peer, on: Arc<Shared>, permit: P
             Ok(Some(false)) => {}
             Ok(None) | Err(_) => {
                 counters.handshakes_timed_out.add(1);
-                tracing::info!(listener = on.listener.url, %from, "closed: its CONNECT did not come in time");
+                tracing::info!(listener = on.listener.url, %from, "closed: it was not past its CONNECT in time");
             }
         },
         () = permit.displaced() => {
             counters.handshakes_displaced.add(1);
-            tracing::info!(listener = on.listener.url, %from, "closed: its CONNECT has not come, and others wait");
+            tracing::info!(listener = on.listener.url, %from, "closed: it is not past its CONNECT, and others wait");
         }
     }
-    drop(permit);
+    permit.give_back();
     on.sockets.fetch_sub(1, Ordering::Relaxed);
 }
 
@@ -199,7 +214,7 @@ async fn behind_proxy(mut socket: Socket, from: &Origin, on: &Arc<Shared>) -> bo
         return refused(&"it is no trusted proxy (trusted_proxies)");
     }
     match socket.proxied().await {
-        Ok(Spoken::For(addr)) => start(socket, &Origin::new(Peer::Addr(addr), on), on).await,
+        Ok(Spoken::For(addr)) => start(socket, &Origin::new(Peer::Addr(addr), on, from.permit.clone()), on).await,
         Ok(Spoken::Itself) => start(socket, from, on).await,
         Err(error) => refused(&error),
     }
@@ -685,4 +700,37 @@ fn stored_will(broker: &Broker, will: codec::Will) -> StoredWill {
 
 fn seconds(duration: std::time::Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(NEVER_S)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::broker::by_hand;
+    use crate::transport::Handshakes;
+
+    fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_log_in_is_no_handshake_and_those_that_find_no_room_stay_handshakes() {
+        let (broker, _store) = by_hand::broker_with("[limits]\nmax_log_ins = 1\n");
+        let handshakes = Handshakes::new(1, 1);
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let enter = || async { Origin { permit: handshakes.enter(address).await.map(Arc::new), ..Origin::unknown() } };
+        let first = enter().await;
+        let room = first.begins_log_in(&broker).await;
+        let second = enter().await;
+        let mut waits = pin!(second.begins_log_in(&broker));
+        assert!(poll(waits.as_mut()).is_pending());
+        let mut third = pin!(enter());
+        assert!(poll(third.as_mut()).is_pending(), "the second is one still");
+        drop(room);
+        assert!(poll(waits.as_mut()).is_ready() && poll(third.as_mut()).is_ready());
+    }
 }

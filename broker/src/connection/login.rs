@@ -46,7 +46,10 @@ pub(super) async fn log_in<S: Stream>(
     };
     let admitted = match proved {
         Some(identity) => access.admit(&claim, identity),
-        None => access.authenticate(claim).await,
+        None => {
+            let _room = from.begins_log_in(&on.broker).await;
+            access.authenticate(claim).await
+        }
     };
     let rights = admitted.map_err(denied)?;
     // What CONNECT says of the user is not what an exchange or a token has proved.

@@ -187,6 +187,13 @@ impl Permit {
         }
     }
 
+    /// It is no handshake any more: there is room for another, and it does not have to make any.
+    pub fn give_back(&self) {
+        if self.of.state.lock().remove(self.from, self.number).is_some() {
+            self.of.room.notify_one();
+        }
+    }
+
     /// Resolves when this handshake must make room for another.
     pub async fn displaced(&self) {
         self.displaced.notified().await;
@@ -195,10 +202,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.of.state.lock();
-        if state.remove(self.from, self.number).is_some() {
-            self.of.room.notify_one();
-        }
+        self.give_back();
     }
 }
 

@@ -27,6 +27,9 @@ table!(
         /// The same with one address (a /64 of IPv6); at most max_handshakes, which is the default: many devices may come through one
         /// router. One that has them all makes room among its own; what comes faster than one a second for each is closed.
         max_handshakes_per_address: u64 = about().within(1..=TEN_MILLION).otherwise("limits.max_handshakes"),
+        /// Log-ins at once, all listeners together, that wait for a password's check or a service's answer. Those beyond wait as
+        /// handshakes, and may have to make room for others as these have.
+        max_log_ins: u64 = about().within(1..=TEN_MILLION).is(defaults::MAX_LOG_INS),
         /// From accept until a complete CONNECT, TLS handshake included; 100ms to 1h.
         connect_timeout: Duration = about().within(100..=3_600 * SECOND).is(defaults::CONNECT_TIMEOUT),
         /// From accept until the first byte, TLS included; 100ms to 1h. A socket that says nothing is not kept for longer.
