@@ -66,6 +66,17 @@ pub(crate) fn message(topic: &str, properties: &[u8]) -> Message {
     Message::new(&Parts { topic, properties, payload: b"x", qos: 1, retain, expires_at, accepted_at }, None)
 }
 
+/// The same with this payload.
+pub(crate) fn saying(topic: &str, payload: &[u8]) -> Message {
+    let (retain, expires_at, accepted_at) = (false, None, Time(0));
+    Message::new(&Parts { topic, properties: &[], payload, qos: 1, retain, expires_at, accepted_at }, None)
+}
+
+/// The same without payload.
+pub(crate) fn empty(topic: &str) -> Message {
+    saying(topic, &[])
+}
+
 /// Publishes a message with this topic.
 pub(crate) fn publish(broker: &Broker, topic: &str) {
     broker.publish(&Arc::new(message(topic, &[])), false, Durability::Commit, None);

@@ -74,6 +74,11 @@ impl DelayedMessages {
         self.index.lock().totals()
     }
 
+    /// Whether one of this size finds room.
+    pub(super) fn has_room(&self, size: usize) -> bool {
+        self.index.lock().has_room(size)
+    }
+
     fn read(&self, from: Key, (rows, bytes): (usize, usize)) -> Result<Vec<(Key, Arc<Message>)>, StoreError> {
         let Some(reader) = self.reader.get() else { return Ok(Vec::new()) };
         let rows = reader.keyed(Keyed::Delayed, &from.encode(), rows, bytes)?;
@@ -158,8 +163,12 @@ impl Broker {
         let size = delayed.topic.len() + properties.len() + payload.len();
         let awaited = qos > 0 && staged.durability == Durability::Commit;
         let mut index = self.delayed.index.lock();
-        if !index.has_room(size) || awaited && self.store_failing() {
+        let has_room = index.has_room(size);
+        if !has_room || awaited && self.store_failing() {
             drop(index);
+            if !has_room && self.delayed.loaded.load(Ordering::Acquire) {
+                self.short_of_delayed(delayed.topic, size);
+            }
             // At QoS 0 nobody can be told.
             if qos == 0 {
                 self.counters.delayed_refused.add(1);

@@ -401,6 +401,9 @@ impl Broker {
         let own = message.topic_bytes().starts_with(b"$SYS/");
         let room = own || message.payload().is_empty() || !self.memory_full();
         let set = if room { self.retained.set(&message, wait) } else { Err(NoRoom) };
+        if room && set.is_err() {
+            self.short_of_retained(message.topic(), message.size());
+        }
         if let Ok(room) = set {
             if room == Room::More {
                 self.unpark();
@@ -549,7 +552,9 @@ fn pick<'g>(
         if qos > 0 && passed_over { Readiness::Never } else { ready(slot) }
     };
     let with_room = group.pick(|slot| unless(slot.full() || slot.drops(), slot));
-    with_room.or_else(|| group.pick(|slot| unless(slot.full(), slot))).or_else(|| group.pick(|slot| unless(false, slot)))
+    with_room
+        .or_else(|| group.pick(|slot| unless(slot.full(), slot)))
+        .or_else(|| group.pick(|slot| unless(false, slot)))
 }
 
 /// The frames of a run, if all of them may be sent on as they are and lie side by side.

@@ -98,6 +98,7 @@ impl Broker {
                 self.count_wills();
                 self.watch_memory(&mut memory);
                 self.watch_store();
+                self.watch_shortages();
                 if let Some(wear) = &mut wear {
                     self.keep_wear(wear);
                 }

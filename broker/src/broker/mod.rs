@@ -18,6 +18,7 @@ mod retained;
 mod room;
 mod schedules;
 mod sessions;
+mod shortage;
 mod slot;
 mod special;
 mod streams;
@@ -116,6 +117,7 @@ pub struct Broker {
     /// The store asks for another broker: see [`crate::store::Store::outdated`].
     pub begin_anew: tokio::sync::Notify,
     parking: Mutex<parking::Parking>,
+    shortages: shortage::Shortages,
     ended_ledger: Mutex<EndedLedger>,
     gauge: Option<Arc<Gauge>>,
     /// Bytes that the program may take.
@@ -256,6 +258,7 @@ impl Broker {
             deadlines: Mutex::new(keeper::Deadlines::default()),
             begin_anew: tokio::sync::Notify::new(),
             parking: Mutex::default(),
+            shortages: shortage::Shortages::default(),
             ended_ledger: Mutex::new(EndedLedger { total: recovered.ended_ledger, changed: false }),
             gauge,
             memory_limit: config.limits.memory.unwrap_or_else(crate::memory::half_of_the_machine),

@@ -112,6 +112,11 @@ impl RetainedStore {
         Ok(room)
     }
 
+    /// Whether one of this size would find room.
+    pub(super) fn has_room(&self, topic: &str, size: usize) -> bool {
+        self.state.lock().messages.check(topic, size).is_ok()
+    }
+
     /// How many there are that count for the limits, and their bytes.
     #[must_use]
     pub fn count(&self) -> (usize, usize) {

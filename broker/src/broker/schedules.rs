@@ -94,18 +94,22 @@ impl Broker {
             staged.verdict = Verdict::Refused(reason);
             return true;
         }
-        let now = self.clock.now();
-        if !self.retained.matching(topic, now).is_empty() {
+        if !self.retained.matching(topic, self.clock.now()).is_empty() {
             return false;
         }
-        let all = self.retained.matching(ALL, now).len();
+        let all = self.retained_schedules();
         batch.spend(all);
         let full = all >= self.config.limits.max_schedules;
         if full {
+            self.short_of_schedules(topic);
             self.counters.retained_refused.add(1);
             staged.verdict = Verdict::Full;
         }
         full
+    }
+
+    pub(super) fn retained_schedules(&self) -> usize {
+        self.retained.matching(ALL, self.clock.now()).len()
     }
 
     /// Publishes what is due by schedules.

@@ -20,7 +20,8 @@ const VERY_SLOW_COMMIT: Duration = Duration::from_secs(1);
 pub enum Pressure {
     /// All is well.
     Normal,
-    /// A queue is more than three quarters full, commits are slow, or memory becomes short.
+    /// A queue is more than three quarters full, commits are slow, memory becomes short, or a message that was to be retained or
+    /// delayed, or a schedule, found no room.
     High,
     /// A queue refuses, the store cannot be written, or no memory is left.
     Critical,
@@ -143,6 +144,9 @@ impl Broker {
         } else {
             Pressure::Normal
         };
+        if self.is_short_of_room() {
+            worst = worst.max(Pressure::High);
+        }
         worst = worst.max(match self.memory_level() {
             Level::Roomy => Pressure::Normal,
             Level::High => Pressure::High,

@@ -119,6 +119,19 @@ impl<M: Clone> Retained<M> {
     /// Stores a topic's message in place of the one it had, which is returned `[MQTT5-3.3.1-5]`. `size` is what the
     /// limit in bytes counts it for. When it does not fit nothing changes.
     pub fn set(&mut self, topic: &str, message: M, size: usize) -> Result<Option<M>, Full> {
+        let bytes = self.check(topic, size)?;
+        let mut node = &mut self.root;
+        for level in topic.split('/') {
+            node = node.children.get_or_make(level, &mut self.nodes);
+        }
+        let before = node.stored.replace(Box::new(Stored { message, size }));
+        self.messages += usize::from(before.is_none());
+        self.bytes = bytes;
+        Ok(before.map(|stored| stored.message))
+    }
+
+    /// Whether a topic's message would fit; the bytes of all with it.
+    pub fn check(&self, topic: &str, size: usize) -> Result<usize, Full> {
         let replaced = self.find(topic).map(|stored| stored.size);
         if replaced.is_none() && self.messages >= self.limits.messages_max {
             return Err(Full::Messages);
@@ -132,15 +145,7 @@ impl<M: Clone> Retained<M> {
             }
         }
         let others = self.bytes - replaced.unwrap_or(0);
-        let bytes = others.checked_add(size).filter(|bytes| *bytes <= self.limits.bytes_max).ok_or(Full::Bytes)?;
-        let mut node = &mut self.root;
-        for level in topic.split('/') {
-            node = node.children.get_or_make(level, &mut self.nodes);
-        }
-        let before = node.stored.replace(Box::new(Stored { message, size }));
-        self.messages += usize::from(before.is_none());
-        self.bytes = bytes;
-        Ok(before.map(|stored| stored.message))
+        others.checked_add(size).filter(|bytes| *bytes <= self.limits.bytes_max).ok_or(Full::Bytes)
     }
 
     /// Removes a topic's message, as a retained message without payload asks for `[MQTT5-3.3.1-6]`.
