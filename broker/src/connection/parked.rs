@@ -334,7 +334,7 @@ mod tests {
             true
         }
 
-        fn may_subscribe(&self, _: &str) -> bool {
+        fn may_keep(&self, _: &str) -> bool {
             true
         }
 
