@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use forebay::cli::ImportCommand;
+use forebay::contain::contain_quietly;
 use forebay::import::{Plan, Report, mosquitto};
-use forebay::store::redb::contain_quietly;
 
 use crate::{BAD_CONFIG, FAILED};
 

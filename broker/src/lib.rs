@@ -12,6 +12,7 @@ pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod connection;
+pub mod contain;
 pub mod ctl;
 pub mod dead_letter;
 pub mod delayed;
@@ -34,6 +35,7 @@ pub mod start;
 pub mod store;
 pub mod streams;
 pub mod systemd;
+pub mod template;
 #[cfg(feature = "tools")]
 pub mod tools;
 pub mod transport;

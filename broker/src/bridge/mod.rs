@@ -8,7 +8,6 @@ pub mod budget;
 pub mod calendar;
 pub mod control;
 pub mod drain;
-pub mod fields;
 pub mod identity;
 #[cfg(feature = "bridge-mqtt")]
 pub mod inward;

@@ -3,9 +3,7 @@
 // redb's errors are non-exhaustive: whatever is not told apart here is an error of the device.
 #![allow(clippy::wildcard_enum_match_arm)]
 
-use std::cell::Cell;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +24,7 @@ use super::rows::{self, Damage, Mark};
 use super::unsynced::Unsynced;
 use super::upkeep::{Compacted, UpkeepError};
 use super::{Batch, ClockMark, Committed, Gauge, Keyed, Known, Reader, Recovered, Store, StoreError};
+use crate::contain::caught;
 use crate::message::Time;
 
 /// The format that this program writes, and the newest that it reads.
@@ -235,32 +234,7 @@ impl From<io::Error> for Fault {
 /// plain open); the panic ends here, as a fault. Whatever it may have left behind is thrown away: after a fault the
 /// database is dropped and opened again, and no other state is touched within `f`.
 pub(super) fn contain<T>(f: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    let outer = CONTAINED.replace(true);
-    let result = catch_unwind(AssertUnwindSafe(f));
-    CONTAINED.set(outer);
-    result.unwrap_or_else(|panic| {
-        let what = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let what = what.or_else(|| panic.downcast_ref::<String>().cloned());
-        Err(Fault::Panicked(what.unwrap_or_else(|| "no reason given".to_owned())))
-    })
-}
-
-thread_local! {
-    /// A panic of this thread would end in [`contain`].
-    static CONTAINED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Lets panics that end as a fault be said as one, not as a crash of the program. For the program's start: the hook
-/// is the process's.
-pub fn contain_quietly() {
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if CONTAINED.get() {
-            tracing::debug!("{panic}");
-        } else {
-            before(panic);
-        }
-    }));
+    caught(f).unwrap_or_else(|panic| Err(Fault::Panicked(panic)))
 }
 
 /// What the store and its readers share.

@@ -8,7 +8,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, M
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::template::Missing;
+use super::Missing;
 
 /// Bytes of a payload of which fields are read.
 pub const PAYLOAD_MAX: usize = 1 << 20;
