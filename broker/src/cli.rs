@@ -73,6 +73,10 @@ pub enum Command {
     #[cfg(feature = "tools")]
     #[command(subcommand)]
     Bridge(crate::tools::bridge::BridgeCommand),
+    /// Try a rule of a configuration on sample messages
+    #[cfg(feature = "tools")]
+    #[command(subcommand)]
+    Rule(crate::tools::rule::RuleCommand),
     /// Take over the configuration and the store of another broker
     #[command(subcommand)]
     Import(ImportCommand),

@@ -29,6 +29,7 @@ pub mod origins;
 pub mod properties;
 pub mod queue;
 pub mod router;
+pub mod rules;
 pub mod schedules;
 pub mod session;
 pub mod start;

@@ -94,6 +94,8 @@ fn main() -> ExitCode {
         Some(Command::Passwd(command)) => return access_command::passwd(Some(&config), command),
         Some(Command::Acl(command)) => return access_command::acl(&config, command),
         #[cfg(feature = "tools")]
+        Some(Command::Rule(command)) => return forebay::tools::rule::main(command, &config, cli.config.as_deref()),
+        #[cfg(feature = "tools")]
         Some(Command::Bridge(command)) => {
             return forebay::tools::bridge::main(command, &config, cli.config.as_deref());
         }

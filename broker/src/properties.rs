@@ -15,6 +15,13 @@ pub fn user_property<'a>(properties: &'a [u8], wanted: &str) -> Option<&'a str> 
     None
 }
 
+/// All user properties, in order.
+pub fn user_properties(properties: &[u8]) -> impl Iterator<Item = (&str, &str)> {
+    Properties::new(properties, Place::Publish).flatten().filter_map(|spanned| {
+        if let Property::UserProperty(name, value) = spanned.property { Some((name, value)) } else { None }
+    })
+}
+
 /// The last user property of this name: one that the broker has appended, if it did.
 #[must_use]
 pub fn last_user_property<'a>(properties: &'a [u8], wanted: &str) -> Option<&'a str> {
@@ -27,6 +34,15 @@ pub fn last_user_property<'a>(properties: &'a [u8], wanted: &str) -> Option<&'a 
         }
     }
     found
+}
+
+/// Appends those that are no user properties, as they are.
+pub fn put_others(out: &mut Vec<u8>, properties: &[u8]) {
+    for spanned in Properties::new(properties, Place::Publish).flatten() {
+        if !matches!(spanned.property, Property::UserProperty(..)) {
+            out.extend_from_slice(spanned.bytes);
+        }
+    }
 }
 
 /// Appends a user property. Name and value have at most 65,535 bytes.

@@ -294,6 +294,7 @@ impl Running {
         for other in self.others {
             let _ = other.join();
         }
+        broker.close_all_windows();
         broker.writer.stop();
         let _ = self.writer.join();
     }

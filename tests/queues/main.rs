@@ -12,6 +12,7 @@ mod once;
 mod parked;
 mod policies;
 mod priorities;
+mod rules;
 mod schedules;
 mod shared;
 mod streams;

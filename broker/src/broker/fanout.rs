@@ -10,6 +10,7 @@ use forebay_wire::types::{PacketId, Version};
 use super::budget::{Budget, copied, cost};
 use super::parking::Behind;
 use super::retained::{NoRoom, Room};
+use super::rules::Judging;
 use super::special;
 use super::{Broker, Slot};
 use crate::codec::AckKind;
@@ -75,6 +76,8 @@ pub struct Staged<'a> {
     pub waits: bool,
     /// It has gone at QoS 2 to somebody who does not need it on disk.
     pub sent_once: bool,
+    /// A rule makes something of it: it is not for nobody.
+    pub used: bool,
     /// What became of it.
     pub verdict: Verdict,
     /// When its ack may leave.
@@ -86,7 +89,8 @@ impl<'a> Staged<'a> {
     #[must_use]
     pub fn new(source: Source<'a>, durability: Durability) -> Self {
         let verdict = Verdict::Open;
-        Self { source, frame: None, ack: None, message: None, waits: false, sent_once: false, verdict, durability }
+        let (frame, ack, message) = (None, None, None);
+        Self { source, frame, ack, message, waits: false, sent_once: false, used: false, verdict, durability }
     }
 
     /// A message that is shared already.
@@ -156,16 +160,26 @@ pub struct Batch<'a> {
     pub budget: Option<&'a Budget>,
     /// What becomes of one that cannot be retained.
     pub unretained: Unretained,
+    /// Whether rules look at it.
+    pub judging: Judging,
 }
 
 impl Batch<'_> {
     /// Of the broker itself.
-    pub const OWN: Self =
-        Self { origin: None, version: Version::V311, bytes: &[], budget: None, unretained: Unretained::Refused };
+    pub const OWN: Self = Self {
+        origin: None,
+        version: Version::V311,
+        bytes: &[],
+        budget: None,
+        unretained: Unretained::Refused,
+        judging: Judging::Do,
+    };
+    /// The same, and no rule looks at it: a rule has made it, or has seen it before.
+    pub const MADE: Self = Self { judging: Judging::Done, ..Self::OWN };
 
     /// Whether the publisher's next messages must wait behind this one: before MQTT 5 a message that finds no room cannot be
     /// refused, so it is tried again, and what overtook it meanwhile would arrive before it [MQTT-4.6.0].
-    fn stops_at(&self, staged: &Staged<'_>) -> bool {
+    pub(super) fn stops_at(&self, staged: &Staged<'_>) -> bool {
         staged.verdict == Verdict::Full && staged.source.qos > 0 && self.origin.is_some() && !self.version.is_v5()
     }
 
@@ -200,7 +214,7 @@ impl Batch<'_> {
 }
 
 /// What a message waits for.
-struct NoRoomIn {
+pub(super) struct NoRoomIn {
     behind: Behind,
     queue: Weak<Slot>,
 }
@@ -219,9 +233,9 @@ impl NoRoomIn {
 
 /// A route, and the router's version before it was asked for.
 #[derive(Clone, Copy)]
-struct Found<'a> {
-    route: &'a Route<Arc<Slot>>,
-    version: u64,
+pub(super) struct Found<'a> {
+    pub(super) route: &'a Route<Arc<Slot>>,
+    pub(super) version: u64,
 }
 
 impl Broker {
@@ -263,6 +277,10 @@ impl Broker {
     /// taken as a whole; with a large group too, since each may cost a look at all of its members.
     fn run(&self, found: Found<'_>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
         let route = found.route;
+        if let Some(rules) = run.first().and_then(|first| self.rules.of(batch, first.source.topic)) {
+            self.run_judged(found, batch, run, &rules, cx);
+            return;
+        }
         let members = route.groups.iter().map(|group| group.members().len()).sum();
         batch.spend(members);
         let roomy = room(route) == Fill::Roomy && !self.store_failing() && !self.memory_full();
@@ -279,15 +297,20 @@ impl Broker {
             let full = one.first().filter(|_| !roomy).and_then(|staged| self.no_room(route, staged, batch.origin));
             if let (Some(full), Some(staged)) = (full, one.first_mut()) {
                 staged.verdict = Verdict::Full;
-                if let Some(origin) = batch.origin.filter(|_| batch.stops_at(staged)) {
-                    self.park_behind(origin, full.behind, full.queue);
-                }
+                self.wait_behind(batch, staged, full);
             } else {
                 self.run_with_room(found, batch, one, cx);
             }
             if one.iter().any(|staged| batch.stops_at(staged)) {
                 return;
             }
+        }
+    }
+
+    /// Where its publisher waits, if it does, is known.
+    pub(super) fn wait_behind(&self, batch: Batch<'_>, staged: &Staged<'_>, full: NoRoomIn) {
+        if let Some(origin) = batch.origin.filter(|_| batch.stops_at(staged)) {
+            self.park_behind(origin, full.behind, full.queue);
         }
     }
 
@@ -317,16 +340,20 @@ impl Broker {
         self.run_one(Batch { unretained: Unretained::Sent, ..Batch::OWN }, staged, self.cx());
     }
 
-    fn run_with_room(&self, found: Found<'_>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
+    /// The same of one that rules have seen.
+    pub(super) fn publish_again_if_room(&self, staged: &mut Staged<'_>) {
+        self.run_one(Batch { unretained: Unretained::Sent, ..Batch::MADE }, staged, self.cx());
+    }
+
+    pub(super) fn run_with_room(&self, found: Found<'_>, batch: Batch<'_>, run: &mut [Staged<'_>], cx: Cx<'_>) {
         let nobody = found.route.is_nobody();
-        let verdict = if nobody { Verdict::Nobody } else { Verdict::Taken };
         let mut count = 0;
         for staged in run.iter_mut() {
-            staged.verdict = verdict;
+            staged.verdict = if nobody && !staged.used { Verdict::Nobody } else { Verdict::Taken };
             if staged.source.retain {
                 self.retain(staged, batch, cx.now);
             }
-            if nobody {
+            if nobody && !staged.used {
                 self.keep_undeliverable(batch, staged, cx);
             }
             if batch.stops_at(staged) {
@@ -359,14 +386,19 @@ impl Broker {
     }
 
     /// Whether a QoS 1 or 2 message must wait, and for what: a queue that refuses is full, or a durable queue cannot be written.
-    fn no_room(&self, route: &Route<Arc<Slot>>, staged: &Staged<'_>, origin: Option<&Arc<Slot>>) -> Option<NoRoomIn> {
+    pub(super) fn no_room(
+        &self,
+        route: &Route<Arc<Slot>>,
+        staged: &Staged<'_>,
+        origin: Option<&Arc<Slot>>,
+    ) -> Option<NoRoomIn> {
         if staged.source.qos == 0 {
             return None;
         }
         if staged.durability == Durability::Commit && self.store_failing() {
             let durable = |t: &Target<Arc<Slot>>| t.options.qos > 0 && t.subscriber.look(|s| s.durable());
             if staged.source.retain
-                || route.is_nobody() && self.keeps_undeliverable(staged, origin)
+                || route.is_nobody() && !staged.used && self.keeps_undeliverable(staged, origin)
                 || route.targets.iter().any(durable)
                 || route.groups.iter().any(|g| g.members().iter().any(durable))
             {
@@ -463,7 +495,11 @@ impl Broker {
         let route = self.router.route(message.topic());
         let unretained = if origin.is_some() { Unretained::Sent } else { Unretained::Refused };
         let batch = Batch { origin, unretained, ..Batch::OWN };
-        self.run_with_room(Found { route: &route, version }, batch, std::slice::from_mut(&mut staged), self.cx());
+        let found = Found { route: &route, version };
+        match self.rules.of(batch, message.topic()) {
+            Some(rules) => self.run_judged_at_once(found, batch, &mut staged, &rules, self.cx()),
+            None => self.run_with_room(found, batch, std::slice::from_mut(&mut staged), self.cx()),
+        }
     }
 
     /// Gives a message that another member had to one member of a shared subscription.

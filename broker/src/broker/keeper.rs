@@ -111,7 +111,7 @@ impl Broker {
         }
     }
 
-    /// Wills, expiries, delayed messages and schedules that are due.
+    /// Wills, expiries, windows of rules, delayed messages and schedules that are due.
     pub fn settle_due(self: &Arc<Self>) {
         let now = self.clock.now();
         loop {
@@ -119,6 +119,7 @@ impl Broker {
             let Some(slot) = due else { break };
             self.settle_away(&slot);
         }
+        self.close_windows();
         self.send_delayed();
         self.run_schedules();
     }

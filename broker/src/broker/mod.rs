@@ -16,6 +16,7 @@ mod queues;
 pub(crate) mod reload;
 mod retained;
 mod room;
+mod rules;
 mod schedules;
 mod sessions;
 mod shortage;
@@ -46,6 +47,7 @@ pub use pager::{Pager, Request};
 pub use queues::{DEAD_PREFIX, DeclaredQueue, Found, QUEUE_PREFIX, QueueInbox, Queues, Replay};
 pub use reload::{ConfigSource, ReloadError};
 pub use retained::RetainedStore;
+pub use rules::{Judging, Rules};
 pub use schedules::Schedules;
 pub use sessions::{Ending, Opened};
 pub(crate) use slot::Lane;
@@ -87,6 +89,8 @@ pub struct Broker {
     pub origins: OriginWindows,
     /// Queues that exist without subscribers.
     pub queues: Queues,
+    /// What becomes of messages beside what their publishers want.
+    pub rules: Rules,
     /// Messages that are published again and again.
     pub schedules: Schedules,
     /// Messages that are kept and read again.
@@ -241,6 +245,7 @@ impl Broker {
             delayed: DelayedMessages::new(),
             origins: OriginWindows::new(config.limits.max_origins),
             queues: Queues::new(&config),
+            rules: Rules::new(&config),
             schedules: Schedules::default(),
             streams: Streams::new(&config.streams),
             clock,

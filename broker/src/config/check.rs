@@ -4,6 +4,7 @@ mod access;
 mod bridges;
 mod listeners;
 mod queues;
+mod rules;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -53,6 +54,7 @@ pub(super) fn check(raw: RawConfig, overrides: &Overrides, sources: &Sources, pr
         bridges,
         queues,
         dead_letters,
+        rules: raw.rules.map(|at| checker.message_rules(at.value)).unwrap_or_default(),
         streams: raw.streams.map(|at| checker.streams(at.value)).unwrap_or_default(),
         listeners: listeners.unwrap_or_else(|| {
             let mut listeners = Config::built_in_listeners(&limits);

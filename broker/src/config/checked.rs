@@ -47,6 +47,8 @@ pub struct Config {
     pub dead_letters: Vec<DeadLetterRule>,
     /// Streams; no two of one name.
     pub streams: Vec<Stream>,
+    /// What becomes of messages beside what their publishers want; no two of one name.
+    pub rules: Vec<crate::rules::Rule>,
     /// Ways upstream; no two of one name.
     pub bridges: Vec<Bridge>,
     /// How operators reach the broker.
@@ -654,6 +656,7 @@ impl Config {
             queues: Vec::new(),
             dead_letters: Vec::new(),
             streams: Vec::new(),
+            rules: Vec::new(),
             bridges: Vec::new(),
             admin: AdminConfig::default(),
             server_reference: None,

@@ -131,6 +131,10 @@ pub const QUEUE_PRIORITY_SHARE: u64 = 10;
 pub const STREAM_MAX_MESSAGES: u64 = 10_000_000;
 /// A part of a small card.
 pub const STREAM_MAX_BYTES: u64 = 1 << 30;
+/// A site's sensors.
+pub const RULE_MAX_KEYS: usize = 1_000;
+/// Much for a reading; JSON of so many bytes is read in a fraction of a millisecond.
+pub const RULE_MAX_PAYLOAD: usize = 64 * 1024;
 /// Enough to see what is wrong.
 pub const QUEUE_DEAD_LETTERS: u64 = 10_000;
 /// A part of a small card.

@@ -230,6 +230,7 @@ fn the_stated_defaults_are_those_that_hold() {
         ("queues", "name = 'q'\nfilter = 'f'"),
         ("dead_letters", "name = 'd'"),
         ("streams", "name = 's'\nfilter = 'f'"),
+        ("rules", "name = 'r'\nfilter = 'f'\ntopic = 't'"),
         ("listeners", "url = 'mqtt://127.0.0.1'"),
         #[cfg(feature = "bridge-mqtt")]
         ("bridges", "name = 'b'\nurl = 'mqtt://h'\nout = [{ filter = 'f' }]"),

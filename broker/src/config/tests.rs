@@ -460,6 +460,42 @@ fn checks_queues() {
     assert!(queue.exclusive && queue.limits.stall_limit.is_none());
 }
 
+#[cfg(feature = "rules")]
+#[test]
+fn checks_rules() {
+    let says = |text: &str, why: &str| {
+        let all = refused(text);
+        assert!(all.starts_with(&format!("/etc/forebay.toml:{why}")), "{why}\n{all}");
+    };
+    let rule = |more: &str| format!("[[rules]]\nname = 'r'\nfilter = 's/#'\ntopic = 'out'\n{more}\n");
+    says("[[rules]]\nname = 'r'\nfilter = 'f'", "1:1: rules[1]: needs `topic`: where what it makes is published");
+    says("[[rules]]\nname = 'r'\ntopic = 't'", "1:1: rules[1]: needs `filter`: the topics whose messages it looks at");
+    says(&rule("where = 'paylod.t > 3'"), "5:9: rules[1].where: \"paylod\" is not known here: there are topic, levels");
+    says(&rule("where = 'payload.t >'"), "5:9: rules[1].where: is no expression: ");
+    says(&rule("payload = 'mean(payload.t)'"), "5:11: rules[1].payload: has mean(), which is an aggregate");
+    says(&rule("window = '1min'"), "5:10: rules[1].window: needs `payload`");
+    says(&rule("window = '1ms'\npayload = 'count()'"), "5:10: rules[1].window: must be at least 1s, is 1ms");
+    says(&rule("by = 'payload.x'"), "5:6: rules[1].by: is for a window");
+    says(&rule("qos = 3"), "5:7: rules[1].qos: must be at most 2, is 3");
+    says(&format!("{0}{0}", rule("")), "7:8: rules[2].name: there is a rule \"r\" already");
+    for (topic, why) in [
+        ("$SYS/x", "4:9: rules[1].topic: \"$SYS/x\" begins with $"),
+        ("a/#", "4:9: rules[1].topic: \"a/#\" has a wildcard"),
+        ("{bridge}", "4:9: rules[1].topic: has {bridge}"),
+        ("{topik}", "4:9: rules[1].topic: \"{topik}\" has {topik}, which is not known"),
+    ] {
+        says(&rule("").replace("'out'", &format!("'{topic}'")), why);
+    }
+    let many: String = (0..65).map(|n| rule("").replace("'r'", &format!("'r{n}'"))).collect();
+    says(&many, "321:1: rules[65]: there may be 64 rules at most");
+    let config =
+        read(&rule("window = '1min'\nby = 'client'\npayload = '{\"n\": count()}'\nqos = 2\nmax_keys = 7")).unwrap();
+    let rule = config.rule("r").unwrap();
+    let window = rule.window.as_ref().unwrap();
+    assert_eq!((rule.qos, window.length, window.max_keys), (Some(2), Duration::from_secs(60), 7));
+    assert_eq!((window.aggregates.len(), window.by.is_some()), (1, true));
+}
+
 #[test]
 #[cfg(feature = "bridge-mqtt")]
 fn checks_bridges() {

@@ -178,8 +178,8 @@ impl<S: Stream> Connection<S> {
         // Behind a message that waits for room everything of the same publisher waits, at QoS 0 as well [MQTT-4.6.0].
         if self.parked.is_none() {
             let before = budget.left();
-            let batch =
-                Batch { origin: Some(&self.slot), version: self.version, bytes, budget: Some(budget), ..Batch::OWN };
+            let (origin, version) = (Some(&self.slot), self.version);
+            let batch = Batch { origin, version, bytes, budget: Some(budget), ..Batch::OWN };
             broker.fan_out(&mut scratch.cache, batch, staged);
             let spent = before - budget.left();
             let routed = staged.iter().filter(|staged| staged.verdict != Verdict::Open).count();

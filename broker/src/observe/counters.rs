@@ -132,6 +132,16 @@ counters! {
     stream_missed,
     /// Messages that became dead letters.
     dead_letters,
+    /// Messages that rules have made.
+    rules_published,
+    /// Messages that a rule could not be applied to.
+    rules_failed,
+    /// Messages that went into windows of rules.
+    rules_collected,
+    /// The same, of windows that have closed: what is between the two is in memory only.
+    rules_closed,
+    /// Results of windows that were dropped, because queues that were to have them were full until the next window closed.
+    rules_dropped,
     /// Gaps in the sequence numbers of an origin.
     gaps,
     /// Wills published.

@@ -25,11 +25,13 @@ pub enum Why {
     Undeliverable,
     /// No member of the declared queue that is there may read it.
     NotAllowed,
+    /// A rule of the configuration cannot be applied to it.
+    Rule,
 }
 
 impl Why {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Refused,
         Self::TooOften,
         Self::TooLarge,
@@ -38,13 +40,14 @@ impl Why {
         Self::Revoked,
         Self::Undeliverable,
         Self::NotAllowed,
+        Self::Rule,
     ];
     /// What can become of the messages of a declared queue.
     pub const OF_QUEUES: [Self; 6] =
         [Self::Refused, Self::TooOften, Self::TooLarge, Self::Expired, Self::Full, Self::NotAllowed];
     /// What can become of the messages for a session.
-    pub const OF_SESSIONS: [Self; 6] =
-        [Self::Refused, Self::TooLarge, Self::Expired, Self::Full, Self::Revoked, Self::Undeliverable];
+    pub const OF_SESSIONS: [Self; 7] =
+        [Self::Refused, Self::TooLarge, Self::Expired, Self::Full, Self::Revoked, Self::Undeliverable, Self::Rule];
 
     /// As it is called in the configuration and in dead letters.
     #[must_use]
@@ -58,6 +61,7 @@ impl Why {
             Self::Revoked => "revoked",
             Self::Undeliverable => "undeliverable",
             Self::NotAllowed => "not-allowed",
+            Self::Rule => "rule",
         }
     }
 
@@ -83,7 +87,7 @@ impl Why {
 
 /// Some of the reasons.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reasons(u8);
+pub struct Reasons(u16);
 
 impl Reasons {
     /// Whether it has this one.

@@ -173,12 +173,6 @@ impl Template {
             Some(_) | None => "",
         }
     }
-
-    /// It is the same for all messages.
-    #[must_use]
-    pub fn is_constant(&self) -> bool {
-        self.parts.iter().all(|part| matches!(part, Part::Text(_) | Part::Bridge))
-    }
 }
 
 fn placeholder(name: &str) -> Result<Part, String> {

@@ -10,6 +10,7 @@ mod printer;
 mod properties;
 pub mod publish;
 pub mod rest;
+pub mod rule;
 mod say;
 mod server;
 pub mod shell;

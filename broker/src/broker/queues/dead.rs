@@ -128,6 +128,36 @@ impl Broker {
         staged.waits |= self.bury_in(to, &message, &cause, heir, staged.durability) == Outcome::Waiting;
     }
 
+    /// Keeps a message that a rule cannot be applied to, if that is wanted: then its publisher's ack waits for the commit. False: it is
+    /// not wanted.
+    pub(in crate::broker) fn keep_unfit(
+        &self,
+        batch: Batch<'_>,
+        staged: &mut Staged<'_>,
+        rule: &str,
+        detail: &str,
+        cx: Cx<'_>,
+    ) -> bool {
+        let Some(dead) = self.queues.dead.get() else { return false };
+        // Of the broker's own publishers, such as bridges, as well: it is a message that came.
+        let from = client_of(batch.origin);
+        let found = dead.of_sessions.iter().find(|(kept, _)| kept.keeps(&from, staged.source.topic, Why::Rule));
+        let Some((to, name)) = found.map(|(kept, slot)| (slot, kept.name.as_str())) else { return false };
+        let (why, wall_ms) = (Why::Rule.name(), self.clock.wall_ms());
+        let cause = Cause { name, from: rule, why, detail: Some(detail), count: Some(0), wall_ms };
+        let message = staged.shared(cx.now, batch.origin);
+        let awaited = staged.source.qos > 0 && staged.durability == Durability::Commit;
+        if awaited {
+            message.await_one();
+        }
+        let heir = awaited.then(|| Heir::of_only(&message));
+        let outcome = self.bury_in(to, &message, &cause, heir, staged.durability);
+        if awaited && outcome == Outcome::Waiting {
+            staged.waits = true;
+        }
+        true
+    }
+
     fn bury_in(
         &self,
         to: &Arc<Slot>,

@@ -172,6 +172,9 @@ impl Broker {
         if alive.why == Why::Undeliverable.name() {
             return self.publish_again(message);
         }
+        if alive.why == Why::Rule.name() {
+            return self.judge_again(alive);
+        }
         self.put_into_session(alive)
     }
 
@@ -204,8 +207,17 @@ impl Broker {
         if self.router.route(message.topic()).is_nobody() {
             return Back::Stays;
         }
-        self.publish_if_room(&mut staged);
+        self.publish_again_if_room(&mut staged);
         if staged.verdict == Verdict::Full { Back::Waits } else { Back::Done }
+    }
+
+    /// Others have had the message: only the rule is asked again.
+    fn judge_again(&self, alive: &Alive) -> Back {
+        match self.made_again(&alive.from, &alive.message) {
+            Some(Verdict::Full) => Back::Waits,
+            Some(_) => Back::Done,
+            None => Back::Stays,
+        }
     }
 }
 

@@ -390,7 +390,7 @@ impl Broker {
             Why::Refused | Why::TooOften => taker.refuse(place, DropReason::Refused),
             Why::NotAllowed => taker.refuse(place, DropReason::Revoked),
             // What members do not say.
-            Why::Full | Why::Revoked | Why::Undeliverable => taker.refuse(place, DropReason::Revoked),
+            Why::Full | Why::Revoked | Why::Undeliverable | Why::Rule => taker.refuse(place, DropReason::Revoked),
         });
     }
 }

@@ -298,7 +298,7 @@ impl Checker<'_> {
                 self.wrong(&filter, format!("\"{}\" has a rule already; the first one holds", filter.value));
             }
             let parsed = match topic {
-                Some(topic) => self.template(topic),
+                Some(topic) => self.template(&topic),
                 None => Template::parse("{topic}").ok(),
             };
             if let Some(at) = qos.as_ref().filter(|at| exactly_once && at.value < 2) {
@@ -309,7 +309,7 @@ impl Checker<'_> {
             if let Some(at) = event_type.as_ref().filter(|_| wrapping != Wrapping::CloudEvents) {
                 self.wrong(at, "is of CloudEvents: set `payload = \"cloudevents\"`, or leave it out");
             }
-            let mut optional = |at: Option<At<String>>| at.and_then(|at| self.template(at));
+            let mut optional = |at: Option<At<String>>| at.and_then(|at| self.template(&at));
             let (key, partition) = (optional(key), optional(partition));
             let (tag, delay_s, event_type) = (optional(tag), optional(delay_s), optional(event_type));
             // The exchange without a name is one.
@@ -324,10 +324,10 @@ impl Checker<'_> {
         rules
     }
 
-    fn template(&mut self, at: At<String>) -> Option<Template> {
+    pub(super) fn template(&mut self, at: &At<String>) -> Option<Template> {
         let parsed = Template::parse(&at.value);
         if let Err(why) = &parsed {
-            self.wrong(&at, format!("\"{}\" {why}", at.value));
+            self.wrong(at, format!("\"{}\" {why}", at.value));
         }
         parsed.ok()
     }

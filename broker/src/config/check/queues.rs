@@ -142,7 +142,7 @@ impl Checker<'_> {
         Some((queue, named))
     }
 
-    fn queue_filter(&mut self, place: &At<()>, filter: Option<At<String>>) -> Option<String> {
+    pub(super) fn queue_filter(&mut self, place: &At<()>, filter: Option<At<String>>) -> Option<String> {
         let Some(filter) = filter else {
             self.wrong(place, "needs `filter`: the topics whose messages it keeps");
             return None;

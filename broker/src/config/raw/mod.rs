@@ -6,6 +6,7 @@ mod bridges;
 mod limits;
 mod listener;
 mod queues;
+mod rules;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ pub(super) use bridges::{RawBridge, RawBridgeRule};
 pub(super) use limits::RawLimits;
 pub(super) use listener::{RawListener, RawPair};
 pub(super) use queues::{RawDeadLetters, RawPriority, RawQueue, RawQueues, RawStream};
+pub(super) use rules::RawRules;
 
 use super::checked::{LogFormat, LogLevel};
 use super::defaults;
@@ -72,6 +74,8 @@ table!(
         dead_letters: Vec<At<RawDeadLetters>>,
         /// Streams: each [[streams]] keeps the messages of a filter, to be read again from any place (docs/queues.md). Default: none.
         streams: Vec<At<RawStream>>,
+        /// Rules: each [[rules]] makes another message of what a message says, at once or of a time together (docs/rules.md). Default: none.
+        rules: Vec<At<RawRules>>,
         /// Ways upstream: each [[bridges]] is one, with a queue of its own on disk (docs/bridges.md). Default: none.
         bridges: Vec<At<RawBridge>>,
         /// For those who look after the broker: metrics, health, `forebay ctl`. Nothing is open unless it is set.

@@ -107,12 +107,13 @@ table!(
         name: String = about().needed(),
         /// The topics whose messages are kept.
         filter: String = about().is("#"),
-        /// Of which clients' sessions, by client identifier; * is any text. For "undeliverable": of which publishers.
+        /// Of which clients' sessions, by client identifier; * is any text. For "undeliverable" and "rule": of which publishers.
         clients: String = about().is("*"),
         /// What is kept, of QoS 1 and 2: "refused" (PUBACK or PUBREC of 0x80 or more), "too-large" (for the client's Maximum Packet
         /// Size), "expired", "full" (the queue's policy dropped it), "revoked" (the client may not read it any more), "undeliverable" (nobody
-        /// subscribes to its topic; retained messages are not). The rest is dropped, counted.
-        reasons: Vec<At<String>> = about().words(&Why::OF_SESSIONS.map(|why| (why.name(), why))).otherwise("refused, too-large, expired, full, revoked"),
+        /// subscribes to its topic; retained messages are not), "rule" (a rule of [[rules]] cannot be applied to it; of QoS 0 as well). The rest is
+        /// dropped, counted.
+        reasons: Vec<At<String>> = about().words(&Why::OF_SESSIONS.map(|why| (why.name(), why))).otherwise("refused, too-large, expired, full, revoked, rule"),
         /// So many are kept; then the oldest make room.
         max_messages: u64 = about().within(1..=u64::MAX).is(defaults::QUEUE_DEAD_LETTERS),
         /// Their size together.
