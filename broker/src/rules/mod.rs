@@ -2,7 +2,7 @@
 //! broker/rules.rs ties them to those.
 //!
 //! A rule is bounded in all it does: how much of a payload it looks at, how long and how deep its expressions are, what they may
-//! do ([`expression`]), how large a result is, and of how many keys a window has figures.
+//! do (`expression`), how large a result is, and of how many keys a window has figures.
 
 mod aggregate;
 #[cfg(feature = "rules")]
