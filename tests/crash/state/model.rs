@@ -118,6 +118,10 @@ impl Guest {
         } else {
             self.session_goes_on()
         }
+        if clean {
+            // What it replaces is gone at once; itself is on disk with the next commit.
+            self.present.ask(number - 1, false);
+        }
         self.present.ask(number, expiry_s > 0);
         self.expiry_s = expiry_s;
         self.open = will.map(|will| Open { will, on_disk: false, expiry_s });
