@@ -126,6 +126,35 @@ impl<'a> Staged<'a> {
         message.clone()
     }
 
+    /// Makes another message of this one, which `send` sends. Who waits for this one waits for both.
+    pub(super) fn make_another<T>(
+        &mut self,
+        other: Source<'_>,
+        origin: Option<&Arc<Slot>>,
+        now: Time,
+        send: impl FnOnce(&mut Staged<'_>) -> T,
+    ) -> T {
+        let awaited = self.source.qos > 0 && other.qos > 0 && self.durability == Durability::Commit;
+        let heir = awaited.then(|| {
+            let message = self.shared(now, origin);
+            message.await_one();
+            Heir::of_only(&message)
+        });
+        let Source { topic, properties, payload, qos, retain, expires_at } = other;
+        let parts = Parts { topic, properties, payload, qos, retain, expires_at, accepted_at: now };
+        let message = Arc::new(Message::new(&parts, heir));
+        let mut made = Staged::of(&message, retain, self.durability);
+        let sent = send(&mut made);
+        if awaited {
+            if !made.waits {
+                self.shared(now, origin).settle();
+            }
+            self.waits |= made.waits;
+            self.sent_once |= made.sent_once;
+        }
+        sent
+    }
+
     /// The reason code of its ack.
     #[must_use]
     pub fn reason(&self) -> ReasonCode {
@@ -639,24 +668,10 @@ fn deliver_named(
     publisher: &str,
     cx: Cx<'_>,
 ) -> Outcome {
-    let message = staged.shared(cx.now, origin);
     let mut properties = staged.source.properties.to_vec();
     put_user(&mut properties, PUBLISHER, publisher);
-    let Source { topic, payload, qos, retain, expires_at, .. } = staged.source;
-    let parts = Parts { topic, properties: &properties, payload, qos, retain, expires_at, accepted_at: cx.now };
-    let awaited = qos > 0 && staged.durability == Durability::Commit;
-    if awaited {
-        message.await_one();
-    }
-    let named = Arc::new(Message::new(&parts, awaited.then(|| Heir::of_only(&message))));
-    let mut inner = Staged::of(&named, retain, staged.durability);
-    let outcome = deliver(session, terms, &mut inner, origin, None, cx);
-    if awaited && !inner.waits {
-        message.settle();
-    }
-    staged.waits |= inner.waits;
-    staged.sent_once |= inner.sent_once;
-    outcome
+    let named = Source { properties: &properties, ..staged.source };
+    staged.make_another(named, origin, cx.now, |named| deliver(session, terms, named, origin, None, cx))
 }
 
 fn deliver(

@@ -11,9 +11,8 @@ use parking_lot::Mutex;
 use super::fanout::{Batch, Found, NoRoomIn, Source, Staged, Verdict};
 use super::{Broker, Slot};
 use crate::config::Config;
-use crate::dead_letter::Heir;
 use crate::delayed::{DELIVER_AFTER, DELIVER_AT};
-use crate::message::{Message, Parts};
+use crate::message::Message;
 use crate::origins::{EPOCH, ORIGIN, SEQ};
 use crate::properties::{put_user, user_properties};
 use crate::router::Route;
@@ -224,27 +223,12 @@ impl Broker {
         cx: Cx<'_>,
     ) -> Result<(), Failed> {
         let source = source_of(rule, out, cause);
-        let awaited = cause.source.qos > 0 && source.qos > 0 && cause.durability == Durability::Commit;
-        let heir = awaited.then(|| {
-            let cause = cause.shared(cx.now, batch.origin);
-            cause.await_one();
-            Heir::of_only(&cause)
-        });
-        let Source { topic, properties, payload, qos, retain, expires_at } = source;
-        let parts = Parts { topic, properties, payload, qos, retain, expires_at, accepted_at: cx.now };
-        let message = Arc::new(Message::new(&parts, heir));
-        let mut staged = Staged::of(&message, retain, cause.durability);
         let found = Found { route: &out.route, version: out.version };
-        self.run_with_room(found, Batch::MADE, std::slice::from_mut(&mut staged), cx);
-        if awaited {
-            if staged.waits {
-                cause.waits = true;
-            } else {
-                cause.shared(cx.now, batch.origin).settle();
-            }
-            cause.sent_once |= staged.sent_once;
-        }
-        if staged.verdict == Verdict::Full {
+        let verdict = cause.make_another(source, batch.origin, cx.now, |made| {
+            self.run_with_room(found, Batch::MADE, std::slice::from_mut(made), cx);
+            made.verdict
+        });
+        if verdict == Verdict::Full {
             return Err(Failed("there is no room for one more retained message".to_owned()));
         }
         self.counters.rules_published.add(1);
@@ -447,8 +431,7 @@ mod tests {
     const SUM: &str = "[[rules]]\nname = 'sum'\nfilter = 'a/#'\ntopic = 'out'\npayload = 'payload.x + 1'\n";
 
     fn message(topic: &str, payload: &[u8]) -> Arc<Message> {
-        let (properties, retain, expires_at, accepted_at) = (&[][..], false, None, crate::message::Time(0));
-        Arc::new(Message::new(&Parts { topic, properties, payload, qos: 1, retain, expires_at, accepted_at }, None))
+        Arc::new(by_hand::saying(topic, payload))
     }
 
     #[test]

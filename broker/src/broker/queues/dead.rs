@@ -119,13 +119,8 @@ impl Broker {
         let why = Why::Undeliverable.name();
         let wall_ms = self.clock.wall_ms();
         let cause = Cause { name, from: &from, why, detail: None, count: Some(0), wall_ms };
-        let message = staged.shared(cx.now, batch.origin);
         let awaited = staged.durability == Durability::Commit;
-        if awaited {
-            message.await_one();
-        }
-        let heir = awaited.then(|| Heir::of_only(&message));
-        staged.waits |= self.bury_in(to, &message, &cause, heir, staged.durability) == Outcome::Waiting;
+        self.bury_published(to, batch, staged, &cause, awaited, cx);
     }
 
     /// Keeps a message that a rule cannot be applied to, if that is wanted: then its publisher's ack waits for the commit. False: it is
@@ -145,17 +140,28 @@ impl Broker {
         let Some((to, name)) = found.map(|(kept, slot)| (slot, kept.name.as_str())) else { return false };
         let (why, wall_ms) = (Why::Rule.name(), self.clock.wall_ms());
         let cause = Cause { name, from: rule, why, detail: Some(detail), count: Some(0), wall_ms };
-        let message = staged.shared(cx.now, batch.origin);
         let awaited = staged.source.qos > 0 && staged.durability == Durability::Commit;
+        self.bury_published(to, batch, staged, &cause, awaited, cx);
+        true
+    }
+
+    /// A message on its way becomes a dead letter; `awaited`: its publisher's ack waits for that.
+    fn bury_published(
+        &self,
+        to: &Arc<Slot>,
+        batch: Batch<'_>,
+        staged: &mut Staged<'_>,
+        cause: &Cause<'_>,
+        awaited: bool,
+        cx: Cx<'_>,
+    ) {
+        let message = staged.shared(cx.now, batch.origin);
         if awaited {
             message.await_one();
         }
         let heir = awaited.then(|| Heir::of_only(&message));
-        let outcome = self.bury_in(to, &message, &cause, heir, staged.durability);
-        if awaited && outcome == Outcome::Waiting {
-            staged.waits = true;
-        }
-        true
+        let outcome = self.bury_in(to, &message, cause, heir, staged.durability);
+        staged.waits |= awaited && outcome == Outcome::Waiting;
     }
 
     fn bury_in(
