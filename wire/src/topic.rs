@@ -91,6 +91,12 @@ pub fn split_share(filter: &str) -> Option<SharedFilter<'_>> {
     (!name.is_empty() && !filter.is_empty()).then_some(SharedFilter { name, filter })
 }
 
+/// The topic filter of a shared subscription; of any other the filter itself.
+#[must_use]
+pub fn without_share(filter: &str) -> &str {
+    split_share(filter).map_or(filter, |shared| shared.filter)
+}
+
 /// Whether a valid filter (without `$share/NAME/`) matches a valid topic name.
 #[must_use]
 pub fn matches(filter: &str, topic: &str) -> bool {

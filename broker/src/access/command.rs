@@ -192,10 +192,7 @@ impl<'a> AclAsk<'a> {
             Self::Connect => Ask::Connect,
             Self::Publish(topic, qos, retain) => Ask::Publish { topic: destination(topic), qos, retain },
             Self::Receive(topic) => Ask::Receive { topic },
-            Self::Subscribe(filter) => {
-                let shared = forebay_wire::topic::split_share(filter);
-                Ask::Subscribe { filter: shared.map_or(filter, |shared| shared.filter), shared: shared.is_some() }
-            }
+            Self::Subscribe(filter) => Ask::subscribe(filter),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use forebay_wire::reason::ReasonCode;
+use forebay_wire::topic::{matches, without_share};
 use forebay_wire::types::Version;
 
 use super::answers::{
@@ -142,16 +143,10 @@ fn subscription(client_id: &str, of: &StoredSubscription) -> SubscriptionRow {
     }
 }
 
-/// The topic filter itself, without the share's name.
-pub(super) fn filter_of(filter: &str) -> &str {
-    let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
-    shared.map_or(filter, |(_, filter)| filter)
-}
-
 pub(super) fn subscriptions(ask: &Ask<'_>) -> Outcome {
     let (topic, search) = (ask.query.text("topic"), ask.query.text("search"));
     let wanted = |of: &&StoredSubscription| {
-        topic.is_none_or(|topic| forebay_wire::topic::matches(filter_of(&of.filter), topic))
+        topic.is_none_or(|topic| matches(without_share(&of.filter), topic))
             && search.is_none_or(|search| of.filter.contains(search))
     };
     let mut rows = Vec::new();

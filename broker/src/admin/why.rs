@@ -1,9 +1,11 @@
 //! Why a message on a topic reaches a client, or does not: held against the client's session as it is now.
 
+use forebay_wire::topic::{matches, without_share};
+
 use super::answers::Why;
 use super::handlers::{check_topic, json};
 use super::routes::{Ask, Error, Outcome};
-use super::sessions::{filter_of, waits};
+use super::sessions::waits;
 use crate::broker::Slot;
 use crate::session::Policy;
 use crate::store::DropReason;
@@ -39,7 +41,7 @@ fn of_session(findings: &mut Findings, ask: &Ask<'_>, slot: &Slot, topic: &str) 
     let settings = &ask.on.broker.settings;
     let full = slot.full();
     slot.look(|session| {
-        let matching = |filter: &str| forebay_wire::topic::matches(filter_of(filter), topic);
+        let matching = |filter: &str| matches(without_share(filter), topic);
         let subscriptions: Vec<_> = session.subscriptions().iter().filter(|of| matching(&of.filter)).collect();
         if subscriptions.is_empty() {
             let count = session.subscriptions().len();

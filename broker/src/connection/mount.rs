@@ -94,8 +94,7 @@ impl Authority for Mounted {
     }
 
     fn may_keep(&self, filter: &str) -> bool {
-        let plain = topic::split_share(filter).map_or(filter, |shared| shared.filter);
-        self.has(plain) && self.rights.as_ref().is_none_or(|rights| rights.may_keep(filter))
+        self.has(topic::without_share(filter)) && self.rights.as_ref().is_none_or(|rights| rights.may_keep(filter))
     }
 
     fn note_standing(&self, filters: &[String]) {

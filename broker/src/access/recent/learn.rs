@@ -13,7 +13,9 @@ mod text;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::{Kind, Seen, plain};
+use forebay_wire::topic::without_share;
+
+use super::{Kind, Seen};
 use crate::access::acl::covers;
 
 /// Levels beyond this one stay as they are.
@@ -113,7 +115,7 @@ pub(crate) fn learn(seen: &[Seen], how: &Learn<'_>) -> String {
 }
 
 fn topic_of(seen: &Seen) -> (Option<&str>, &str, Option<Way>, &str) {
-    (user_of(seen), &seen.who.client_id, Way::of(seen.kind), plain(&seen.topic))
+    (user_of(seen), &seen.who.client_id, Way::of(seen.kind), without_share(&seen.topic))
 }
 
 fn user_of(seen: &Seen) -> Option<&str> {
@@ -185,7 +187,7 @@ impl<'a> Lessons<'a> {
 
     /// With `%u` and `%c`. `None` if the file cannot say it: a `+` in its place would open more.
     fn pattern(&self, one: &Seen, way: Way) -> Option<Levels> {
-        let plain = levels(plain(&one.topic));
+        let plain = levels(without_share(&one.topic));
         let named: Levels = plain.iter().map(|level| self.named(level, one).unwrap_or(level).to_owned()).collect();
         let chosen = if named != plain && self.opens(&named, way) { &plain } else { &named };
         let mut pairs = chosen.iter().zip(&plain);
@@ -247,7 +249,7 @@ impl<'a> Lessons<'a> {
         let denied = self.denied.iter().filter(|one| Way::of(one.kind) == Some(way));
         denied
             .filter(|one| for_all || user_of(one) == self.user)
-            .any(|one| covers(&filled(levels, one), plain(&one.topic)))
+            .any(|one| covers(&filled(levels, one), without_share(&one.topic)))
     }
 
     /// What a rule allows that this user was not seen to need.
@@ -267,19 +269,19 @@ impl<'a> Lessons<'a> {
 
     /// Topics of other users that the filter covers, and that this one has not used.
     fn of_others(&self, filter: &str) -> Option<String> {
-        let used: BTreeSet<&str> = self.own().map(|one| plain(&one.topic)).collect();
+        let used: BTreeSet<&str> = self.own().map(|one| without_share(&one.topic)).collect();
         let levels = levels(filter);
         let fillings: BTreeSet<String> = self.own().map(|own| filled(&levels, own)).collect();
         let others =
             self.seen.iter().filter(|one| user_of(one) != self.user && one.allowed && one.kind != Kind::Receive);
         let covered = others.filter(|one| {
-            let topic = plain(&one.topic);
+            let topic = without_share(&one.topic);
             one.kind != Kind::Connect && !used.contains(topic) && fillings.iter().any(|filter| covers(filter, topic))
         });
         let name =
             |user: Option<&str>| user.map_or_else(|| "clients without a name".to_owned(), |user| format!("{user:?}"));
         let covered: BTreeSet<String> =
-            covered.map(|one| format!("{:?} of {}", plain(&one.topic), name(user_of(one)))).collect();
+            covered.map(|one| format!("{:?} of {}", without_share(&one.topic), name(user_of(one)))).collect();
         let more = covered.len().saturating_sub(NAMED_MAX);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         let named = covered.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");

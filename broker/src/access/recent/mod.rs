@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use std::{fmt, sync::Arc};
 
-use forebay_wire::topic;
+use forebay_wire::topic::{self, without_share};
 use hashbrown::{Equivalent, HashMap};
 use parking_lot::Mutex;
 
@@ -53,10 +53,7 @@ impl Kind {
             Self::Connect => Ask::Connect,
             Self::Publish { qos, retain } => Ask::Publish { topic, qos, retain },
             Self::Will { qos, retain } => Ask::Will { topic, qos, retain },
-            Self::Subscribe => {
-                let shared = topic::split_share(topic);
-                Ask::Subscribe { filter: shared.map_or(topic, |shared| shared.filter), shared: shared.is_some() }
-            }
+            Self::Subscribe => Ask::subscribe(topic),
             Self::Receive => Ask::Receive { topic },
         }
     }
@@ -312,7 +309,7 @@ impl Client {
     fn list(&self, oldest: u32, now: u32, list: &mut Vec<Seen>) {
         let filters =
             self.entries.iter().filter(|(what, entry)| what.kind == Kind::Subscribe && entry.last_s >= oldest);
-        let filters: Vec<&str> = filters.map(|(what, _)| plain(&what.topic)).collect();
+        let filters: Vec<&str> = filters.map(|(what, _)| without_share(&what.topic)).collect();
         for (what, entry) in &self.entries {
             let is_recent = entry.last_s >= oldest
                 || (what.kind == Kind::Receive && filters.iter().any(|filter| topic::matches(filter, &what.topic)));
@@ -330,11 +327,6 @@ impl Client {
             }
         }
     }
-}
-
-/// A filter without `$share/NAME/`.
-fn plain(filter: &str) -> &str {
-    topic::split_share(filter).map_or(filter, |shared| shared.filter)
 }
 
 impl Shard {

@@ -62,6 +62,15 @@ pub enum Ask<'a> {
     },
 }
 
+impl<'a> Ask<'a> {
+    /// To subscribe to a filter as the client gives it, with `$share/NAME/`.
+    #[must_use]
+    pub fn subscribe(filter: &'a str) -> Self {
+        let plain = topic::without_share(filter);
+        Self::Subscribe { filter: plain, shared: plain.len() < filter.len() }
+    }
+}
+
 /// Actions, as bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Actions(u8);

@@ -233,7 +233,7 @@ enum Back {
 
 /// On which terms a session takes a message with this topic; `None`: no subscription of its own is for it.
 fn terms(session: &Session, topic: &str) -> Option<(u8, Vec<u32>)> {
-    let own = |filter: &str| topic::matches(topic::split_share(filter).map_or(filter, |share| share.filter), topic);
+    let own = |filter: &str| topic::matches(topic::without_share(filter), topic);
     let fits: Vec<_> = session.subscriptions().iter().filter(|known| own(&known.filter)).collect();
     let ids = fits.iter().map(|known| known.subscription_id).filter(|id| *id != 0).collect();
     fits.iter().map(|known| known.qos).max().filter(|qos| *qos > 0).map(|qos| (qos, ids))
