@@ -324,10 +324,7 @@ pub(super) fn covers(outer: &str, inner: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    fn who(user: Option<&str>, client_id: &str) -> Principal {
-        Principal { user: user.map(Into::into), client_id: client_id.into(), ..Principal::default() }
-    }
+    use crate::access::principal::who;
 
     fn allowed(text: &str, who: &Principal, action: Action, topic: &str) -> (bool, Option<u32>) {
         let answer = Acl::parse(text).unwrap().check(who, action, topic);

@@ -21,3 +21,9 @@ pub struct Principal {
     /// The listener that it came in by, as its `url` is written.
     pub listener: Arc<str>,
 }
+
+/// Who is known by these names only.
+#[cfg(test)]
+pub(super) fn who(user: Option<&str>, client_id: &str) -> Principal {
+    Principal { user: user.map(Into::into), client_id: client_id.into(), ..Principal::default() }
+}

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use forebay_wire::reason::ReasonCode;
-use forebay_wire::types::{PacketId, Version};
+use forebay_wire::types::PacketId;
 
 use super::{
     Awaited, Cx, Delivery, Durability, Fate, Link, Outcome, Policy, QueueLimits, Received, Session, Settings, Urgency,
 };
+use crate::broker::by_hand;
 use crate::codec::AckKind;
 use crate::message::{Message, Parts, Time};
 use crate::store::{
@@ -45,17 +46,7 @@ fn settings(policy: Policy, max_messages: u64) -> Settings {
 }
 
 fn link(expiry_s: u32, receive_maximum: u16) -> Link {
-    Link {
-        version: Version::V5,
-        expiry_s,
-        receive_maximum,
-        maximum_packet_size: u32::MAX,
-        topic_alias_maximum: 0,
-        problem_information: true,
-        will: None,
-        authority: None,
-        egress: None,
-    }
+    Link { receive_maximum, ..by_hand::link(expiry_s) }
 }
 
 fn message(payload: u8, qos: u8) -> Arc<Message> {

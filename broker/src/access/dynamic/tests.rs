@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::commands::Work;
 use super::*;
+use crate::access::principal::who;
 use crate::store::KeyedChange;
 
 fn run(work: &mut Work, name: &str, arguments: Value) -> Result<Option<Value>, String> {
@@ -19,10 +20,6 @@ fn done(work: &mut Work, name: &str, arguments: Value) {
 
 fn asked(work: &mut Work, name: &str, arguments: Value) -> Value {
     run(work, name, arguments).unwrap().unwrap()
-}
-
-fn who(user: Option<&str>, client: &str) -> Principal {
-    Principal { user: user.map(Into::into), client_id: client.into(), ..Principal::default() }
 }
 
 fn publish(topic: &str) -> Ask<'_> {

@@ -4,13 +4,10 @@ use std::path::Path;
 
 use super::*;
 use crate::access::AclFile;
+use crate::access::principal::who;
 
 const PUBLISH: Kind = Kind::Publish { qos: 1, retain: false };
 const RETAIN: Kind = Kind::Publish { qos: 0, retain: true };
-
-fn who(user: Option<&str>, client_id: &str) -> Principal {
-    Principal { user: user.map(Into::into), client_id: client_id.into(), ..Principal::default() }
-}
 
 fn note(kind: Kind, topic: &str) -> Note<'_> {
     Note { kind, topic, allowed: true, by: By::Acl, times: 1 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
+use crate::access::principal;
 use crate::certificate::Certificate;
 
 const FILE: &str = r##"# A site.
@@ -73,11 +74,9 @@ shared = false
 
 fn who(user: Option<&str>, client: &str) -> Principal {
     Principal {
-        user: user.map(Into::into),
-        client_id: client.into(),
         addr: Some("192.0.2.1".parse().unwrap()),
         listener: "mqtts://0.0.0.0:8883".into(),
-        ..Principal::default()
+        ..principal::who(user, client)
     }
 }
 
