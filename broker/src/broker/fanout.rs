@@ -280,8 +280,9 @@ impl Broker {
             let topic = first.source.topic;
             // What is special costs what it turns out to be: it goes one by one.
             let special = is_special(first);
-            let alike = |s: &&Staged<'_>| s.source.topic == topic && !is_special(s);
-            let mut length = if special { 1 } else { rest.iter().take_while(alike).count() };
+            let alike =
+                |s: &&Staged<'_>| !special && s.source.topic == topic && !special::may_be_special(s.source.properties);
+            let mut length = 1 + rest.iter().skip(1).take_while(alike).count();
             let run = rest.get(..length).unwrap_or_default();
             let version = self.router.version();
             let found = if special { None } else { Some(Found { route: cache.get(&self.router, topic), version }) };
