@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::process::Command;
 use std::time::Duration;
 
-use forebay_client::{Client, Message, PublishError, QoS, Subscribe, Ticket};
+use forebay_client::{Client, Message, PublishError, QoS, Subscribe, Subscription, Ticket};
 use forebay_tests::broker::Broker;
 use forebay_tests::scratch::Scratch;
 
@@ -76,14 +76,28 @@ async fn publish_until_full(client: &Client, qos: QoS) -> (u32, Publishing) {
     (published, waiting)
 }
 
+/// A broker that is away, and a subscriber that waits for what is published.
+async fn away() -> (Broker, Client, Subscription) {
+    let mut broker = Broker::start();
+    let subscriber = soon(options(broker.port(), "subscriber").connect()).await.unwrap();
+    let messages = soon(subscriber.subscribe(Subscribe::to("full").qos(QoS::ExactlyOnce))).await.unwrap();
+    broker.kill();
+    (broker, subscriber, messages)
+}
+
+/// So many messages come, in order.
+async fn all_come(messages: &mut Subscription, published: u32) {
+    for n in 0..published {
+        let received = soon(messages.recv()).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(received.payload()).trim(), n.to_string());
+    }
+}
+
 async fn full() {
     let disk = Disk::mount().unwrap();
     let filler = disk.path().join("filler");
     std::fs::write(&filler, vec![1; 36 << 20]).unwrap();
-    let mut broker = Broker::start();
-    let subscriber = soon(options(broker.port(), "subscriber").connect()).await.unwrap();
-    let mut messages = soon(subscriber.subscribe(Subscribe::to("full").qos(QoS::ExactlyOnce))).await.unwrap();
-    broker.kill();
+    let (mut broker, _subscriber, mut messages) = away().await;
     // Nobody takes what is published.
     let client = durable(broker.port(), &disk.path().join("outbox.redb")).start().unwrap();
     let (mut published, mut waiting) = publish_until_full(&client, QoS::ExactlyOnce).await;
@@ -99,10 +113,7 @@ async fn full() {
     broker.run();
     let client = durable(broker.port(), &disk.path().join("outbox.redb")).start().unwrap();
     assert_eq!(client.stats().restored, u64::from(published));
-    for n in 0..published {
-        let received = soon(messages.recv()).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(received.payload()).trim(), n.to_string());
-    }
+    all_come(&mut messages, published).await;
     soon(client.drained()).await;
     assert!(messages.try_recv().is_none());
 }
@@ -113,10 +124,7 @@ async fn a_little_room(qos: QoS) {
     let little = disk.path().join("little");
     std::fs::write(disk.path().join("filler"), vec![1; 35 << 20]).unwrap();
     std::fs::write(&little, vec![1; 1 << 20]).unwrap();
-    let mut broker = Broker::start();
-    let subscriber = soon(options(broker.port(), "subscriber").connect()).await.unwrap();
-    let mut messages = soon(subscriber.subscribe(Subscribe::to("full").qos(QoS::ExactlyOnce))).await.unwrap();
-    broker.kill();
+    let (mut broker, _subscriber, mut messages) = away().await;
     let file = disk.path().join("outbox.redb");
     let client = durable(broker.port(), &file).start().unwrap();
     let (mut published, waiting) = publish_until_full(&client, qos).await;
@@ -125,10 +133,7 @@ async fn a_little_room(qos: QoS) {
     broker.run();
     drop(soon(client.publish(message(published, qos))).await.unwrap());
     published += 1;
-    for n in 0..published {
-        let received = soon(messages.recv()).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(received.payload()).trim(), n.to_string());
-    }
+    all_come(&mut messages, published).await;
     soon(client.drained()).await;
     soon(client.disconnect()).await;
     let client = durable(broker.port(), &file).start().unwrap();
@@ -140,18 +145,12 @@ async fn a_little_room(qos: QoS) {
 async fn no_room_at_all(qos: QoS) {
     let disk = Disk::mount().unwrap();
     std::fs::write(disk.path().join("filler"), vec![1; 36 << 20]).unwrap();
-    let mut broker = Broker::start();
-    let subscriber = soon(options(broker.port(), "subscriber").connect()).await.unwrap();
-    let mut messages = soon(subscriber.subscribe(Subscribe::to("full").qos(QoS::ExactlyOnce))).await.unwrap();
-    broker.kill();
+    let (mut broker, _subscriber, mut messages) = away().await;
     let file = disk.path().join("outbox.redb");
     let client = durable(broker.port(), &file).start().unwrap();
     let (published, waiting) = publish_until_full(&client, qos).await;
     broker.run();
-    for n in 0..published {
-        let received = soon(messages.recv()).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(received.payload()).trim(), n.to_string());
-    }
+    all_come(&mut messages, published).await;
     drop(soon(waiting).await.unwrap());
     soon(client.drained()).await;
     soon(client.disconnect()).await;
